@@ -1,0 +1,43 @@
+"""Every error that a user can meet, in one tree.
+
+A message says what is wrong, where (file, field, position) and what to do next. The front door prints the message alone and exits with
+the class's `exit_code`; a traceback at a user is a defect.
+"""
+
+from __future__ import annotations
+
+
+class TidemarkError(Exception):
+    """Base of all errors with a message meant for the user."""
+
+    exit_code = 1
+
+
+class SettingsError(TidemarkError):
+    """The config file, an environment variable or an option is wrong."""
+
+    exit_code = 2
+
+
+class InputError(TidemarkError):
+    """A file that the user gave can't be read as asked."""
+
+
+class DataDirectoryError(TidemarkError):
+    """The data directory lacks something, or is of another format."""
+
+
+class LockedError(DataDirectoryError):
+    """Another process holds the data directory or a task."""
+
+
+class LogError(TidemarkError):
+    """A log can't be read or appended to."""
+
+
+class CorruptionError(TidemarkError):
+    """Stored bytes are not what was written (checksum, gap, mismatch)."""
+
+
+class StorageFullError(TidemarkError):
+    """The disk is full; nothing that was committed is lost."""

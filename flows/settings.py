@@ -1,0 +1,170 @@
+"""Settings of one data directory: a TOML file, overridden by environment variables, frozen once read.
+
+Precedence: option > environment (``TIDEMARK_ALLOWED_LATENESS_MS``…) > ``tidemark.toml`` > default. A name that is not a setting is an
+error with the nearest one named, never ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.errors import SettingsError
+from flows.vocabulary import Vocabulary, suggestion
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+ENVIRONMENT_PREFIX = "TIDEMARK_"
+# Environment variables with the prefix that are not settings of a data directory.
+_OTHER_VARIABLES = {"TIDEMARK_CONFIG", "TIDEMARK_REQUIRE", "TIDEMARK_FOLLOW", "TIDEMARK_WORKER", "TIDEMARK_WORKERS", "TIDEMARK_UNTIL", "TIDEMARK_PROGRESS"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may set. Times are milliseconds.
+
+    Attributes
+    ----------
+    data : Path
+        The data directory; holds logs/, state/, offline/ and the feature registry.
+    partitions : int
+        Partitions of every log, fixed when the data directory is created.
+    allowed_lateness_ms : int
+        L of docs/semantics.md.
+    dedup_horizon_ms : int
+        H of docs/semantics.md.
+    clock_skew_ms : int
+        S of docs/semantics.md.
+    batch_records : int
+        Greatest number of records of a micro-batch. Never changes a result.
+    anchor_records : int
+        A task saves its working set each time that it has applied so many records; a start replays at most as many. Never changes a result.
+    vocabulary : Path or None
+        TOML file with further actions and surfaces.
+    """
+
+    data: Path = Path("data")
+    partitions: int = 8
+    allowed_lateness_ms: int = HOUR_MS
+    dedup_horizon_ms: int = HOUR_MS
+    clock_skew_ms: int = 5 * 60_000
+    batch_records: int = 65_536
+    anchor_records: int = 1_000_000
+    vocabulary: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("partitions", 1, 4096),
+            ("allowed_lateness_ms", 0, 30 * DAY_MS),
+            ("dedup_horizon_ms", 0, 30 * DAY_MS),
+            ("clock_skew_ms", 0, 30 * DAY_MS),
+            ("batch_records", 1, 1 << 22),
+            ("anchor_records", 1, 1 << 40),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise SettingsError(f"setting '{name}' is {value!r}; it must be a whole number from {least} to {most}")
+
+    @property
+    def logs(self) -> Path:
+        """Directory of the logs."""
+        return self.data / "logs"
+
+    @property
+    def state(self) -> Path:
+        """Directory of task state."""
+        return self.data / "state"
+
+    @property
+    def offline(self) -> Path:
+        """Directory of the offline store."""
+        return self.data / "offline"
+
+    @property
+    def registry(self) -> Path:
+        """The Feast registry file."""
+        return self.data / "registry.db"
+
+    def load_vocabulary(self) -> Vocabulary:
+        """The built-in vocabulary, extended by the declared file."""
+        return Vocabulary.load(self.vocabulary)
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, to hand them to a child process."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {ENVIRONMENT_PREFIX + k.upper(): str(v) for k, v in values.items() if v is not None}
+
+
+def load_settings(
+    data: str | Path | None = None,
+    config: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    **overrides: Any,
+) -> Settings:
+    """Settings from options, the environment, the config file and defaults, in this order of precedence.
+
+    Parameters
+    ----------
+    data : path, optional
+        ``--data``; otherwise TIDEMARK_DATA, the file's ``data``, ``./data``.
+    config : path, optional
+        ``--config``; otherwise TIDEMARK_CONFIG, ``./tidemark.toml`` if it is there.
+    environment : mapping, optional
+        Instead of ``os.environ``.
+    **overrides
+        Any other setting, None meaning "not given".
+
+    Raises
+    ------
+    SettingsError
+        Unknown name, wrong type, out of range, unreadable file.
+    """
+    env = os.environ if environment is None else environment
+    fields = {f.name: f for f in dataclasses.fields(Settings)}
+    values: dict[str, Any] = {}
+
+    named = config or env.get("TIDEMARK_CONFIG")
+    path = Path(named) if named else Path("tidemark.toml")
+    if named or path.exists():
+        try:
+            content = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"config {path}: {error}") from error
+        for name, value in content.items():
+            if name not in fields:
+                raise SettingsError(f"config {path}: there is no setting '{name}'{suggestion(name, fields)}; settings: {', '.join(fields)}")
+            if name in ("data", "vocabulary"):
+                if not isinstance(value, str):
+                    raise SettingsError(f"config {path}: '{name}' must be a path in quotes, not {value!r}")
+                value = path.parent / value
+            values[name] = value
+
+    for variable, text in env.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _OTHER_VARIABLES or not text:
+            continue
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if name not in fields:
+            raise SettingsError(
+                f"environment variable {variable}: there is no setting '{name}'{suggestion(name, fields)}; settings: {', '.join(fields)}"
+            )
+        values[name] = text if name in ("data", "vocabulary") else _whole(variable, text)
+
+    if data is not None:
+        values["data"] = data
+    values.update({k: v for k, v in overrides.items() if v is not None})
+    for name in ("data", "vocabulary"):
+        if values.get(name) is not None:
+            values[name] = Path(values[name])
+    return Settings(**values)
+
+
+def _whole(where: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"{where} is '{text}'; it must be a whole number") from None
