@@ -52,6 +52,21 @@ def fold_sequences(rows: np.ndarray, kept: int = SEQUENCE_KEPT) -> np.ndarray:
     return out[: _fold_sequences(rows, kept, out)]
 
 
+def unexpired(rows: np.ndarray, time: int, unit_ms: int, before: int) -> np.ndarray:
+    """Rows whose UTC hour ends after `before`, and of each entity the newest other one, so that it is still known to have been there.
+
+    Parameters
+    ----------
+    time : int
+        Column with the row's time, in units of `unit_ms`.
+    before : int
+        ms.
+    """
+    keep = np.zeros(len(rows), np.bool_)
+    _unexpired(rows, time, unit_ms, before, keep)
+    return rows if keep.all() else rows[keep]
+
+
 @njit(cache=True, nogil=True)
 def _less(a, i, b, j, keys):  # type: ignore[no-untyped-def]
     for c in range(keys):
@@ -154,3 +169,19 @@ def _fold_sequences(rows, kept, out):  # type: ignore[no-untyped-def]
             done += 1
         i = j
     return done
+
+
+@njit(cache=True, nogil=True)
+def _unexpired(rows, time, unit, before, keep):  # type: ignore[no-untyped-def]
+    i = 0
+    while i < rows.shape[0]:
+        entity = rows[i, 0]
+        marker = np.int64(-1)
+        while i < rows.shape[0] and rows[i, 0] == entity:
+            if (rows[i, time] * unit // HOUR_MS + 1) * HOUR_MS > before:
+                keep[i] = True
+            elif marker < 0 or rows[i, time] >= rows[marker, time]:
+                marker = i
+            i += 1
+        if marker >= 0:
+            keep[marker] = True

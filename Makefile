@@ -1,0 +1,86 @@
+# Tidemark's habits, one command each. `make` alone lists them.
+# A variable may be given: make setup PYTHON=/path/to/python3.11 (after make clean, to change it), make test ARGS="-k revisits", JOBS=4.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.tidemark-setup
+PYTHON ?=
+JOBS   ?= 2
+ARGS   ?=
+
+PACKAGES := flows feature_repo online_model replay benchmarks
+TYPED    := $(foreach p,$(PACKAGES),$(if $(wildcard $(p)/*.py),$(p))) $(wildcard tidemark.py)
+BENCHES  := $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py))))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv with Tidemark and all it needs (Python 3.11 or 3.12; quick when nothing changed)
+	@:
+
+.PHONY: demo
+demo: $(STAMP) ## Run the whole pipeline on generated actions and show what comes out
+	@$(BIN)/tidemark demo $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## Run the tests (ARGS="-k name" to choose, JOBS=4 for more processes)
+	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## Check style and types
+	@failed=0; $(BIN)/ruff check . || failed=1; $(BIN)/mypy $(TYPED) || failed=1; exit $$failed
+
+.PHONY: format
+format: $(STAMP) ## Format the code, and fix what can be fixed
+	@$(BIN)/ruff check --fix --exit-zero --quiet .
+	@$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(STAMP) ## Run every benchmark (ARGS=--quick ends each within a minute)
+	@$(if $(BENCHES),,echo "make bench: benchmarks/ holds none yet")
+	@set -e; for bench in $(BENCHES); do echo "== $$bench" >&2; $(BIN)/python -m benchmarks.$$bench $(ARGS); done
+
+.PHONY: clean
+clean: ## Remove .venv, caches and build leftovers (data directories stay)
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first Python that fits makes .venv. One that fits but can't make a venv (Debian's, without python3-venv) is passed over, and named
+# at the end if nothing better is found. A .venv whose own Python doesn't run or doesn't fit is made anew.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'; \
+	if [ -e $(VENV) ] && ! { $(BIN)/python -c "$$fits" && $(BIN)/python -m pip --version; } >/dev/null 2>&1; then \
+	    echo "setup: $(VENV) holds no working Python 3.11 or 3.12 with pip; making it anew"; rm -rf $(VENV); \
+	fi; \
+	if [ ! -e $(VENV) ]; then \
+	    seen=; bare=; found=; \
+	    for candidate in $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3); do \
+	        version=$$("$$candidate" -c 'import platform; print(platform.python_version())' 2>/dev/null) || continue; \
+	        seen="$$seen $$candidate=$$version"; \
+	        "$$candidate" -c "$$fits" || continue; \
+	        if "$$candidate" -c 'import ensurepip, venv' 2>/dev/null; then found=$$candidate; break; fi; \
+	        bare=$${bare:-$${version%.*}}; \
+	    done; \
+	    if [ -z "$$found" ] && [ -n "$$bare" ]; then \
+	        echo "setup: Python $$bare is here, but not its ensurepip, which makes virtual environments." >&2; \
+	        echo "       On Debian and Ubuntu: sudo apt-get install python$$bare-venv, then make setup" >&2; exit 1; \
+	    elif [ -z "$$found" ]; then \
+	        echo "setup: Tidemark needs Python 3.11 or 3.12 (bytewax has no wheels for newer ones); found:$${seen:- none}." >&2; \
+	        echo "       Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; \
+	    fi; \
+	    echo "setup: making $(VENV) with $$found ($$version)"; \
+	    "$$found" -m venv $(VENV) || { rm -rf $(VENV); echo "setup: $$found could not make $(VENV); see above" >&2; exit 1; }; \
+	fi; \
+	echo "setup: installing what constraints.txt pins; about a minute"; \
+	pip="$(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt"; \
+	{ $$pip setuptools && $$pip --no-build-isolation --editable '.[dev]'; } || \
+	    { echo "setup: pip failed, see above; make setup goes on where it stopped" >&2; exit 1; }; \
+	touch $@; \
+	echo "setup: done; $(BIN)/tidemark --help"

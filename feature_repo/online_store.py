@@ -1,0 +1,273 @@
+"""Feast's online store over task state: it reads what the flows wrote, without a copy, and writes nothing, ever.
+
+`feature_store.yaml` names the class; Feast wants its configuration class, `<name>Config`, in the same module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from feast import Entity, FeatureStore, FeatureView
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.online_response import OnlineResponse
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Int64List, StringList, Value
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from pydantic import Field
+
+from feature_repo import views
+from feature_repo.errors import FeastReadError, StateIsWrittenByItsLogError
+from feature_repo.readers import CaughtUp, SharedReader, caught_up
+from feature_repo.repository import repository_settings
+from flows import features
+from flows.errors import SettingsError
+from flows.settings import Settings, load_settings
+
+Row = dict[str, Value]
+LATEST_AS_OF = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last event time there can be
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_as_of: ContextVar[int | None] = ContextVar("as_of", default=None)
+_log = logging.getLogger(__name__)
+
+
+class TaskStateOnlineStoreConfig(FeastConfigBaseModel):
+    """What `feature_store.yaml` may say under ``online_store``.
+
+    Attributes
+    ----------
+    type : str
+        The store's class.
+    data : str or None
+        The data directory; None: that of `feature_repo.repository.repository_settings`.
+    settings : Settings or None
+        Settings of a data directory at hand, instead; for Python callers.
+    """
+
+    type: Literal["feature_repo.online_store.TaskStateOnlineStore"] = "feature_repo.online_store.TaskStateOnlineStore"
+    data: str | None = None
+    settings: Settings | None = Field(default=None, exclude=True)
+
+    def resolve(self) -> Settings:
+        """The settings to read with."""
+        if self.settings is not None:
+            return self.settings
+        return repository_settings() if self.data is None else load_settings(data=self.data)
+
+
+@contextmanager
+def reading_as_of(as_of: int | None) -> Iterator[None]:
+    """Reads through Feast within this context are as of that time; Feast's API has no argument for it.
+
+    Parameters
+    ----------
+    as_of : int or None
+        Milliseconds since the epoch; None is the default, the greatest accepted event time.
+    """
+    if as_of is not None and not (isinstance(as_of, int) and 0 <= as_of <= LATEST_AS_OF):
+        raise FeastReadError(f"as_of is {as_of!r}; it must be milliseconds since 1970-01-01 UTC, from 0 to {LATEST_AS_OF}")
+    token = _as_of.set(as_of)
+    try:
+        yield
+    finally:
+        _as_of.reset(token)
+
+
+def one_catch_up(store: FeatureStore) -> AbstractContextManager[CaughtUp]:
+    """All reads of the store within this context reflect the positions that it yields.
+
+    Examples
+    --------
+    >>> with one_catch_up(store) as caught:  # doctest: +SKIP
+    ...     rows = store.get_online_features(...)
+    ...     caught.positions
+    """
+    return caught_up(store.config.online_store.resolve())
+
+
+def current_as_of(caught: CaughtUp) -> int | None:
+    """The as_of of a read at this point: that of `reading_as_of`, else the reader's default; None where nothing was accepted yet."""
+    as_of = _as_of.get()
+    return caught.default_as_of if as_of is None else as_of
+
+
+class TaskStateOnlineStore(OnlineStore):
+    """Reads the views of `feature_repo.views` out of task state.
+
+    An entity that has nothing to say is NOT_FOUND. The event timestamp of a row is its as_of.
+    """
+
+    # Otherwise the first read imports the client of every database that Feast knows, to find out that none is ours.
+    _versioned_read_supported = False
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, Row | None]]:
+        read = READS.get(table.name)
+        if read is None:
+            raise FeastReadError(f"feature view '{table.name}' is not in task state, which holds {', '.join(READS)}")
+        names = [feature.name for feature in table.features] if requested_features is None else requested_features
+        with caught_up(config.online_store.resolve()) as caught:
+            as_of = current_as_of(caught)
+            if as_of is None or not entity_keys:
+                return [(None, None)] * len(entity_keys)
+            rows = read(caught.shared, entity_keys, as_of, names)
+        timestamp = _EPOCH + timedelta(milliseconds=as_of)
+        return [(None, None) if row is None else (timestamp, row) for row in rows]
+
+    def get_online_features(self, config: RepoConfig, *args: Any, **kwargs: Any) -> OnlineResponse:
+        # Feast reads view by view; all views of a request shall reflect one prefix.
+        with caught_up(config.online_store.resolve()):
+            return super().get_online_features(config, *args, **kwargs)
+
+    async def get_online_features_async(self, config: RepoConfig, *args: Any, **kwargs: Any) -> OnlineResponse:
+        # A read blocks (RocksDB has no other), so it goes to a thread; to_thread takes the as_of of the context along.
+        return await asyncio.to_thread(self.get_online_features, config, *args, **kwargs)
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, Row | None]]:
+        return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[tuple[EntityKey, Row, datetime, datetime | None]],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        raise StateIsWrittenByItsLogError(table.name, "a write through Feast (push, write_to_online_store or materialize)")
+
+    async def online_write_batch_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[tuple[EntityKey, Row, datetime, datetime | None]],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        self.online_write_batch(config, table, data, progress)
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        """Do nothing: the flows create state, and a view that goes from the registry leaves it as it is."""
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Do nothing but say so: a registry can be applied again in a second, state can only be replayed."""
+        _log.warning("feast teardown empties the registry only; the task state in %s is kept", config.online_store.resolve().state)
+
+
+def _read_sequences(shared: SharedReader, keys: list[EntityKey], as_of: int, names: list[str]) -> list[Row | None]:
+    rows = shared.reader.user_sequences(_integer_keys(keys), as_of)
+    offsets = rows.offsets.tolist()
+    spans = list(zip(rows.found.tolist(), offsets[:-1], offsets[1:], strict=True))
+    out: list[Row | None] = [{} if found else None for found, _, _ in spans]
+    for name in names:
+        field = name.removeprefix(views.SEQUENCE_PREFIX)
+        if field in ("action", "surface"):
+            words = _words(field, getattr(rows, field), shared.actions if field == "action" else shared.surfaces)
+            cells = [Value(string_list_val=StringList(val=words[start:end])) for _, start, end in spans]
+        else:
+            numbers = getattr(rows, field).tolist()
+            cells = [Value(int64_list_val=Int64List(val=numbers[start:end])) for _, start, end in spans]
+        for row, cell in zip(out, cells, strict=True):
+            if row is not None:
+                row[name] = cell
+    return out
+
+
+def _read_user_counters(shared: SharedReader, keys: list[EntityKey], as_of: int, names: list[str]) -> list[Row | None]:
+    rows = shared.reader.user_counters(_integer_keys(keys), as_of)
+    return _integer_rows(rows.values, rows.found, features.USER_COUNTERS, names)
+
+
+def _read_pin_counters(shared: SharedReader, keys: list[EntityKey], as_of: int, names: list[str]) -> list[Row | None]:
+    rows = shared.reader.pin_counters(_integer_keys(keys), as_of)
+    return _integer_rows(rows.values, rows.found, features.PIN_COUNTERS, names)
+
+
+def _read_topic_stats(shared: SharedReader, keys: list[EntityKey], as_of: int, names: list[str]) -> list[Row | None]:
+    rows = shared.reader.topic_stats(_text_keys(keys), as_of)
+    kinds = dict(features.TOPIC_STATS)
+    columns = {name: index for index, name in enumerate(kinds)}
+    return [
+        {
+            name: Value(int64_val=int(values[columns[name]])) if kinds[name] == "int64" else Value(double_val=values[columns[name]])
+            for name in names
+        }
+        if found
+        else None
+        for found, values in zip(rows.found.tolist(), rows.values.tolist(), strict=True)
+    ]
+
+
+# The views that are task state. Whatever is named here is read-only through Feast.
+READS: dict[str, Callable[[SharedReader, list[EntityKey], int, list[str]], list[Row | None]]] = {
+    views.USER_ACTION_SEQUENCE: _read_sequences,
+    views.USER_REVISIT_COUNTERS: _read_user_counters,
+    views.PIN_REVISIT_COUNTERS: _read_pin_counters,
+    views.TOPIC_REVISIT_STATS: _read_topic_stats,
+}
+
+
+def _integer_rows(
+    values: npt.NDArray[np.int64], found: npt.NDArray[np.bool_], declared: tuple[str, ...], names: list[str]
+) -> list[Row | None]:
+    places = {name: index for index, name in enumerate(declared)}
+    wanted = values[:, [places[name] for name in names]]
+    # Feast copies values into its response, so equal ones can be one object: most of 24 counters are a few small numbers.
+    protos = {value: Value(int64_val=value) for value in np.unique(wanted).tolist()}
+    return [
+        {name: protos[value] for name, value in zip(names, row, strict=True)} if is_found else None
+        for is_found, row in zip(found.tolist(), wanted.tolist(), strict=True)
+    ]
+
+
+def _words(field: str, codes: npt.NDArray[np.int16], names: dict[int, str]) -> list[str]:
+    try:
+        return [names[code] for code in codes.tolist()]
+    except KeyError as error:
+        raise SettingsError(
+            f"task state holds {field} code {error.args[0]}, which the vocabulary does not name; "
+            "set `vocabulary` to the file that the flows run with"
+        ) from None
+
+
+def _integer_keys(keys: list[EntityKey]) -> npt.NDArray[np.int64]:
+    _check_keys(keys, "int64_val")
+    return np.array([key.entity_values[0].int64_val for key in keys], dtype=np.int64)
+
+
+def _text_keys(keys: list[EntityKey]) -> list[str]:
+    _check_keys(keys, "string_val")
+    return [key.entity_values[0].string_val for key in keys]
+
+
+def _check_keys(keys: list[EntityKey], wanted: str) -> None:
+    # A field that isn't set reads as 0 or "", so without this a wrong type would silently be the entity 0.
+    for key in keys:
+        held = key.entity_values[0].WhichOneof("val")
+        if held != wanted:
+            raise FeastReadError(f"entity key {key.join_keys[0]} came as {held}, not as {wanted}; an id is a whole number, a topic is text")

@@ -1,0 +1,140 @@
+"""One reader of task state per data directory and process, and reads under one catch-up with the writers.
+
+Values that belong together (views of one request, and the positions that go with them) must come from one catch-up, or they would
+reflect different log prefixes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.errors import SettingsError
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    from flows.reading import FeatureReader
+
+
+@dataclass
+class SharedReader:
+    """A reader, the lock that its users take turns with, and names for the codes in its rows.
+
+    Attributes
+    ----------
+    reader : FeatureReader
+        To be used with `lock` held: a catch-up in another thread would move it on between two reads.
+    settings : Settings
+        What it was opened with.
+    """
+
+    reader: FeatureReader
+    settings: Settings
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @cached_property
+    def actions(self) -> dict[int, str]:
+        """Action names by code."""
+        return self.settings.load_vocabulary().action_names()
+
+    @cached_property
+    def surfaces(self) -> dict[int, str]:
+        """Surface names by code."""
+        return self.settings.load_vocabulary().surface_names()
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """Task state as of one catch-up with its writers.
+
+    Attributes
+    ----------
+    shared : SharedReader
+        The reader; held by this thread.
+    """
+
+    shared: SharedReader
+
+    @cached_property
+    def default_as_of(self) -> int | None:
+        """The as_of of a read that names none; None where nothing was accepted yet."""
+        return self.shared.reader.default_as_of()
+
+    @cached_property
+    def positions(self) -> dict[Any, Any]:
+        """What the values reflect."""
+        return self.shared.reader.positions()
+
+
+# By process too: a RocksDB handle doesn't survive a fork (`feast serve` forks its workers), and closing the parent's would harm the parent.
+_readers: dict[tuple[int, Path], SharedReader] = {}
+_opening = threading.Lock()
+_current: ContextVar[CaughtUp | None] = ContextVar("caught_up", default=None)
+
+
+def shared_reader(settings: Settings) -> SharedReader:
+    """The reader of a data directory, opened once per process.
+
+    Raises
+    ------
+    SettingsError
+        If it is open with other settings.
+    """
+    key = os.getpid(), settings.data.resolve()
+    with _opening:
+        shared = _readers.get(key)
+        if shared is None:
+            shared = _readers[key] = SharedReader(_open(settings), settings)
+    if shared.settings.vocabulary != settings.vocabulary:
+        raise SettingsError(
+            f"data directory {settings.data} is open in this process with vocabulary {shared.settings.vocabulary}, not "
+            f"{settings.vocabulary}; use one, or call feature_repo.readers.close_readers() before"
+        )
+    return shared
+
+
+@contextmanager
+def caught_up(settings: Settings) -> Iterator[CaughtUp]:
+    """Catch up with the writers once, for all reads within; within another of the same data directory, that one holds.
+
+    Yields
+    ------
+    CaughtUp
+        The reader, its default as_of and its positions.
+    """
+    shared = shared_reader(settings)
+    outer = _current.get()
+    if outer is not None and outer.shared is shared:
+        yield outer
+        return
+    with shared.lock:
+        shared.reader.refresh()
+        here = CaughtUp(shared)
+        token = _current.set(here)
+        try:
+            yield here
+        finally:
+            _current.reset(token)
+
+
+def close_readers() -> None:
+    """Close every reader of this process."""
+    with _opening:
+        for key in [key for key in _readers if key[0] == os.getpid()]:
+            shared = _readers.pop(key)
+            with shared.lock:
+                shared.reader.close()
+
+
+def _open(settings: Settings) -> FeatureReader:
+    # Not at the top: `feast apply` and `feast ui` need no state, and shall start without what reads it.
+    from flows.reading import FeatureReader
+
+    return FeatureReader(settings)

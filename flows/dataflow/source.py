@@ -1,0 +1,108 @@
+"""A Bytewax source over a log: an item is (partition, Part), a whole stretch of record batches, never one event.
+
+Each partition first gives an empty part, OPEN, so that its task is built, drains its outbox and fills what it lacks even where nothing new arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from flows.dataflow import stopping
+from flows.dataflow.plan import Plan
+from flows.log import Log, LogBatch
+
+POLL = timedelta(milliseconds=20)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of one partition. With no batches: OPEN, the task must come to position `start` by itself."""
+
+    partition: int
+    start: int
+    batches: tuple[LogBatch, ...] = ()
+
+
+Ends = Callable[[int], int | None]
+"""Partition → the position where a bounded input ends, None while that isn't known yet."""
+
+
+class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
+    """Reads a worker's partitions of a log.
+
+    Parameters
+    ----------
+    open_log : callable
+        Makes the log, in the process that reads it.
+    partitions : int
+    group : str
+        Consumer group whose committed positions are where reading starts. Only a hint: the task knows.
+    plan : Plan
+    batch_records : int
+        Greatest number of records of an item.
+    ends : callable or None
+        Where the input ends; None follows it for ever.
+    """
+
+    def __init__(
+        self, open_log: Callable[[], Log], partitions: int, group: str, plan: Plan, batch_records: int, ends: Ends | None
+    ) -> None:
+        self._open_log = open_log
+        self._partitions = partitions
+        self._group = group
+        self._plan = plan
+        self._batch_records = batch_records
+        self._ends = ends
+
+    def list_parts(self) -> list[str]:
+        return [str(p) for p in range(self._partitions) if self._plan.owns(p)]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _LogPartition:
+        log = self._open_log()
+        partition = int(for_part)
+        start = log.group_positions(self._group).get(partition, 0) if resume_state is None else resume_state
+        return _LogPartition(log, partition, min(start, log.end_position(partition)), self._batch_records, self._ends)
+
+
+class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
+    def __init__(self, log: Log, partition: int, start: int, batch_records: int, ends: Ends | None) -> None:
+        self._log = log
+        self._partition = partition
+        self._at = start
+        self._batch_records = batch_records
+        self._ends = ends
+        self._opened = False
+        self._idle = False
+
+    def next_batch(self) -> Iterable[tuple[str, Part]]:
+        if not self._opened:
+            self._opened = True
+            return [(str(self._partition), Part(self._partition, self._at))]
+        if stopping.requested():
+            raise StopIteration()
+        limit = self._batch_records
+        # Asked before the log is read: what the answer covers is then in the log already.
+        end = self._ends(self._partition) if self._ends is not None else None
+        if end is not None:
+            limit = min(limit, end - self._at)
+            if limit <= 0:
+                raise StopIteration()
+        batches = self._log.read(self._partition, self._at, limit)
+        self._idle = not batches
+        if not batches:
+            return []
+        start, self._at = self._at, batches[-1].end_offset
+        return [(str(self._partition), Part(self._partition, start, tuple(batches)))]
+
+    def next_awake(self) -> datetime | None:
+        return datetime.now(UTC) + POLL if self._idle else None
+
+    def snapshot(self) -> int:
+        return self._at
+
+    def close(self) -> None:
+        self._log.close()

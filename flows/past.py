@@ -1,0 +1,187 @@
+"""Features at a time that state no longer answers: the same kernels over the log, up to the committed position and no further.
+
+Decisions (accepted, late, which save gets a revisit) are those of the whole prefix, as the stream made them; only then are events after `as_of`
+left out. Nothing here reads task state but its positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from flows.kernels.actions import ACCEPTED, LABEL_COLUMNS, NEVER, TILE_COLUMNS
+from flows.kernels.reads import REVISIT_COLUMNS, SEQUENCE_COLUMNS
+from flows.kernels.rows import fold_sequences, merge_rows, sort_rows
+from flows.log import Log
+from flows.partition import partition_of
+from flows.settings import DAY_MS, HOUR_MS, Settings
+from flows.state import tables
+from flows.state.actions_task import Judge, JudgedBatch
+from flows.state.runs import Table
+from flows.vocabulary import Vocabulary
+
+# Rows gathered before they are folded together.
+_GATHER = 1 << 19
+
+
+@dataclass(frozen=True)
+class PastUsers:
+    """What one ACTIONS partition says of users and topics at a time; rows sorted and folded as in state.
+
+    Attributes
+    ----------
+    sequences, revisits, labels, tiles : int64[n, columns]
+        `labels` and `tiles` as of the time: a first revisit after it is none.
+    watermark : int or None
+        Greatest accepted event_time at or before the time.
+    topics : dict of int to str
+    """
+
+    sequences: np.ndarray
+    revisits: np.ndarray
+    labels: np.ndarray
+    tiles: np.ndarray
+    watermark: int | None
+    topics: dict[int, str]
+
+
+class Past:
+    """Runs the kernels over the log.
+
+    Parameters
+    ----------
+    settings, vocabulary, log
+        As of the flows; `log` is ACTIONS.
+    progress : callable, optional
+        Called with the number of records just read.
+    """
+
+    def __init__(self, settings: Settings, vocabulary: Vocabulary, log: Log, progress: Callable[[int], None] | None = None) -> None:
+        self._settings = settings
+        self._vocabulary = vocabulary
+        self._log = log
+        self._progress = progress
+
+    def users(self, partition: int, position: int, as_of: int, user_ids: np.ndarray | None = None) -> PastUsers:
+        """State of a partition's users and topics at `as_of`, from its first `position` records.
+
+        Parameters
+        ----------
+        user_ids : int64[n], optional
+            Only rows of these users are kept (labels and tiles of all, always).
+        """
+        judge = Judge(self._settings, self._vocabulary)
+        sequences, revisits, labels = _Gathered(tables.SEQUENCES), _Gathered(tables.REVISITS), _Gathered(tables.LABELS)
+        watermark: int | None = None
+        for done in self._judged(judge, partition, position):
+            rows = done.sequence_rows(judge.impression)
+            rows = rows[rows[:, SEQUENCE_COLUMNS.index("event_time")] <= as_of]
+            changes = done.revisit_rows()
+            changes = changes[changes[:, REVISIT_COLUMNS.index("time")] <= as_of]
+            if user_ids is not None:
+                rows, changes = rows[np.isin(rows[:, 0], user_ids)], changes[np.isin(changes[:, 0], user_ids)]
+            sequences.add(rows)
+            revisits.add(changes)
+            labels.add(done.judged.labels)
+            times = done.columns.event_time[done.judged.status == ACCEPTED]
+            times = times[times <= as_of]
+            if len(times):
+                watermark = max(int(times.max()), watermark if watermark is not None else -(2**62))
+        labels.add(judge.working_set.open_labels())
+        known = labels_at(labels.rows(), as_of)
+        return PastUsers(sequences.rows(), revisits.rows(), known, tiles_of(known), watermark, judge.decoder.topics)
+
+    def pins(self, positions: list[int], applied: list[dict[int, int]], as_of: int, pin_ids: np.ndarray | None = None) -> list[np.ndarray]:
+        """Revisit rows of pins at `as_of`, one array per partition of REVISITS.
+
+        Parameters
+        ----------
+        positions : list of int
+            Committed position of each actions task.
+        applied : list of dict
+            Of each revisits task: origin → last sequence number applied. Later changes are left out.
+        """
+        gathered = [_Gathered(tables.REVISITS) for _ in applied]
+        wanted = set(range(len(applied))) if pin_ids is None else set(partition_of(np.asarray(pin_ids, np.int64), len(applied)).tolist())
+        for origin, position in enumerate(positions):
+            judge = Judge(self._settings, self._vocabulary)
+            emitted = np.zeros(len(applied), np.int64)
+            for done in self._judged(judge, origin, position):
+                changes = done.judged.changes
+                destinations = partition_of(np.ascontiguousarray(changes[:, 0]), len(applied))
+                for destination in wanted:
+                    rows = changes[destinations == destination]
+                    left = applied[destination].get(origin, -1) + 1 - emitted[destination]
+                    emitted[destination] += len(rows)
+                    rows = rows[: max(left, 0)]
+                    rows = rows[rows[:, 2] <= as_of]
+                    if pin_ids is not None:
+                        rows = rows[np.isin(rows[:, 0], pin_ids)]
+                    gathered[destination].add(rows[:, [0, 1, 3, 2, 4]])
+        return [part.rows() for part in gathered]
+
+    def _judged(self, judge: Judge, partition: int, position: int) -> Iterator[JudgedBatch]:
+        at = 0
+        while at < position:
+            batches = self._log.read(partition, at, min(self._settings.batch_records, position - at))
+            yield judge.judge(batches)
+            if self._progress is not None:
+                self._progress(batches[-1].end_offset - at)
+            at = batches[-1].end_offset
+
+
+def labels_at(labels: np.ndarray, as_of: int) -> np.ndarray:
+    """Label rows of saves at or before a time, with first revisits after it taken for none."""
+    rows = labels[labels[:, LABEL_COLUMNS.index("save_time")] <= as_of].copy()
+    for name in ("first_impression", "first_click"):
+        column = rows[:, LABEL_COLUMNS.index(name)]
+        column[column > as_of] = NEVER
+    return rows
+
+
+def tiles_of(labels: np.ndarray) -> np.ndarray:
+    """Topic tiles of label rows: what the stream has added up."""
+    topic, time, click = (labels[:, LABEL_COLUMNS.index(name)] for name in ("topic", "save_time", "first_click"))
+    named = topic != 0
+    clicked = named & (click != NEVER)
+    tiles = np.zeros((int(named.sum() + clicked.sum()), len(TILE_COLUMNS)), np.int64)
+    tiles[:, 0] = np.concatenate([topic[named], topic[clicked]])
+    tiles[int(named.sum()) :, 1] = 1 + (click[clicked] - time[clicked]) // DAY_MS
+    tiles[:, 2] = np.concatenate([time[named], time[clicked]]) // HOUR_MS
+    tiles[:, 3] = 1
+    return _folded(tables.TILES, [tiles])
+
+
+class _Gathered:
+    """Rows of a table, folded together now and then so that what is held stays near what is kept."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._parts: list[np.ndarray] = []
+        self._size = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        if len(rows):
+            self._parts.append(sort_rows(np.ascontiguousarray(rows), self._table.keys))
+            self._size += len(rows)
+            if self._size > _GATHER:
+                kept = self.rows()
+                # Rows that folding keeps count once; only what comes next may fill the room.
+                self._parts, self._size = [kept], 0
+
+    def rows(self) -> np.ndarray:
+        if not self._parts:
+            return np.empty((0, self._table.columns), np.int64)
+        merged = merge_rows(self._parts, self._table.keys)
+        if self._table is tables.SEQUENCES:
+            return fold_sequences(merged)
+        return self._table.fold(merged) if self._table.fold is not None else merged
+
+
+def _folded(table: Table, parts: list[np.ndarray]) -> np.ndarray:
+    gathered = _Gathered(table)
+    for part in parts:
+        gathered.add(part)
+    return gathered.rows()

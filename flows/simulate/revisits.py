@@ -1,0 +1,143 @@
+"""Which saves are come back to, and when: planned to the published figures.
+
+Figures and how they are read: flows/simulate/published.py. Quotas, not coin tosses: in each stratum (topic, matured or not) the saves get
+evenly spread numbers in random order, so that a stratum of n saves has n x p of an outcome, rounded at random. What the end of the
+simulation cuts off falls into the strata of the saves that don't mature.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flows.settings import DAY_MS
+from flows.simulate.browsing import durations
+from flows.simulate.parameters import RETENTION_MS, START_MS, Parameters
+from flows.simulate.population import TOPICS, Pins
+from flows.simulate.published import CLICKS_BY_DAY, PUBLISHED, first_click_by_day, repeat_click_by_day
+from flows.simulate.table import CLOSEUP, GRID_CLICK, IMPRESSION, LONG_CLICK, NONE, OWN_PROFILE, SAVE, Events
+
+DAYS = len(CLICKS_BY_DAY)
+# Not published: of the saves first clicked on days 1 to 6, how many are seen on day 0; days 1 to 6 on which a save may be seen unclicked,
+# per day clicked; second impressions and clicks on the same day; closeups and long clicks that follow a click.
+_SEEN_OF_LATER_CLICKED = 0.35
+_UNCLICKED_PER_CLICK = 2.0
+_SECOND_IMPRESSION, _SECOND_CLICK, _OPENED = 0.3, 0.15, 0.3
+_STRAYS, _TOO_LATE = 0.01, 0.005
+_MINUTE = 60_000
+
+
+def plan(rng: np.random.Generator, saves: Events, pins: Pins, parameters: Parameters) -> Events:
+    """The revisits of the saves, up to the end of the simulation; column `save` says of which.
+
+    Parameters
+    ----------
+    saves : Events
+        Numbered from 0.
+    """
+    label = pins.label[saves.pin]
+    matures = saves.time + RETENTION_MS + parameters.allowed_lateness_ms + 10 * _MINUTE <= parameters.end_ms
+    stratum = (label.astype(np.int64) + 1) * 2 + matures
+    clicked, seen = _days(rng, label, stratum)
+
+    # A visit is a save and a day on which its owner sees it; a click comes after an impression of the same day.
+    save, day = np.nonzero(seen)
+    age = _age_in_day(rng, day)
+    clicks = clicked[save, day]
+    begin = saves.time[save] + day * DAY_MS
+    click_age = age + rng.integers(1_000, 20_000, len(age))
+    parts = [_visit(saves, save, IMPRESSION, begin + age), _visit(saves, save[clicks], GRID_CLICK, (begin + click_age)[clicks])]
+
+    again = rng.random(len(age)) < _SECOND_IMPRESSION
+    parts.append(_visit(saves, save[again], IMPRESSION, (begin + _later(rng, age))[again]))
+    again = clicks & (rng.random(len(age)) < _SECOND_CLICK)
+    parts.append(_visit(saves, save[again], GRID_CLICK, (begin + _later(rng, click_age))[again]))
+
+    # On the surface of revisits, but of other actions: no revisits.
+    opened = clicks & (rng.random(len(age)) < _OPENED)
+    rows, time = save[opened], (begin + click_age)[opened] + rng.integers(500, 3_000, np.count_nonzero(opened))
+    long = rng.random(len(rows)) < 0.3
+    action = np.where(long, LONG_CLICK, CLOSEUP)
+    lasting = np.where(long, durations(rng, LONG_CLICK, len(rows)), durations(rng, CLOSEUP, len(rows)))
+    parts.append(Events.of(saves.user[rows], saves.pin[rows], action, OWN_PROFILE, time, lasting))
+
+    events = Events.concat(parts)
+    return events.take(events.time < parameters.end_ms)
+
+
+def strays(rng: np.random.Generator, saves: Events, users: int, pins: Pins, parameters: Parameters) -> Events:
+    """Own-profile impressions that belong to no save.
+
+    Most are of pins that the user never saves. A few are of a saved pin at the very moment of the save, or 7 to 8 days after it, some
+    at 7 days to the millisecond: the bounds of docs/semantics.md are strict.
+    """
+    count = round(parameters.events * _STRAYS)
+    user, pin = rng.integers(0, users, count), rng.integers(0, len(pins), count)
+    saved = np.isin(user << 32 | pin, saves.user.astype(np.int64) << 32 | saves.pin)
+    time = rng.integers(START_MS, parameters.end_ms, count)
+    never = Events.of(user, pin, IMPRESSION, OWN_PROFILE, time).take(~saved)
+
+    rows = np.flatnonzero(rng.random(len(saves)) < _TOO_LATE)
+    beyond = RETENTION_MS + rng.integers(0, DAY_MS, len(rows))
+    age = np.choose(rng.choice(3, len(rows), p=[0.1, 0.2, 0.7]), [np.zeros_like(beyond), np.full_like(beyond, RETENTION_MS), beyond])
+    bounds = Events.of(saves.user[rows], saves.pin[rows], IMPRESSION, OWN_PROFILE, saves.time[rows] + age)
+    return Events.concat([never, bounds.take(bounds.time < parameters.end_ms)])
+
+
+def stratified(rng: np.random.Generator, stratum: np.ndarray) -> np.ndarray:
+    """Uniform numbers in [0, 1), evenly spread within each stratum: of n, one in each n-th."""
+    order = np.lexsort((rng.random(len(stratum)), stratum))
+    ordered = stratum[order]
+    heads = np.flatnonzero(np.diff(ordered, prepend=-1))
+    sizes = np.diff(heads, append=len(ordered))
+    out = np.empty(len(stratum))
+    out[order] = (np.arange(len(ordered)) - np.repeat(heads, sizes) + rng.random(len(ordered))) / np.repeat(sizes, sizes)
+    return out
+
+
+def _days(rng: np.random.Generator, label: np.ndarray, stratum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (saves, days): clicked on that day, seen on that day."""
+    # Row 0 is of pins without a topic, whose label is -1.
+    topics = (None, *TOPICS)
+    first_share = np.array([first_click_by_day(t) for t in topics]) / 100
+    repeat_share = np.array([repeat_click_by_day(t) for t in topics]) / 100
+    row = label.astype(np.int64) + 1
+
+    first = (stratified(rng, stratum)[:, None] >= np.cumsum(first_share, axis=1)[row]).sum(axis=1)
+    clicked = first[:, None] == np.arange(DAYS)
+    for day in range(1, DAYS):
+        before = np.flatnonzero(first < day)
+        chance = repeat_share[:, day] / first_share[:, :day].sum(axis=1)
+        clicked[before, day] |= stratified(rng, stratum[before]) < chance[row[before]]
+
+    day_0, week = PUBLISHED.label_1dRevGrid / 100, PUBLISHED.label_7dRevGrid / 100
+    seen_0 = PUBLISHED.label_1dRevImpre / 100
+    later = _SEEN_OF_LATER_CLICKED
+    never = (seen_0 - day_0 - later * (week - day_0)) / (1 - week)
+    kind = np.where(first == 0, 0, np.where(first < DAYS, 1, 2))
+    seen = clicked.copy()
+    seen[:, 0] |= stratified(rng, stratum * 3 + kind) < np.array([1.0, later, never])[kind]
+    unclicked = np.array(CLICKS_BY_DAY[1:]) / 100 * _UNCLICKED_PER_CLICK
+    seen[:, 1:] |= rng.random((len(label), DAYS - 1), dtype=np.float32) < unclicked
+    return clicked, seen
+
+
+def _age_in_day(rng: np.random.Generator, day: np.ndarray) -> np.ndarray:
+    """Age at a visit less whole days: soon after the save on day 0, any time on later ones, never at a day's very end."""
+    most = DAY_MS - _MINUTE
+    spread = rng.random(len(day))
+    return np.where(day == 0, 2_000 * (most / 2_000) ** spread, _MINUTE + spread * (most - _MINUTE)).astype(np.int64)
+
+
+def _later(rng: np.random.Generator, age: np.ndarray) -> np.ndarray:
+    """A bit after, on the same day."""
+    return np.minimum(age + rng.integers(_MINUTE, 120 * _MINUTE, len(age)), DAY_MS - rng.integers(1, 20_000, len(age)))
+
+
+def _visit(saves: Events, rows: np.ndarray, action: int, time: np.ndarray) -> Events:
+    return Events.of(saves.user[rows], saves.pin[rows], action, OWN_PROFILE, time, NONE, NONE, saves.save[rows])
+
+
+def saves_of(events: Events) -> Events:
+    """The saves, in order of their numbers."""
+    saves = events.take(events.action == SAVE)
+    return saves.take(np.argsort(saves.save, kind="stable"))

@@ -1,0 +1,229 @@
+"""The task of the actions flow: one ACTIONS partition → sequences, revisits, labels and topic tiles of its users; credit changes, late records
+and dead letters for its outbox.
+
+Its working set is saved only now and then (the anchor); a start takes the last one and runs the kernel over the records since, which emits
+nothing and must arrive at the very sequence numbers that were committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from rocksdict import WriteBatch
+
+from flows.decode import Columns, Decoder, concatenated
+from flows.errors import CorruptionError
+from flows.features import fingerprint
+from flows.kernels.actions import ACCEPTED, DUPLICATE, FUTURE, Judged, WorkingSet
+from flows.kernels.rows import SEQUENCE_CODES, sort_rows
+from flows.log import Log, LogBatch
+from flows.outputs import ACTIONS, DEADLETTER_SCHEMA, DEADLETTERS, LATE, LATE_SCHEMA, REVISIT_SCHEMA, REVISITS
+from flows.partition import partition_of
+from flows.settings import Settings
+from flows.state import tables
+from flows.state.runs import Table
+from flows.state.store import Meta, TaskStore, TaskView
+from flows.state.task import Task
+from flows.vocabulary import IMPRESSION, Vocabulary
+
+FLOW = "actions"
+_ANCHOR, _TOPIC = b"anchor", b"T"
+
+
+def state_fingerprint(settings: Settings, vocabulary: Vocabulary) -> str:
+    """The fingerprint of everything that decides values in a data directory."""
+    times = (settings.allowed_lateness_ms, settings.dedup_horizon_ms, settings.clock_skew_ms, settings.partitions)
+    return fingerprint(vocabulary.fingerprint(), *map(str, times))
+
+
+@dataclass(frozen=True)
+class JudgedBatch:
+    """Columns of consecutive records and what the kernel made of them."""
+
+    columns: Columns
+    judged: Judged
+    first_offset: int
+    arrival: np.ndarray  # int64[n]: running maximum of timestamps
+
+    def sequence_rows(self, impression: int) -> np.ndarray:
+        """Rows of accepted engagements: int64[m, 6], columns SEQUENCE_COLUMNS."""
+        c = self.columns
+        at = np.flatnonzero((self.judged.status == ACCEPTED) & (c.action != impression))
+        rows = np.empty((len(at), 6), np.int64)
+        for i, column in enumerate((c.user_id, c.event_time, c.event_id, c.pin_id, c.duration_ms)):
+            rows[:, i] = column[at]
+        rows[:, SEQUENCE_CODES] = c.action[at].astype(np.int64) | c.surface[at].astype(np.int64) << 8
+        return rows
+
+    def revisit_rows(self) -> np.ndarray:
+        """Credit changes as rows of the user's table: int64[m, 5], columns REVISIT_COLUMNS."""
+        return self.judged.changes[:, [1, 0, 3, 2, 4]]
+
+
+class Judge:
+    """Decoder and kernel of one partition, fed with log batches: used by the task, by its restart, and by reads of an earlier time."""
+
+    def __init__(self, settings: Settings, vocabulary: Vocabulary) -> None:
+        self.decoder = Decoder(vocabulary)
+        self.working_set = WorkingSet(settings.allowed_lateness_ms, settings.dedup_horizon_ms, settings.clock_skew_ms)
+        self.impression = vocabulary.actions[IMPRESSION]
+
+    def judge(self, batches: list[LogBatch]) -> JudgedBatch:
+        """Judge consecutive batches."""
+        c = concatenated([self.decoder.decode(b.records) for b in batches])
+        before = self.working_set.arrival
+        arrival = np.maximum.accumulate(c.timestamp)
+        if before is not None:
+            arrival = np.maximum(arrival, before)
+        judged = self.working_set.judge(
+            c.event_id, c.user_id, c.pin_id, c.event_time, self.decoder.roles(c), c.surface, c.topic, c.timestamp, c.bad
+        )  # fmt: skip
+        return JudgedBatch(c, judged, batches[0].first_offset, arrival)
+
+
+class ActionsTask(Task):
+    """See the module."""
+
+    def __init__(self, settings: Settings, partition: int, vocabulary: Vocabulary, source: Log, outputs: Mapping[str, Log]) -> None:
+        self._judge = Judge(settings, vocabulary)
+        self._action_names = vocabulary.action_names()
+        self._topics_saved: set[int] = set()
+        mark = state_fingerprint(settings, vocabulary)
+        super().__init__(settings, FLOW, partition, mark, tables.ACTIONS_TABLES, source, outputs)
+
+    def _restore(self) -> None:
+        meta = self.store.meta
+        self._topics_saved = {int.from_bytes(key[1:], "big", signed=True) for key, _ in self.store.prefixed(_TOPIC)}
+        sequences = list(meta.anchor_sequences.get(REVISITS, [0] * self._revisit_partitions()))
+        for judged in resume(self._judge, self.store, meta, self.source, self.settings.batch_records):
+            for destination in partition_of(np.ascontiguousarray(judged.changes[:, 0]), len(sequences)):
+                sequences[destination] += 1
+        if sequences != meta.sequences[REVISITS] or self._judge.working_set.watermark != meta.watermark:
+            raise CorruptionError(
+                f"state {self.store.path}: replaying log '{self.source.name}', partition {self.partition}, offsets {meta.anchor} to {meta.position} "
+                "does not lead to the committed state; the log or the state was altered: delete this task's directory to rebuild it from the log"
+            )
+
+    def _anchor(self, batch: WriteBatch, force: bool) -> bool:
+        meta = self.store.meta
+        behind = meta.position - meta.anchor
+        if behind == 0 or (behind < self.settings.anchor_records and not force):
+            return False
+        batch.put(_ANCHOR, self._judge.working_set.to_bytes())
+        meta.anchor = meta.position
+        meta.anchor_sequences = {name: list(numbers) for name, numbers in meta.sequences.items()}
+        return True
+
+    def _apply(self, batches: list[LogBatch], batch: WriteBatch) -> None:
+        done = self._judge.judge(batches)
+        c, judged = done.columns, done.judged
+        runs = self.store.runs
+        runs.add(batch, tables.SEQUENCES.name, done.sequence_rows(self._judge.impression))
+        runs.add(batch, tables.REVISITS.name, done.revisit_rows())
+        runs.add(batch, tables.LABELS.name, judged.labels)
+        runs.add(batch, tables.TILES.name, judged.tiles)
+        self._put_topics(batch, judged.tiles)
+        self._put_changes(batch, done)
+        self._put_late(batch, done)
+        self._put_deadletters(batch, done)
+        self.store.meta.watermark = self._judge.working_set.watermark
+        accepted = judged.status == ACCEPTED
+        self._count("records", len(c))
+        self._count("accepted", int(accepted.sum()))
+        self._count("duplicate", int((judged.status == DUPLICATE).sum()))
+        for code, n in enumerate(np.bincount(c.action[accepted], minlength=1)):
+            self._count(f"action.{self._action_names.get(code, code)}", int(n))
+
+    def _put_topics(self, batch: WriteBatch, tiles: np.ndarray) -> None:
+        for topic in {int(t) for t in np.unique(tiles[:, 0])} - self._topics_saved:
+            batch.put(_TOPIC + topic.to_bytes(8, "big", signed=True), self._judge.decoder.topics[topic].encode())
+            self._topics_saved.add(topic)
+
+    def _put_changes(self, batch: WriteBatch, done: JudgedBatch) -> None:
+        changes = done.judged.changes
+        pins = np.ascontiguousarray(changes[:, 0])
+        columns = {
+            "timestamp": done.arrival[changes[:, 5]],
+            "pin_id": pins,
+            "user_id": changes[:, 1],
+            "time": changes[:, 2],
+            "kind": changes[:, 3].astype(np.int8),
+            "weight": changes[:, 4].astype(np.int8),
+        }
+        self.outbox.put(batch, REVISITS, partition_of(pins, self._revisit_partitions()), columns, REVISIT_SCHEMA)
+
+    def _put_late(self, batch: WriteBatch, done: JudgedBatch) -> None:
+        c = done.columns
+        at = np.flatnonzero(done.judged.lateness)
+        self._count("late", len(at))
+        columns = {
+            "timestamp": done.arrival[at],
+            "partition": np.full(len(at), self.partition, np.int32),
+            "offset": done.first_offset + at,
+            "user_id": c.user_id[at],
+            "event_id": c.event_id[at],
+            "pin_id": c.pin_id[at],
+            "action": pa.array([self._action_names[int(code)] for code in c.action[at]], pa.string()),
+            "event_time": c.event_time[at],
+            "lateness_ms": done.judged.lateness[at],
+        }
+        self.outbox.put(batch, LATE, np.full(len(at), self.partition), columns, LATE_SCHEMA)
+
+    def _put_deadletters(self, batch: WriteBatch, done: JudgedBatch) -> None:
+        c = done.columns
+        faults = dict(c.faults)
+        for i in np.flatnonzero(done.judged.status == FUTURE):
+            faults[int(i)] = ("future_time", f"event_time {c.event_time[i]} at arrival {done.arrival[i]}")
+        at = np.array(sorted(faults), np.int64)
+        columns = {
+            "timestamp": done.arrival[at],
+            "log": pa.array([ACTIONS] * len(at), pa.string()),
+            "partition": np.full(len(at), self.partition, np.int32),
+            "offset": done.first_offset + at,
+            "reason": pa.array([faults[int(i)][0] for i in at], pa.string()),
+            "detail": pa.array([faults[int(i)][1] for i in at], pa.string()),
+            "raw": pa.array([c.raw(int(i)) for i in at], pa.binary()),
+        }
+        for reason, _ in faults.values():
+            self._count(f"deadletter.{reason}", 1)
+        self.outbox.put(batch, DEADLETTERS, np.full(len(at), self.partition), columns, DEADLETTER_SCHEMA)
+
+    def _revisit_partitions(self) -> int:
+        return len(self.store.meta.sequences[REVISITS])
+
+    def _digested_rows(self, table: Table) -> Iterable[np.ndarray]:
+        rows = super()._digested_rows(table)
+        # A save's row lies in the table or still in the working set, by what has passed since: the two are one.
+        return [self.labels()] if table is tables.LABELS else rows
+
+    def labels(self) -> np.ndarray:
+        """Every save's row, sorted: int64[n, 8], columns LABEL_COLUMNS."""
+        saved = super()._digested_rows(tables.LABELS)
+        return merged_labels(saved, self._judge.working_set)
+
+    def _digest_more(self, total: hashlib.blake2b) -> None:
+        total.update(self._judge.working_set.canonical())
+
+
+def merged_labels(saved: Iterable[np.ndarray], working_set: WorkingSet) -> np.ndarray:
+    """Label rows of saves that have left the working set and of those still in it, sorted."""
+    return sort_rows(np.ascontiguousarray(np.concatenate([working_set.open_labels(), *saved])), tables.LABELS.keys)
+
+
+def resume(judge: Judge, view: TaskStore | TaskView, meta: Meta, source: Log, batch_records: int) -> Iterator[Judged]:
+    """Bring a fresh judge to a task's committed position: the saved working set, then the kernel over the records since.
+
+    Yields what each stretch of records made, which the task has committed already.
+    """
+    saved = view.get(_ANCHOR)
+    if saved is not None:
+        judge.working_set.restore(saved)
+    at = meta.anchor
+    while at < meta.position:
+        batches = source.read(meta.partition, at, min(batch_records, meta.position - at))
+        yield judge.judge(batches).judged
+        at = batches[-1].end_offset

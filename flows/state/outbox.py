@@ -1,0 +1,97 @@
+"""A task's outbox: records that its commits hold until the destination log has them durably.
+
+`put` adds records to the commit that causes them; `publish` appends what is waiting, in order; what was published is deleted with the next
+commit. A crash between these repeats records, which readers leave out by their sequence numbers (flows.outputs); it never loses one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+from rocksdict import WriteBatch
+
+from flows.log import Log
+from flows.state.store import TaskStore
+
+_PREFIX = b"O"
+
+
+class Outbox:
+    """The outbox of one task.
+
+    Parameters
+    ----------
+    store : TaskStore
+    logs : mapping of name to Log
+        Where records go. The order of names numbers them in keys.
+    """
+
+    def __init__(self, store: TaskStore, logs: Mapping[str, Log]) -> None:
+        self._store = store
+        self._logs = logs
+        self._names = list(logs)
+        self._waiting: list[tuple[bytes, str, int, pa.RecordBatch]] = []
+        self._published: list[bytes] = []
+        for name, log in logs.items():
+            store.meta.sequences.setdefault(name, [0] * log.partitions)
+        for key, value in store.prefixed(_PREFIX):
+            name, destination = self._names[key[1]], int.from_bytes(key[2:6], "big")
+            self._waiting.append((key, name, destination, pa.ipc.open_stream(pa.py_buffer(value)).read_next_batch()))
+
+    def put(self, batch: WriteBatch, name: str, destinations: np.ndarray, columns: Mapping[str, pa.Array | np.ndarray], schema: pa.Schema) -> None:
+        """Add records, in order, each to its destination partition, to a commit's write batch.
+
+        Parameters
+        ----------
+        destinations : int32[n]
+        columns : mapping
+            All columns of `schema` but generation, origin and sequence, of length n.
+        """
+        meta = self._store.meta
+        if not len(destinations):
+            return
+        order = np.argsort(destinations, kind="stable")
+        counts = np.bincount(destinations, minlength=self._logs[name].partitions)
+        table = pa.table({k: v for k, v in columns.items()}).take(pa.array(order))
+        start = 0
+        for destination in np.flatnonzero(counts):
+            n = int(counts[destination])
+            first = meta.sequences[name][destination]
+            origin = {
+                "generation": pa.array(np.full(n, meta.generation, np.int32)),
+                "origin": pa.array(np.full(n, meta.partition, np.int32)),
+                "sequence": pa.array(np.arange(first, first + n)),
+            }
+            part = table.slice(start, n)
+            arrays = [origin[f.name] if f.name in origin else part.column(f.name).combine_chunks().cast(f.type) for f in schema]
+            records = pa.RecordBatch.from_arrays(arrays, schema=schema)
+            key = _PREFIX + bytes([self._names.index(name)]) + int(destination).to_bytes(4, "big") + first.to_bytes(8, "big")
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, schema) as writer:
+                writer.write_batch(records)
+            batch.put(key, sink.getvalue().to_pybytes())
+            self._waiting.append((key, name, int(destination), records))
+            meta.sequences[name][destination] = first + n
+            start += n
+
+    def publish(self) -> int:
+        """Append all that waits to its logs; returns the number of records."""
+        total = 0
+        for name in self._names:
+            chosen = [(destination, records) for _, at, destination, records in self._waiting if at == name]
+            if chosen:
+                self._logs[name].append(chosen)
+                total += sum(records.num_rows for _, records in chosen)
+        self._published += [key for key, *_ in self._waiting]
+        self._waiting.clear()
+        return total
+
+    def delete_published(self, batch: WriteBatch) -> bool:
+        """Delete what was published, by way of a commit's write batch; False if there is nothing."""
+        for key in self._published:
+            batch.delete(key)
+        any_published = bool(self._published)
+        self._published.clear()
+        return any_published

@@ -1,0 +1,248 @@
+"""A task's own RocksDB: everything that a task knows, moved from one position to the next by atomic, synced write batches.
+
+The meta record says which position the state reflects, which runs are live, and how far the outbox has counted; nothing is true that it does
+not say. A reader opens the same files as a secondary and sees whole commits only.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+
+from flows.errors import CorruptionError, DataDirectoryError, LockedError, StorageFullError, TidemarkError
+from flows.state.runs import Manifest, Run, RunReader, Runs, Table
+
+FORMAT = 1
+_META, _FAMILY = b"meta", "runs"
+
+
+@dataclass
+class Meta:
+    """What a task's state is, as of its last commit.
+
+    Attributes
+    ----------
+    flow, partition : str, int
+        The task.
+    fingerprint : str
+        Of the features and settings that the state was made under.
+    position : int
+        Next offset to read of the task's input partition.
+    watermark : int or None
+        Greatest event time applied, ms.
+    sequences : dict of log name to list of int
+        Next sequence number of the outbox, by destination partition.
+    applied : dict of origin to int
+        Last sequence number applied, of tasks that read another task's output.
+    anchor, anchor_sequences
+        Position and `sequences` that the saved working set reflects.
+    expired_to : int
+        Revisits whose hour ended at or before this may be gone, ms.
+    counts : dict
+        Records by what became of them.
+    """
+
+    flow: str
+    partition: int
+    fingerprint: str
+    format: int = FORMAT
+    generation: int = 0
+    position: int = 0
+    watermark: int | None = None
+    sequences: dict[str, list[int]] = field(default_factory=dict)
+    applied: dict[int, int] = field(default_factory=dict)
+    anchor: int = 0
+    anchor_sequences: dict[str, list[int]] = field(default_factory=dict)
+    expired_to: int = -(2**62)
+    counts: dict[str, int] = field(default_factory=dict)
+    manifest: Manifest = field(default_factory=dict)
+    next_run: int = 0
+
+    def to_json(self) -> bytes:
+        """The meta record."""
+        content = {**self.__dict__, "manifest": {name: [[r.id, r.level, r.rows] for r in runs] for name, runs in self.manifest.items()}}
+        return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
+
+    @classmethod
+    def from_json(cls, data: bytes, path: Path) -> Meta:
+        """Read a meta record, refusing another format."""
+        try:
+            content = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise CorruptionError(f"state {path}: its meta record can't be read ({error}); restore the task from a checkpoint") from error
+        if content.get("format") != FORMAT:
+            raise DataDirectoryError(f"state {path} has format {content.get('format')}; this Tidemark reads format {FORMAT}")
+        content["manifest"] = {name: [Run(*r) for r in runs] for name, runs in content["manifest"].items()}
+        content["applied"] = {int(origin): last for origin, last in content["applied"].items()}
+        return cls(**content)
+
+
+class TaskStore:
+    """The writer's side; one process at a time.
+
+    Parameters
+    ----------
+    path : Path
+        Directory of the RocksDB; made if it isn't there.
+    flow, partition : str, int
+    fingerprint : str
+    tables : sequence of Table
+
+    Raises
+    ------
+    LockedError
+        Another process has the task.
+    DataDirectoryError
+        The state was made under another fingerprint or by another format.
+    """
+
+    def __init__(self, path: Path, flow: str, partition: int, fingerprint: str, tables: Sequence[Table]) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataDirectoryError(f"can't make {path.parent}: {error}") from error
+        with _translated(path):
+            self._db = Rdict(str(path), _options(), column_families={_FAMILY: _options()})
+        self._sync = WriteOptions()
+        self._sync.sync = True
+        data = self.get(_META)
+        self.meta = Meta.from_json(data, path) if data is not None else Meta(flow, partition, fingerprint)
+        if self.meta.fingerprint != fingerprint:
+            self.close()
+            raise DataDirectoryError(
+                f"state {path} was made under other features or settings (fingerprint {self.meta.fingerprint}, now {fingerprint}); "
+                "put the settings back, or delete the data directory's state/ and run again to rebuild it from the logs"
+            )
+        self.runs = Runs(
+            self._db.get_column_family(_FAMILY), self._db.get_column_family_handle(_FAMILY), tables, self.meta.manifest, self.meta.next_run
+        )
+        orphans = WriteBatch(raw_mode=True)
+        self.runs.drop_orphans(orphans)
+        self._write(orphans)
+
+    def get(self, key: bytes) -> bytes | None:
+        """A value of the default family."""
+        with _translated(self.path):
+            return self._db.get(key)  # type: ignore[no-any-return]
+
+    def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Keys and values of the default family that begin with a prefix, in order."""
+        out = []
+        with _translated(self.path):
+            for key, value in self._db.items(from_key=prefix):
+                if not key.startswith(prefix):
+                    break
+                out.append((key, value))
+        return out
+
+    def batch(self) -> WriteBatch:
+        """An empty write batch."""
+        return WriteBatch(raw_mode=True)
+
+    def commit(self, batch: WriteBatch) -> None:
+        """Write a batch together with the meta record, synced: all or nothing."""
+        self.meta.manifest = self.runs.manifest
+        self.meta.next_run = self.runs.next_id
+        batch.put(_META, self.meta.to_json())
+        self._write(batch)
+
+    def close(self) -> None:
+        """Release the task."""
+        with _translated(self.path):
+            self._db.close()
+
+    def _write(self, batch: WriteBatch) -> None:
+        with _translated(self.path):
+            self._db.write(batch, self._sync)
+
+
+class TaskView:
+    """The reader's side: a RocksDB secondary that follows the writer, or stands where it stopped.
+
+    Values and position are consistent between two calls of `refresh`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._scratch = tempfile.mkdtemp(prefix="tidemark-view-")
+        try:
+            with _translated(path):
+                options = _options(create=False)
+                self._db = Rdict(
+                    str(path), options, column_families={_FAMILY: _options(create=False)}, access_type=AccessType.secondary(self._scratch)
+                )
+        except BaseException:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise
+        self.runs = RunReader(self._db.get_column_family(_FAMILY))
+        self._load()
+
+    def refresh(self) -> None:
+        """Catch up with the writer."""
+        with _translated(self.path):
+            self._db.try_catch_up_with_primary()
+        self._load()
+
+    def get(self, key: bytes) -> bytes | None:
+        """A value of the default family."""
+        with _translated(self.path):
+            return self._db.get(key)  # type: ignore[no-any-return]
+
+    def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Keys and values of the default family that begin with a prefix, in order."""
+        with _translated(self.path):
+            return [(k, v) for k, v in self._db.items(from_key=prefix) if k.startswith(prefix)]
+
+    def close(self) -> None:
+        """Release the files of this view."""
+        self._db.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _load(self) -> None:
+        data = self.get(_META)
+        self.meta = Meta.from_json(data, self.path) if data is not None else None
+        self.runs.forget_except({run.id for runs in (self.meta.manifest if self.meta else {}).values() for run in runs})
+
+
+def _options(create: bool = True) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(create)
+    options.create_missing_column_families(create)
+    options.set_compression_type(DBCompressionType.lz4())
+    # A task writes a few large values per commit; there are many tasks in a process.
+    options.set_write_buffer_size(16 << 20)
+    options.set_keep_log_file_num(2)
+    # A secondary must keep files open, because the primary may delete them under it.
+    options.set_max_open_files(256 if create else -1)
+    return options
+
+
+class _translated:
+    """RocksDB's exceptions as ours."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, TidemarkError) or not isinstance(error, Exception):
+            return
+        text = str(error)
+        if re.search(r"lock|LOCK", text) and "No space" not in text:
+            raise LockedError(f"state {self._path} is in use by another process; stop that run first, or use another --data") from error
+        if re.search(r"No space left|File too large|disk full", text, re.IGNORECASE):
+            raise StorageFullError(f"state {self._path}: the disk is full ({text}); free space and run again, nothing committed is lost") from error
+        if "orrupt" in text:
+            raise CorruptionError(f"state {self._path}: {text}; restore the task from a checkpoint") from error
+        raise DataDirectoryError(f"state {self._path}: {text}") from error

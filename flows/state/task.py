@@ -1,0 +1,187 @@
+"""What every task does alike: place batches against its position, commit atomically, publish, merge runs, and give a digest of what it knows.
+
+Whatever offset a source resumes from, a task ends in the same state: what it has applied is skipped by position, what is missing is read from
+the log, and a position beyond the log's end is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rocksdict import WriteBatch
+
+from flows.errors import CorruptionError
+from flows.log import Log, LogBatch
+from flows.settings import Settings
+from flows.state.outbox import Outbox
+from flows.state.runs import Table
+from flows.state.store import TaskStore
+from flows.state.tables import canonical, expiry, unexpired
+
+
+def task_path(settings: Settings, flow: str, partition: int) -> Path:
+    """Where a task's state lies."""
+    return settings.state / flow / f"{partition:04d}"
+
+
+class Task:
+    """A (flow, partition) with its state. Subclasses implement `_apply`.
+
+    Parameters
+    ----------
+    settings : Settings
+    flow : str
+    partition : int
+    fingerprint : str
+    tables : sequence of Table
+    source : Log
+        The task's input.
+    outputs : mapping of name to Log
+        Where its records go.
+    """
+
+    def __init__(
+        self, settings: Settings, flow: str, partition: int, fingerprint: str, tables: Sequence[Table], source: Log, outputs: Mapping[str, Log]
+    ) -> None:
+        self.settings = settings
+        self.partition = partition
+        self.source = source
+        self.store = TaskStore(task_path(settings, flow, partition), flow, partition, fingerprint, tables)
+        try:
+            end = source.end_position(partition)
+            if self.position > end:
+                raise CorruptionError(
+                    f"state {self.store.path} is at position {self.position}, but log '{source.name}', partition {partition}, ends at {end}: "
+                    "the log has lost records; restore the log, or delete this task's directory and run again to rebuild it"
+                )
+            self.outbox = Outbox(self.store, outputs)
+            self._restore()
+            self.outbox.publish()
+        except BaseException:
+            self.store.close()
+            raise
+
+    @property
+    def position(self) -> int:
+        """Next offset to read."""
+        return self.store.meta.position
+
+    @property
+    def watermark(self) -> int | None:
+        """Greatest event time applied, ms."""
+        return self.store.meta.watermark
+
+    def apply(self, batches: Sequence[LogBatch]) -> int:
+        """Apply what is new of some batches, commit, publish. Returns how many records were new."""
+        return sum(self._apply_and_commit(part) for part in self._placed(batches))
+
+    def catch_up(self, position: int) -> int:
+        """Read by itself what lies before `position`; returns how many records that was."""
+        records = 0
+        while self.position < position:
+            records += self.apply(self.source.read(self.partition, self.position, min(self.settings.batch_records, position - self.position)))
+        return records
+
+    def close(self) -> None:
+        """Save the working set, so that the next start replays nothing, and release the task."""
+        batch = self.store.batch()
+        deleted = self.outbox.delete_published(batch)
+        if self._anchor(batch, force=True) or deleted:
+            self.store.commit(batch)
+        self.store.close()
+
+    def abandon(self) -> None:
+        """Release the task as a crash would: nothing more is written."""
+        self.store.close()
+
+    def _placed(self, batches: Sequence[LogBatch]) -> Iterator[list[LogBatch]]:
+        """Groups of batches that continue exactly at the position: overlap cut off, gaps read from the log."""
+        fresh: list[LogBatch] = []
+        at = self.position
+        for batch in batches:
+            if batch.end_offset <= at:
+                continue
+            while batch.first_offset > at:
+                found = self.source.read(self.partition, at, min(self.settings.batch_records, batch.first_offset - at))
+                if not found:
+                    raise CorruptionError(f"log '{self.source.name}', partition {self.partition}: offsets {at} to {batch.first_offset} can't be read")
+                fresh += found
+                at = found[-1].end_offset
+                if sum(b.end_offset - b.first_offset for b in fresh) >= self.settings.batch_records:
+                    yield fresh
+                    fresh = []
+            skip = at - batch.first_offset
+            fresh.append(batch if not skip else LogBatch(batch.partition, at, batch.end_offset, batch.records.slice(skip)))
+            at = batch.end_offset
+        if fresh:
+            yield fresh
+
+    def _apply_and_commit(self, batches: list[LogBatch]) -> int:
+        batch = self.store.batch()
+        self.outbox.delete_published(batch)
+        self._apply(batches, batch)
+        before, self.store.meta.position = self.position, batches[-1].end_offset
+        self._anchor(batch, force=False)
+        self.store.commit(batch)
+        self.outbox.publish()
+        self._merge_due()
+        return self.position - before
+
+    def _merge_due(self) -> None:
+        meta, runs = self.store.meta, self.store.runs
+        while (name := runs.due()) is not None:
+            table = runs.tables[name]
+            before = expiry(self.settings, meta.watermark) if meta.watermark is not None else meta.expired_to
+            batch = self.store.batch()
+            runs.merge(name, batch, lambda rows, table=table, before=before: unexpired(table, rows, before))  # type: ignore[misc]
+            meta.expired_to = max(meta.expired_to, before)
+            self.store.commit(batch)
+
+    def digest(self) -> str:
+        """Hex digest of the canonical logical state: the same for every history that leads to it.
+
+        Covers folded rows with expiry applied at the position, what later records depend on, the position and the outbox's counts;
+        never keys, runs, or how batches were cut.
+        """
+        meta = self.store.meta
+        total = hashlib.blake2b(digest_size=16)
+        before = expiry(self.settings, meta.watermark) if meta.watermark is not None else meta.expired_to
+        for name, table in sorted(self.store.runs.tables.items()):
+            total.update(name.encode())
+            for rows in self._digested_rows(table):
+                for part in canonical(table, rows, before):
+                    total.update(np.ascontiguousarray(part).tobytes())
+        total.update(repr((self._place(), meta.watermark, sorted(meta.sequences.items()))).encode())
+        total.update(repr(sorted(meta.counts.items())).encode())
+        self._digest_more(total)
+        return total.hexdigest()
+
+    def _count(self, name: str, n: int) -> None:
+        if n:
+            self.store.meta.counts[name] = self.store.meta.counts.get(name, 0) + n
+
+    # What a kind of task adds ------------------------------------------------------------------------------------------------------
+
+    def _apply(self, batches: list[LogBatch], batch: WriteBatch) -> None:
+        raise NotImplementedError
+
+    def _restore(self) -> None:
+        """Bring back what is kept in memory; nothing here."""
+
+    def _anchor(self, batch: WriteBatch, force: bool) -> bool:
+        """Save what is kept in memory, when it is time; False if nothing was put."""
+        return False
+
+    def _place(self) -> object:
+        """The position, in a form that is the same for every history."""
+        return self.position
+
+    def _digested_rows(self, table: Table) -> Iterable[np.ndarray]:
+        """Folded rows of a table, in order."""
+        return self.store.runs.scan(table, self.store.runs.manifest[table.name])
+
+    def _digest_more(self, total: hashlib.blake2b) -> None:
+        """Add what is kept in memory."""

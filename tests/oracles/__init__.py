@@ -1,0 +1,1 @@
+"""Naive restatements of docs/semantics.md, sharing no code with flows/."""
