@@ -72,8 +72,10 @@ def reading_as_of(as_of: int | None) -> Iterator[None]:
     as_of : int or None
         Milliseconds since the epoch; None is the default, the greatest accepted event time.
     """
-    if as_of is not None and not (isinstance(as_of, int) and 0 <= as_of <= LATEST_AS_OF):
-        raise FeastReadError(f"as_of is {as_of!r}; it must be milliseconds since 1970-01-01 UTC, from 0 to {LATEST_AS_OF}")
+    if as_of is not None:
+        if isinstance(as_of, bool) or not isinstance(as_of, (int, np.integer)) or not 0 <= as_of <= LATEST_AS_OF:
+            raise FeastReadError(f"as_of is {as_of!r}; it must be whole milliseconds since 1970-01-01 UTC, from 0 to {LATEST_AS_OF}")
+        as_of = int(as_of)
     token = _as_of.set(as_of)
     try:
         yield

@@ -68,10 +68,13 @@ class CaughtUp:
         return self.shared.reader.default_as_of()
 
     @cached_property
-    def positions(self) -> dict[Any, Any]:
-        """What the values reflect."""
+    def positions(self) -> dict[str, Any]:
+        """What the values reflect: the committed position of every task, by flow."""
         return self.shared.reader.positions()
 
+
+# The settings that decide values; the others never change a result.
+_DECIDING = ("partitions", "allowed_lateness_ms", "dedup_horizon_ms", "clock_skew_ms", "vocabulary")
 
 # By process too: a RocksDB handle doesn't survive a fork (`feast serve` forks its workers), and closing the parent's would harm the parent.
 _readers: dict[tuple[int, Path], SharedReader] = {}
@@ -85,18 +88,20 @@ def shared_reader(settings: Settings) -> SharedReader:
     Raises
     ------
     SettingsError
-        If it is open with other settings.
+        If it is open with settings under which features mean something else.
     """
     key = os.getpid(), settings.data.resolve()
     with _opening:
         shared = _readers.get(key)
         if shared is None:
             shared = _readers[key] = SharedReader(_open(settings), settings)
-    if shared.settings.vocabulary != settings.vocabulary:
-        raise SettingsError(
-            f"data directory {settings.data} is open in this process with vocabulary {shared.settings.vocabulary}, not "
-            f"{settings.vocabulary}; use one, or call feature_repo.readers.close_readers() before"
-        )
+    for name in _DECIDING:
+        held, wanted = getattr(shared.settings, name), getattr(settings, name)
+        if held != wanted:
+            raise SettingsError(
+                f"data directory {settings.data} is open in this process with {name} {held}, not {wanted}; "
+                "use one, or call feature_repo.readers.close_readers() before"
+            )
     return shared
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, Project, ValueType
+from feast.repo_config import RepoConfig
 from feast.types import Array, FeastType, Float64, Int64, String
 
 from feature_repo.repository import PROJECT
@@ -52,6 +53,15 @@ class Definitions:
         return [self.project, *self.entities.values(), *self.views.values(), *self.services.values()]
 
 
+class ExportSource(FileSource):
+    """A Parquet file that `tidemark features export` writes, and that needn't be there yet. The registry keeps it as a plain FileSource."""
+
+    def validate(self, config: RepoConfig) -> None:
+        # Feast warns of each missing file, so the first thing that a fresh clone would show is four warnings of nothing wrong.
+        if Path(self.path).exists():
+            super().validate(config)
+
+
 def definitions(offline: Path) -> Definitions:
     """The definitions for one data directory.
 
@@ -74,11 +84,10 @@ def definitions(offline: Path) -> Definitions:
             # The key is declared too, or Feast opens the Parquet file at `apply` to infer its type, and a fresh clone has none.
             schema=[Field(name=key.join_key, dtype=String if key.value_type is ValueType.STRING else Int64)]
             + [Field(name=field, dtype=dtype) for field, dtype in fields],
-            source=FileSource(
+            source=ExportSource(
                 name=f"{name}_export",
                 path=str(offline / f"{name}.parquet"),
                 timestamp_field="event_timestamp",
-                description="What `tidemark features export` writes.",
             ),
             # None: expiry is in the features themselves, by event time.
             ttl=timedelta(0),

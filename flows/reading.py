@@ -170,7 +170,7 @@ class FeatureReader:
         taken = rows[index]
         codes = taken[:, SEQUENCE_CODES]
         return SequenceRows(
-            offsets, taken[:, 3], (codes & 0xFF).astype(np.int16), (codes >> 8 & 0xFF).astype(np.int16), taken[:, 1], taken[:, 4],
+            offsets, taken[:, 4], (codes & 0xFF).astype(np.int16), (codes >> 8 & 0xFF).astype(np.int16), taken[:, 1], taken[:, 5],
             np.diff(offsets) > 0, time,
         )  # fmt: skip
 

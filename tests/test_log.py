@@ -292,7 +292,7 @@ def test_a_full_disk_appends_nothing_and_loses_nothing(log: LocalLog) -> None:
     connection = log._file.handle().connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 2}")
-    with pytest.raises(StorageFullError, match="disk is full"):  # noqa: PT012
+    with pytest.raises(StorageFullError, match="disk is full"):
         for k in range(50):
             log.append([(0, batch(k, 1)), (1, batch(k * 60_000, 60_000))], ledger=LedgerEntry(f"k{k}", 1))
     ends = log.end_positions()
@@ -320,7 +320,7 @@ def test_a_lock_that_stays_is_a_clear_error(log: LocalLog, monkeypatch: pytest.M
 def test_a_reader_sees_only_what_is_committed(log: LocalLog) -> None:
     log.append([(0, batch(0, 3))])
     with LocalLog.open(log.path.parent, "actions", read_only=True) as reader:
-        with pytest.raises(RuntimeError, match="before"), log._file.transaction("IMMEDIATE") as connection:  # noqa: PT012
+        with pytest.raises(RuntimeError, match="before"), log._file.transaction("IMMEDIATE") as connection:
             connection.execute("UPDATE ends SET end_offset = 99")
             connection.execute("DELETE FROM batches")
             assert numbers(reader, 0) == [0, 1, 2]

@@ -50,7 +50,8 @@ class TestDecide:
 
     def test_arrival_is_the_running_maximum_of_all_records(self) -> None:
         ahead = record(0, timestamp=T + 600_000, bad=True)
-        assert fates(ahead, record(900_000, timestamp=T - DAY), record(900_001, timestamp=T)) == ["bad", "accepted", "future_time"]
+        stale = [record(900_000, timestamp=T - DAY), record(900_000, timestamp=T), record(900_001, timestamp=T)]
+        assert fates(ahead, *stale) == ["bad", "accepted", "accepted", "future_time"]
 
     def test_arrival_of_another_partition_is_no_help(self) -> None:
         assert fates(record(0, partition=1, timestamp=T + DAY), record(300_001, timestamp=T)) == ["accepted", "future_time"]

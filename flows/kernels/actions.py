@@ -429,8 +429,8 @@ def _add_save(user, pin, time, event, surface, related, topic, scalars, pairs, b
     row[S_TIME], row[S_ID], row[S_SURFACE], row[S_TOPIC], row[S_BUCKET], row[S_RELATED] = time, event, surface, topic, bucket, related
     row[S_IMPRESSION], row[S_CLICK] = NEVER, NEVER
     newer, older = np.int64(-1), buckets[bucket, B_SAVE]
-    # Of two saves that are equal in time and ID the first to arrive counts as the later one.
-    while older >= 0 and (saves[older, S_TIME] > time or (saves[older, S_TIME] == time and saves[older, S_ID] >= event)):
+    # Of two saves that are equal in time and ID the one that arrived last counts as the later one.
+    while older >= 0 and (saves[older, S_TIME] > time or (saves[older, S_TIME] == time and saves[older, S_ID] > event)):
         newer, older = older, saves[older, S_OLDER]
     _link(saves, save, S_OLDER, S_NEWER, buckets, bucket, B_SAVE, newer, older)
     at = _push(opened)
@@ -489,7 +489,7 @@ def _open_save(i, user, pin, time, event, surface, topic, role, scalars, pairs, 
     while node >= 0 and nodes[node, N_TIME] > time:
         revisit, click, holder = nodes[node, N_TIME], nodes[node, N_CLICK], nodes[node, N_SAVE]
         # A holder older than this save loses; one that is newer (it stands before this save in the list) keeps the revisit.
-        loses = holder < 0 or saves[holder, S_TIME] < time or (saves[holder, S_TIME] == time and saves[holder, S_ID] < event)
+        loses = holder < 0 or saves[holder, S_TIME] < time or (saves[holder, S_TIME] == time and saves[holder, S_ID] <= event)
         if revisit < time + CREDIT_MS and loses:
             nodes[node, N_SAVE] = save
             _credit(save, saves, click, revisit, tiles, done)

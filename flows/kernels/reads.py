@@ -18,7 +18,7 @@ N_WINDOWS = len(WINDOW_DAYS)
 N_COUNTERS = len(PIN_COUNTERS)
 
 # Columns of a sequence table and of a revisits table. `other` is the pin of a user's row, the user of a pin's row.
-SEQUENCE_COLUMNS = ("user_id", "event_time", "event_id", "pin_id", "duration_ms", "codes")
+SEQUENCE_COLUMNS = ("user_id", "event_time", "event_id", "codes", "pin_id", "duration_ms")
 REVISIT_COLUMNS = ("entity", "other", "kind", "time", "weight")
 
 

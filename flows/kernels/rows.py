@@ -15,8 +15,10 @@ HOUR_MS = 3_600_000
 
 # Rows of a sequence are kept past the declared length so that a read a little before the newest event is still answered from state.
 SEQUENCE_KEPT = 128
-SEQUENCE_CODES = 5  # column: action | surface << 8 | CUT where older rows of this user were cut off
+# Column of a sequence row: action | surface << 8 | CUT where older rows of this user were cut off | offset << 17. By the offset it breaks ties.
+SEQUENCE_CODES = 3
 CUT = 1 << 16
+OFFSET_SHIFT = 17
 
 
 def sort_rows(rows: np.ndarray, keys: int) -> np.ndarray:

@@ -161,9 +161,9 @@ def _explore(rng: np.random.Generator, pins: Pins, mixture: np.ndarray, candidat
     count, width = candidates.shape
     liking = np.take_along_axis(mixture, pins.topic[candidates].astype(np.int64), axis=1).astype(np.float64)
     score = liking + 0.1 * np.log(pins.popularity(candidates)) + rng.normal(0.0, 0.3, (count, width))
-    chance: np.ndarray = np.exp(score - score.max(axis=1, keepdims=True))
+    chance = np.exp(score - score.max(axis=1, keepdims=True))
     chance /= chance.sum(axis=1, keepdims=True)
-    draw = rng.random(count)[:, None] >= np.cumsum(chance, axis=1)
+    draw = rng.random((count, 1)) >= np.cumsum(chance, axis=1)
     top = np.minimum(draw.sum(axis=1), width - 1)
     keys = rng.random((count, width))
     keys[np.arange(count), top] = -1.0

@@ -19,7 +19,7 @@ from flows.decode import Columns, Decoder, concatenated
 from flows.errors import CorruptionError
 from flows.features import fingerprint
 from flows.kernels.actions import ACCEPTED, DUPLICATE, FUTURE, Judged, WorkingSet
-from flows.kernels.rows import SEQUENCE_CODES, sort_rows
+from flows.kernels.rows import OFFSET_SHIFT, sort_rows
 from flows.log import Log, LogBatch
 from flows.outputs import ACTIONS, DEADLETTER_SCHEMA, DEADLETTERS, LATE, LATE_SCHEMA, REVISIT_SCHEMA, REVISITS
 from flows.partition import partition_of
@@ -54,9 +54,9 @@ class JudgedBatch:
         c = self.columns
         at = np.flatnonzero((self.judged.status == ACCEPTED) & (c.action != impression))
         rows = np.empty((len(at), 6), np.int64)
-        for i, column in enumerate((c.user_id, c.event_time, c.event_id, c.pin_id, c.duration_ms)):
+        codes = c.action.astype(np.int64) | c.surface.astype(np.int64) << 8 | (self.first_offset + np.arange(len(c))) << OFFSET_SHIFT
+        for i, column in enumerate((c.user_id, c.event_time, c.event_id, codes, c.pin_id, c.duration_ms)):
             rows[:, i] = column[at]
-        rows[:, SEQUENCE_CODES] = c.action[at].astype(np.int64) | c.surface[at].astype(np.int64) << 8
         return rows
 
     def revisit_rows(self) -> np.ndarray:
