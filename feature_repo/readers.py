@@ -33,11 +33,14 @@ class SharedReader:
         To be used with `lock` held: a catch-up in another thread would move it on between two reads.
     settings : Settings
         What it was opened with.
+    held : bool
+        Somebody reads under a catch-up.
     """
 
     reader: FeatureReader
     settings: Settings
     lock: threading.RLock = field(default_factory=threading.RLock)
+    held: bool = False
 
     @cached_property
     def actions(self) -> dict[int, str]:
@@ -113,6 +116,11 @@ def caught_up(settings: Settings) -> Iterator[CaughtUp]:
     ------
     CaughtUp
         The reader, its default as_of and its positions.
+
+    Raises
+    ------
+    RuntimeError
+        If a coroutine awaits within it and another one of the same thread comes in: that would wait for itself.
     """
     shared = shared_reader(settings)
     outer = _current.get()
@@ -120,12 +128,16 @@ def caught_up(settings: Settings) -> Iterator[CaughtUp]:
         yield outer
         return
     with shared.lock:
+        if shared.held:
+            raise RuntimeError("a catch-up with task state must not span an await; read in a thread, or leave the context before")
         shared.reader.refresh()
         here = CaughtUp(shared)
         token = _current.set(here)
+        shared.held = True
         try:
             yield here
         finally:
+            shared.held = False
             _current.reset(token)
 
 

@@ -7,6 +7,7 @@ clock and to earlier records, so that times collide with each other and with eve
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,7 @@ _WHEN: tuple[tuple[str, int], ...] = (
     ("skew", 0),  # clock + S
     ("skew", 2 * DAY),
 )
+_JITTERS = (0, 1, -1)
 _ARRIVALS = ("time",) * 9 + ("clock",) * 2 + ("delayed", "skew", "stale", "ahead")
 _KEYS = ("reference",) * 6 + ("own", "user")
 _IDENTITIES = ("fresh",) * 6 + ("negative",) * 2 + ("copy", "copy", "reused", "reused", "pool")
@@ -65,37 +67,47 @@ _TOPICS = ("", "travel", "food")
 
 
 class Op(NamedTuple):
-    """One record, relative to the clock and to an earlier record. A field is an index into its table; `jitter` is ms, `back` is records."""
+    """One record, relative to the clock and to the one `back` records earlier. Each other field is an index into its table."""
 
-    step: int
     what: int
     when: int
-    back: int
     jitter: int
+    back: int
     key: int
     user: int
     pin: int
+    step: int
     identity: int
     arrival: int
     topic: int
     bad: int
 
 
-# Least and greatest value of each field.
-_RANGES: dict[str, tuple[int, int]] = {
-    "step": (0, len(_STEPS) - 1),
-    "what": (0, len(_WHAT) - 1),
-    "when": (0, len(_WHEN) - 1),
-    "back": (0, 7),
-    "jitter": (-1, 1),
-    "key": (0, len(_KEYS) - 1),
-    "user": (0, len(_IDS) - 1),
-    "pin": (0, len(_IDS) - 1),
-    "identity": (0, len(_IDENTITIES) - 1),
-    "arrival": (0, len(_ARRIVALS) - 1),
-    "topic": (0, len(_TOPICS) - 1),
-    "bad": (0, 40),
-}
+_SIZES = Op(
+    what=len(_WHAT),
+    when=len(_WHEN),
+    jitter=len(_JITTERS),
+    back=8,
+    key=len(_KEYS),
+    user=len(_IDS),
+    pin=len(_IDS),
+    step=len(_STEPS),
+    identity=len(_IDENTITIES),
+    arrival=len(_ARRIVALS),
+    topic=len(_TOPICS),
+    bad=40,
+)
+# Hypothesis deletes at most 5 choices at once, so an operation is packed into 4: each holds the fields up to one of these.
+_GROUPS = (1, 3, 7, 12)
+
+
+def _unpack(packed: tuple[int, ...]) -> Op:
+    fields: list[int] = []
+    for number, end in zip(packed, _GROUPS, strict=True):
+        while len(fields) < end:
+            number, field = divmod(number, _SIZES[len(fields)])
+            fields.append(field)
+    return Op(*fields)
 
 
 def play(
@@ -129,7 +141,7 @@ def play(
             "horizon": w - horizon_ms,
             "skew": clock + skew_ms,
         }[anchor]
-        time = start + added + op.jitter
+        time = start + added + _JITTERS[op.jitter]
         action, surface = _WHAT[op.what]
         row: dict[str, Any] = {
             "event_id": -(i + 1) if _IDENTITIES[op.identity] == "negative" else i + 1,
@@ -152,11 +164,11 @@ def play(
             "time": time,
             "clock": clock,
             "delayed": time + SECOND,
-            "skew": time - skew_ms + op.jitter,
+            "skew": time - skew_ms + _JITTERS[op.jitter],
             "stale": clock - 10 * DAY,
             "ahead": clock + 2 * DAY,
         }[_ARRIVALS[op.arrival]]
-        row["bad"] = op.bad == 40 or not 0 <= time <= MAX_TIME
+        row["bad"] = op.bad == _SIZES.bad - 1 or not 0 <= time <= MAX_TIME
         row["timestamp"] = max(0, timestamp)
         rows.append(row)
         if not row["bad"] and time <= timestamp + skew_ms:
@@ -178,7 +190,8 @@ def log_of(records: pd.DataFrame, partitions: int) -> pd.DataFrame:
 
 def streams(max_events: int = 60, partitions: int = 2, **settings: int) -> st.SearchStrategy[pd.DataFrame]:
     """Streams of 0 to `max_events` records; `settings` are those of `play`."""
-    op = st.builds(Op, **{name: st.integers(least, most) for name, (least, most) in _RANGES.items()})
+    starts = (0, *_GROUPS[:-1])
+    op = st.tuples(*(st.integers(0, math.prod(_SIZES[a:b]) - 1) for a, b in zip(starts, _GROUPS, strict=True))).map(_unpack)
     # Left to itself, a list has about 5 elements. A least length, drawn first, makes them long and can still be shrunk on its own.
     ops = st.integers(0, max_events).flatmap(lambda least: st.lists(op, min_size=least, max_size=max_events))
     return st.builds(lambda ops, base: play(ops, partitions, base, **settings), ops, st.sampled_from(BASES))
@@ -202,7 +215,7 @@ def reads(max_events: int = 60, partitions: int = 2, **settings: int) -> st.Sear
 def adversarial(seed: int, n: int = 200, partitions: int = 2, **settings: int) -> pd.DataFrame:
     """As one of `streams`, with `n` records, from a seed; `settings` are those of `play`."""
     rng = np.random.default_rng(seed)
-    drawn = np.stack([rng.integers(least, most, n, endpoint=True) for least, most in _RANGES.values()], axis=1)
+    drawn = np.stack([rng.integers(0, size, n) for size in _SIZES], axis=1)
     return play([Op._make(row) for row in drawn.tolist()], partitions, BASES[rng.choice(len(BASES), p=[0.8, 0.1, 0.1])], **settings)
 
 

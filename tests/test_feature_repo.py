@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import subprocess
@@ -32,7 +33,10 @@ from feature_repo.repository import PROJECT, REPOSITORY
 from feature_repo.views import FINGERPRINT_TAG, definitions
 from flows import features
 from flows.errors import SettingsError
+from flows.reading import FeatureReader
 from flows.settings import Settings, load_settings
+from tests import driving
+from tests.strategies import random_stream
 
 T0 = 1_790_000_000_123  # milliseconds that a float of seconds would not keep
 SAVE, CLICK = 4, 2
@@ -279,6 +283,21 @@ def test_async_read_takes_the_as_of_along(store: FeatureStore, reader: FakeReade
     assert asyncio.run(read()).to_dict()["sequence_pin_id"] == [[11]]
 
 
+def test_a_catch_up_is_not_shared_by_coroutines(store: FeatureStore, reader: FakeReader) -> None:
+    async def other() -> None:
+        user_features(store, 1)
+
+    async def spans_an_await() -> None:
+        task = asyncio.create_task(other())  # its context is from before the catch-up
+        with one_catch_up(store):
+            await asyncio.sleep(0)
+        await task
+
+    with pytest.raises(RuntimeError, match="must not span an await"):
+        asyncio.run(spans_an_await())
+    assert user_features(store, 1)["found"]
+
+
 def test_nothing_accepted_yet(store: FeatureStore, reader: FakeReader) -> None:
     reader.as_of = None
     got = store.get_online_features(["user_action_sequence:sequence_pin_id"], [{"user_id": 1}]).to_dict()
@@ -411,6 +430,17 @@ def test_one_reader_per_data_directory(tmp_path: Path, opened: list[FakeReader],
     assert all(reader.closed for reader in opened)
 
 
+@pytest.mark.parametrize("name", ["allowed_lateness_ms", "partitions"])
+def test_settings_that_decide_values_are_one_per_data_directory(
+    store: FeatureStore, reader: FakeReader, settings: Settings, name: str
+) -> None:
+    same = dataclasses.replace(settings, batch_records=7, anchor_records=8)
+    assert user_features(open_store(same), 1)["found"]
+    changed: dict[str, Any] = {name: 3}
+    with pytest.raises(SettingsError, match=f"is open in this process with {name}"):
+        user_features(open_store(dataclasses.replace(settings, **changed)), 1)
+
+
 def test_user_features(store: FeatureStore, reader: FakeReader) -> None:
     assert user_features(store, 1) == {
         "user_id": 1,
@@ -444,6 +474,52 @@ def test_missing_entities_as_dicts(store: FeatureStore, reader: FakeReader) -> N
 def test_pin_and_topic_features(store: FeatureStore, reader: FakeReader) -> None:
     assert list(pin_features(store, 3)["counters"].items()) == list(zip(features.PIN_COUNTERS, range(72, 96), strict=True))
     assert topic_features(store, "käse")["statistics"]["click_rate_30d"] == 2 / 3
+
+
+def test_feast_returns_what_the_reader_of_real_state_does(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data", partitions=2)
+    events = random_stream(3, 3000, partitions=2, users=60, pins=80, days=60)
+    rng = np.random.default_rng(3)
+    driving.write(settings, events, rng)
+    driving.apply(settings, rng)
+    users = np.unique(events["user_id"].to_numpy())
+    pins = np.unique(events["pin_id"].to_numpy())
+    topics = [*sorted({topic for topic in events["topic"] if topic}), "there is none"]
+    store = open_store(settings)
+    try:
+        with FeatureReader(settings) as direct:
+            latest = direct.default_as_of()
+            assert latest is not None
+            for as_of in (None, latest - 20 * 86_400_000):
+                with reading_as_of(as_of):
+                    got = store.get_online_features(store.get_feature_service("ranking_v1_user"), {"user_id": users.tolist()}).to_dict()
+                    by_pin = store.get_online_features(
+                        store.get_feature_service("ranking_v1_candidate"), {"pin_id": pins.tolist()}
+                    ).to_dict()
+                    names = [f"topic_revisit_stats:{name}" for name, _ in features.TOPIC_STATS]
+                    by_topic = store.get_online_features(names, {"topic": topics}).to_dict()
+                sequences = direct.user_sequences(users, as_of)
+                assert sequences.found.any()
+                words = settings.load_vocabulary().action_names()
+                for i, (start, end) in enumerate(zip(sequences.offsets[:-1], sequences.offsets[1:], strict=True)):
+                    expected = sequences.pin_id[start:end].tolist() if sequences.found[i] else None
+                    assert got["sequence_pin_id"][i] == expected
+                    assert got["sequence_event_time"][i] == (expected and sequences.event_time[start:end].tolist())
+                    assert got["sequence_action"][i] == (expected and [words[int(code)] for code in sequences.action[start:end]])
+                for answer, rows, declared in (
+                    (got, direct.user_counters(users, as_of), features.USER_COUNTERS),
+                    (by_pin, direct.pin_counters(pins, as_of), features.PIN_COUNTERS),
+                    (by_topic, direct.topic_stats(topics, as_of), [name for name, _ in features.TOPIC_STATS]),
+                ):
+                    assert rows.found.any()
+                    for place, name in enumerate(declared):
+                        assert answer[name] == [
+                            v if found else None for v, found in zip(rows.values[:, place].tolist(), rows.found, strict=True)
+                        ]
+            assert user_features(store, int(users[0]))["positions"] == direct.positions()
+            assert user_features(store, int(users[0]))["as_of"] == latest
+    finally:
+        readers.close_readers()
 
 
 def feast_command(data: Path, *arguments: str, cwd: Path = REPOSITORY, **variables: str) -> subprocess.CompletedProcess[str]:

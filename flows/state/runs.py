@@ -161,6 +161,11 @@ class Runs(RunReader):
         self.manifest: Manifest = {table.name: list(manifest.get(table.name, [])) for table in tables}
         self.next_id = next_id
 
+    def release(self) -> None:
+        """Let go of the column family, or its database can't close."""
+        self._family.close()
+        del self._family, self._handle
+
     def add(self, batch: WriteBatch, name: str, rows: np.ndarray) -> None:
         """Put unsorted rows as a new run of level 0 into a write batch."""
         if len(rows):

@@ -114,6 +114,7 @@ class TaskStore:
             self._db = Rdict(str(path), _options(), column_families={_FAMILY: _options()})
         self._sync = WriteOptions()
         self._sync.sync = True
+        self.runs: Runs = None  # type: ignore[assignment]
         data = self.get(_META)
         self.meta = Meta.from_json(data, path) if data is not None else Meta(flow, partition, fingerprint)
         if self.meta.fingerprint != fingerprint:
@@ -158,6 +159,9 @@ class TaskStore:
     def close(self) -> None:
         """Release the task."""
         with _translated(self.path):
+            if self.runs is not None:
+                self.runs.release()
+                self.runs = None  # type: ignore[assignment]
             self._db.close()
 
     def _write(self, batch: WriteBatch) -> None:
