@@ -46,7 +46,7 @@ _WHAT = (
 _WHEN: tuple[tuple[str, int], ...] = (
     *(("clock", 0),) * 36,
     *(("reference", 0),) * 10,
-    *(("reference", add) for add in (1, 1, -1, -1, -MINUTE, *(DAY,) * 6, 4 * DAY, *(7 * DAY,) * 3, 30 * DAY)),
+    *(("reference", add) for add in (1, 1, *(-1,) * 6, -MINUTE, *(DAY,) * 6, 4 * DAY, *(7 * DAY,) * 4, 30 * DAY)),
     ("kept", 0),  # reference + 7 d + L
     ("hour", 0),
     ("hour", HOUR),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def numbers(log: LocalLog, partition: int, position: int = 0, max_records: int =
 
 
 @pytest.fixture
-def log(tmp_path: Path):
+def log(tmp_path: Path) -> Iterator[LocalLog]:
     with LocalLog.open(tmp_path, "actions", 3, create=True) as log:
         yield log
 

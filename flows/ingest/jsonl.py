@@ -143,7 +143,8 @@ def _frames(rows: np.ndarray, columns: dict[str, list[Any]]) -> Iterator[Frame]:
     for members in ([i for i in range(len(rows)) if i not in odd], *groups.values()):
         if members:
             parts = {target: [values[i] for i in members] for target, values in columns.items()}
-            yield Frame(rows[members], {target: values if (array := _column(values)) is None else array for target, values in parts.items()})
+            converted = {target: _column(values) for target, values in parts.items()}
+            yield Frame(rows[members], {target: parts[target] if array is None else array for target, array in converted.items()})
 
 
 def _odd(values: list[Any]) -> Iterator[int]:

@@ -206,14 +206,18 @@ def _as_json(
     if not arrival.null[i] and not arrival.ok[i]:
         out["arrival_time"] = _own(source, "arrival_time", i)
     present = {name: value for name, value in out.items() if value is not None}
-    return json.dumps(present, ensure_ascii=False, default=str).encode("utf-8", "surrogateescape")
+    return json.dumps(present, ensure_ascii=False, default=_foreign).encode("utf-8", "surrogateescape")
 
 
 def _own(source: Any, name: str, i: int) -> Any:
     if name not in source:
         return None
     value = convert.value_at(source[name], i)
-    # JSON has no NaN (pandas' missing number) and no infinity.
     if isinstance(value, float) and not np.isfinite(value):
-        return None if np.isnan(value) else str(value)
+        return None if np.isnan(value) else _foreign(value)  # NaN is how pandas writes a missing number
     return value
+
+
+def _foreign(value: Any) -> dict[str, str]:
+    """What JSON has no form for, as an object: a text might pass for an ID."""
+    return {type(value).__name__: str(value)}

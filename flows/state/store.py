@@ -6,6 +6,7 @@ not say. A reader opens the same files as a secondary and sees whole commits onl
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -178,6 +179,8 @@ class TaskView:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._scratch = tempfile.mkdtemp(prefix="tidemark-view-")
+        # Taken before the files are read: what is written in between is read again at the next refresh.
+        self._seen = self._sizes()
         try:
             with _translated(path):
                 options = _options(create=False)
@@ -192,9 +195,13 @@ class TaskView:
 
     def refresh(self) -> None:
         """Catch up with the writer."""
-        with _translated(self.path):
-            self._db.try_catch_up_with_primary()
-        self._load()
+        # RocksDB's own catch-up costs 2 ms even where nothing is new; the sizes of the files that it would read tell for a hundredth of that.
+        sizes = self._sizes()
+        if sizes != self._seen:
+            with _translated(self.path):
+                self._db.try_catch_up_with_primary()
+            self._load()
+            self._seen = sizes
 
     def get(self, key: bytes) -> bytes | None:
         """A value of the default family."""
@@ -210,6 +217,10 @@ class TaskView:
         """Release the files of this view."""
         self._db.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _sizes(self) -> list[tuple[str, int]]:
+        with os.scandir(self.path) as entries:
+            return sorted((e.name, e.stat().st_size) for e in entries if e.name.endswith(".log") or e.name.startswith("MANIFEST"))
 
     def _load(self) -> None:
         data = self.get(_META)

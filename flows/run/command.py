@@ -1,0 +1,38 @@
+"""`tidemark run`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from flows.run.display import LiveDisplay
+from flows.run.main_job import FLOWS, Done, run_flows
+from flows.settings import Settings
+
+
+@click.command(epilog="Example: tidemark run --flow all --until-end --workers 2")
+@click.option("--flow", type=click.Choice(FLOWS), default="all", show_default=True, help="Which flow.")
+@click.option("--until-end/--follow", default=True, show_default=True, help="Up to where the log ends now, or on and on until stopped.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes; each owns a share of the partitions.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@click.pass_obj
+def run(settings: Settings, flow: str, until_end: bool, workers: int, as_json: bool) -> None:
+    """Run the flows: the ACTIONS log into sequences, labels and counters.
+
+    State is durable at every instant: stop it anywhere, by Ctrl-C, SIGTERM or SIGKILL, and run it again, with any number of workers;
+    the result is the same to the byte.
+    """
+    with LiveDisplay(quiet=as_json) as display:
+        done = run_flows(settings, flow, not until_end, workers, display)
+    click.echo(json.dumps(asdict(done)) if as_json else summary(done))
+
+
+def summary(done: Done) -> str:
+    """One line for people."""
+    if not done.events and not done.changes:
+        return "nothing new to apply" + (" before it was stopped" if done.stopped else "; state is up to date")
+    rate = f" ({done.events / done.seconds:,.0f}/s on {done.workers} worker{'s' * (done.workers > 1)})" if done.seconds > 0 else ""
+    stopped = "; stopped before the end, run again to continue" if done.stopped else ""
+    return f"{done.events:,} events and {done.changes:,} revisit changes applied in {done.seconds:.1f} s{rate}{stopped}"

@@ -1,0 +1,63 @@
+"""One run at a time per data directory.
+
+The lock is the kernel's, on an open file that workers inherit: it goes when the last process of a run has gone, however it went.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.errors import DataDirectoryError, LockedError
+
+# Workers of a run that was killed go within moments; a run that lives is reported at once.
+GRACE_SECONDS = 10.0
+
+
+@contextmanager
+def run_lock(state: Path) -> Iterator[int]:
+    """Hold the lock of a state directory; gives the file descriptor that workers must inherit.
+
+    Raises
+    ------
+    LockedError
+        Another run holds it.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(state / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise DataDirectoryError(f"can't write to {state}: {error.strerror}") from error
+    try:
+        deadline = time.monotonic() + GRACE_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+                if _lives(holder) or time.monotonic() > deadline:
+                    raise LockedError(
+                        f"the data directory {state.parent} is in use by another run (process {holder or 'unknown'}); "
+                        "stop it first, or use another --data"
+                    ) from None
+                time.sleep(0.05)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lives(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,106 @@
+"""The main job: run the flows over a data directory to the end, or follow it, and say what was done."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flows.dataflow.plan import Plan
+from flows.errors import SettingsError
+from flows.log import LocalLog
+from flows.outputs import ACTIONS, REVISITS
+from flows.run.lock import run_lock
+from flows.run.workers import Workers
+from flows.settings import Settings
+
+FLOWS = ("all", ACTIONS, REVISITS)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run has done.
+
+    Attributes
+    ----------
+    events : int
+        Records of ACTIONS applied.
+    changes : int
+        Records of REVISITS applied.
+    seconds : float
+        From the first word of a worker to the end: opening of state, all reads, commits and publishing, but not the start of processes.
+    total_seconds : float
+        With the start of processes.
+    stopped : bool
+        Ended by a signal, before the end of the input.
+    """
+
+    events: int
+    changes: int
+    seconds: float
+    total_seconds: float
+    workers: int
+    stopped: bool
+
+
+class Display(Protocol):
+    """What a run is shown on."""
+
+    def begin(self, flow: str, done: int, total: int | None) -> None: ...
+    def advance(self, flow: str, records: int, watermark: int | None) -> None: ...
+
+
+def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display: Display) -> Done:
+    """Run a flow, or all, in worker processes.
+
+    Parameters
+    ----------
+    flow : str
+        One of FLOWS.
+    follow : bool
+        Until stopped by SIGTERM or Ctrl-C; otherwise up to where the ACTIONS log ends now.
+    workers : int
+        Processes; each owns the partitions p with p mod workers = its number.
+    """
+    if not 1 <= workers <= settings.partitions:
+        raise SettingsError(f"{workers} workers for {settings.partitions} partitions: give 1 to {settings.partitions}, for a worker owns whole partitions")
+    started = time.monotonic()
+    with LocalLog.open(settings.logs, ACTIONS, settings.partitions) as log, run_lock(settings.state) as lock:
+        until = tuple(log.end_positions())
+        before = sum(log.group_positions(ACTIONS).values())
+        if flow != REVISITS:
+            display.begin(ACTIONS, min(before, sum(until)), None if follow else sum(until))
+        if flow != ACTIONS:
+            display.begin(REVISITS, 0, None)
+        totals = {ACTIONS: 0, REVISITS: 0}
+        first_word: list[float] = []
+
+        def listen(message: dict[str, Any]) -> None:
+            if not first_word:
+                first_word.append(time.monotonic())
+            totals[message["flow"]] += message["records"]
+            display.advance(message["flow"], message["records"], message["watermark"])
+
+        running = Workers(settings, flow, Plan(follow=follow, workers=workers, until=until), lock)
+        with _stopping(running):
+            running.follow(listen, lambda: None)
+        ended = time.monotonic()
+    return Done(totals[ACTIONS], totals[REVISITS], ended - (first_word or [ended])[0], ended - started, workers, running.stopping)
+
+
+@contextmanager
+def _stopping(running: Workers) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask the workers to stop, and wait for them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, lambda *_: running.stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,83 @@
+"""`tidemark status`: where every task stands."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from flows.log import LocalLog
+from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
+from flows.reading import FeatureReader
+from flows.run.display import moment
+from flows.settings import Settings
+from flows.state.actions_task import ActionsTask
+from flows.state.revisits_task import RevisitsTask
+from flows.state.task import Task
+
+
+@click.command(epilog="Example: tidemark status --digest")
+@click.option("--digest", is_flag=True, help="Add a digest of each task's logical state: equal digests mean equal state. Nothing may be running.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def status(settings: Settings, digest: bool, as_json: bool) -> None:
+    """Positions, lag and watermark of every task, and what became of the records."""
+    rows = []
+    with FeatureReader(settings) as reader:
+        counts = reader.counts()
+        for flow in (ACTIONS, REVISITS):
+            with LocalLog.open(settings.logs, flow, settings.partitions, create=flow != ACTIONS) as log:
+                ends = log.end_positions()
+            for partition in range(settings.partitions):
+                meta = reader.meta(flow, partition)
+                position = meta.position if meta else 0
+                rows.append(
+                    {
+                        "flow": flow,
+                        "partition": partition,
+                        "position": position,
+                        "end": ends[partition],
+                        "lag": ends[partition] - position,
+                        "watermark": meta.watermark if meta else None,
+                    }
+                )
+    if digest:
+        for row in rows:
+            row["digest"] = digest_of(settings, str(row["flow"]), int(row["partition"]))
+    if as_json:
+        click.echo(json.dumps({"tasks": rows, "counts": counts}))
+        return
+    _print(rows, counts)
+
+
+def digest_of(settings: Settings, flow: str, partition: int) -> str:
+    """Digest of one task's state, which must not be running."""
+    vocabulary = settings.load_vocabulary()
+    logs = {name: LocalLog.open(settings.logs, name, settings.partitions, create=True) for name in (ACTIONS, REVISITS, LATE, DEADLETTERS)}
+    task: Task
+    if flow == ACTIONS:
+        task = ActionsTask(settings, partition, vocabulary, logs[ACTIONS], {name: logs[name] for name in (REVISITS, LATE, DEADLETTERS)})
+    else:
+        task = RevisitsTask(settings, partition, vocabulary, logs[REVISITS])
+    try:
+        return task.digest()
+    finally:
+        task.abandon()
+        for log in logs.values():
+            log.close()
+
+
+def _print(rows: list[dict[str, Any]], counts: dict[str, int]) -> None:
+    console = Console()
+    table = Table(*rows[0], title="Tasks", title_justify="left")
+    for row in rows:
+        shown = {**row, "watermark": moment(row["watermark"])}
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in shown.values()))
+    console.print(table)
+    counted = Table("records", "number", title="Records of ACTIONS", title_justify="left")
+    for name, number in counts.items():
+        counted.add_row(name, f"{number:,}")
+    console.print(counted)

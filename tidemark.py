@@ -1,0 +1,117 @@
+"""The front door: one command line, a thin dispatcher. Each command lives with what it commands and is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.errors import TidemarkError
+from flows.settings import load_settings
+
+COMMANDS = {
+    "demo": ("feature_repo.demo:demo", "Simulate, ingest, run, look: the whole main job in a minute."),
+    "simulate": ("flows.simulate.command:simulate", "Simulate a population and what it does."),
+    "ingest": ("flows.ingest.command:ingest", "Append actions from files to the log."),
+    "run": ("flows.run.command:run", "Run the flows over the log."),
+    "status": ("flows.status_command:status", "Where every task stands."),
+    "features": ("feature_repo.command:features", "Features of a user, a pin or a topic, or of all."),
+    "labels": ("flows.labels_command:labels", "Labels of saves."),
+    "deadletters": ("flows.deadletters_command:deadletters", "Records that could not be taken."),
+    "report": ("flows.report.command:report", "A page with rates, plots and counts."),
+}
+
+
+class FrontDoor(click.Group):
+    """Loads a command when it is called, and gives every one --data and --config."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name][0].split(":")
+        return _with_location(getattr(importlib.import_module(module), attribute))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        from flows.vocabulary import suggestion
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"there is no command '{args[0]}'{suggestion(args[0], list(COMMANDS))}; see tidemark --help")
+        return super().resolve_command(ctx, args)
+
+
+def _with_location(command: click.Command) -> click.Command:
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            _with_location(child)
+    elif not any(p.name == "data" for p in command.params):
+        command.params += [_location_option("--data", "DIR", "Data directory."), _location_option("--config", "FILE", "Config file (TOML).")]
+    return command
+
+
+def _location_option(name: str, metavar: str, text: str) -> click.Option:
+    return click.Option([name], type=click.Path(path_type=Path), metavar=metavar, help=text, expose_value=False, callback=_locate)
+
+
+def _locate(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    """Remember a location; the last one given on the line holds, and settings are read once per command."""
+    given: dict[str, Any] = ctx.meta.setdefault("tidemark.location", {})
+    if value is not None and parameter.name is not None:
+        given[parameter.name] = value
+    ctx.obj = load_settings(data=given.get("data"), config=given.get("config"))
+
+
+@click.group(
+    cls=FrontDoor,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Try: tidemark demo. Then: tidemark ingest FILE, tidemark run, tidemark features user ID.",
+)
+@click.version_option(package_name="tidemark")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", expose_value=False, callback=_locate, help="Data directory (TIDEMARK_DATA, ./data).")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", expose_value=False, callback=_locate, help="Config file (TIDEMARK_CONFIG, ./tidemark.toml).")
+def cli() -> None:
+    """Tidemark: exact realtime features from a log of user actions.
+
+    Actions arrive on a log; flows turn them, in event time, into action sequences, revisit labels and rolling counters; Feast serves them.
+    All of it is a function of a log prefix: stop it anywhere, start it again, rescale it, and it is the same to the byte.
+    """
+
+
+def main() -> None:
+    """Run the command line; errors meant for the user are one line and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        click.echo("interrupted; what was committed is safe, run the same command again to continue", err=True)
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except TidemarkError as error:
+        click.echo(f"tidemark: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("interrupted; what was committed is safe, run the same command again to continue", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()
