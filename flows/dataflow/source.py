@@ -6,6 +6,7 @@ Each partition first gives an empty part, OPEN, so that its task is built, drain
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +17,8 @@ from flows.dataflow.plan import Plan
 from flows.log import Log, LogBatch
 
 POLL = timedelta(milliseconds=20)
+
+_reading_ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reading-ahead")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         self._ends = ends
         self._opened = False
         self._idle = False
+        self._ahead: Future[list[LogBatch]] | None = None
 
     def next_batch(self) -> Iterable[tuple[str, Part]]:
         if not self._opened:
@@ -84,19 +88,24 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
             return [(str(self._partition), Part(self._partition, self._at))]
         if stopping.requested():
             raise StopIteration()
-        limit = self._batch_records
         # Asked before the log is read: what the answer covers is then in the log already.
         end = self._ends(self._partition) if self._ends is not None else None
-        if end is not None:
-            limit = min(limit, end - self._at)
-            if limit <= 0:
-                raise StopIteration()
-        batches = self._log.read(self._partition, self._at, limit)
+        if end is not None and self._at >= end:
+            raise StopIteration()
+        ahead, self._ahead = self._ahead, None
+        batches = ahead.result() if ahead is not None else self._read(end)
         self._idle = not batches
         if not batches:
             return []
         start, self._at = self._at, batches[-1].end_offset
+        if end is None or self._at < end:
+            # Checksums and decompression of the next stretch run beside the kernel, which holds no lock of Python's while it loops.
+            self._ahead = _reading_ahead.submit(self._read, end)
         return [(str(self._partition), Part(self._partition, start, tuple(batches)))]
+
+    def _read(self, end: int | None) -> list[LogBatch]:
+        limit = self._batch_records if end is None else min(self._batch_records, end - self._at)
+        return self._log.read(self._partition, self._at, limit)
 
     def next_awake(self) -> datetime | None:
         return datetime.now(UTC) + POLL if self._idle else None
@@ -105,4 +114,6 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         return self._at
 
     def close(self) -> None:
+        if self._ahead is not None:
+            wait([self._ahead])
         self._log.close()

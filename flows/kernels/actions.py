@@ -221,7 +221,7 @@ class WorkingSet:
         if size - used >= n:
             return
         more = max(n, size // 2, 1024)
-        grown = np.zeros((size + more, array.shape[1]), np.int64)
+        grown = np.empty((size + more, array.shape[1]), np.int64)
         grown[:size] = array
         column = {"buckets": BUCKET_OLDER, "saves": S_OLDER, "nodes": N_OLDER}[name]
         grown[size:, column] = np.arange(size + 1, size + more + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from flows.report.values import LABELS, Report, percent
+from flows.report.words import number, points, share
 from flows.simulate.published import PUBLISHED
 
 
@@ -17,15 +18,15 @@ def console_label_table(report: Report, *, compare: bool = True) -> Table:
     compare : bool
         Show the paper's figures.
     """
-    table = Table(title=f"Labels of {report.matured:,} matured saves, of {report.saves:,}".replace(",", " "))
+    table = Table(title=f"Labels of {number(report.matured)} matured saves (of {number(report.saves)})")
     table.add_column("label")
-    for name in ("saves with it", "ours", *(("paper", "difference") if compare else ())):
-        table.add_column(name, justify="right")
+    for heading in ("saves with it", "ours", *(("paper", "difference, pp") if compare else ())):
+        table.add_column(heading, justify="right")
     for name in LABELS:
         count, paper = report.labels[name], getattr(PUBLISHED, name)
         ours = percent(count, report.matured)
-        cells = [f"{count:,}".replace(",", " "), f"{ours:.2f} %" if report.matured else "–"]
+        cells = [number(count), share(ours) if report.matured else "–"]
         if compare:
-            cells += [f"{paper:.1f} %", f"{ours - paper:+.2f} pp" if report.matured else "–"]
+            cells += [share(paper, 1), points(ours - paper) if report.matured else "–"]
         table.add_row(name, *cells)
     return table

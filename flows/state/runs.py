@@ -163,8 +163,8 @@ class Runs(RunReader):
 
     def release(self) -> None:
         """Let go of the column family, or its database can't close."""
-        self._family.close()
-        del self._family, self._handle
+        self.__dict__.pop("_family", None)
+        self.__dict__.pop("_handle", None)
 
     def add(self, batch: WriteBatch, name: str, rows: np.ndarray) -> None:
         """Put unsorted rows as a new run of level 0 into a write batch."""

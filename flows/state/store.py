@@ -158,12 +158,11 @@ class TaskStore:
         self._write(batch)
 
     def close(self) -> None:
-        """Release the task."""
-        with _translated(self.path):
-            if self.runs is not None:
-                self.runs.release()
-                self.runs = None  # type: ignore[assignment]
-            self._db.close()
+        """Release the task. What was committed is in the write-ahead log, synced; nothing needs to be flushed."""
+        if self.runs is not None:
+            self.runs.release()
+        # Rdict.close would flush memory tables, 25 ms a task; letting go of the last reference closes the database without.
+        self.__dict__.pop("_db", None)
 
     def _write(self, batch: WriteBatch) -> None:
         with _translated(self.path):

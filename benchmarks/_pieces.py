@@ -1,0 +1,78 @@
+"""Where the engine's time goes: the seconds spent in each of its steps, less those of the steps inside it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Self
+
+from flows import log
+from flows.decode import Decoder
+from flows.kernels.actions import WorkingSet
+from flows.state import actions_task, outbox, runs, store, task
+
+# Piece → (owner, attribute). One that is no more is left out: this only looks on.
+_STEPS: tuple[tuple[str, Any, str], ...] = (
+    ("log read", log.LocalLog, "read"),
+    ("log append", log.LocalLog, "append"),
+    ("log group positions", log.LocalLog, "commit_group"),
+    ("log group positions", log.LocalLog, "group_positions"),
+    ("decode", Decoder, "decode"),
+    ("decode", actions_task, "concatenated"),
+    ("judge", WorkingSet, "judge"),
+    ("sequence rows", actions_task.JudgedBatch, "sequence_rows"),
+    ("sort", runs, "sort_rows"),
+    ("put runs", runs.Runs, "add"),
+    ("merge runs", runs.Runs, "merge"),
+    ("outbox put", outbox.Outbox, "put"),
+    ("outbox publish", outbox.Outbox, "publish"),
+    ("take from REVISITS", task.Task, "_apply_and_commit"),
+    ("save working set", WorkingSet, "to_bytes"),
+    ("commit and sync", store.TaskStore, "commit"),
+    ("open state", store.TaskStore, "__init__"),
+    ("close state", store.TaskStore, "close"),
+    ("actions task, rest", actions_task.ActionsTask, "_apply"),
+)
+
+
+class Pieces:
+    """Wraps the steps for as long as it is entered."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._inside: list[float] = []
+        self._kept: list[tuple[Any, str, Any]] = []
+
+    def __enter__(self) -> Self:
+        for name, owner, attribute in _STEPS:
+            step = getattr(owner, attribute, None)
+            if step is not None:
+                self._kept.append((owner, attribute, step))
+                setattr(owner, attribute, self._timed(name, step))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for owner, attribute, step in reversed(self._kept):
+            setattr(owner, attribute, step)
+
+    def seconds(self, total: float) -> dict[str, float]:
+        """Of each piece, greatest first, and what of the total none of them is."""
+        known = dict(sorted(self._seconds.items(), key=lambda item: -item[1]))
+        return {name: round(value, 4) for name, value in [*known.items(), ("Bytewax and the rest", total - sum(known.values()))]}
+
+    def _timed(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(step)
+        def timed(*arguments: Any, **options: Any) -> Any:
+            self._inside.append(0.0)
+            started = time.perf_counter()
+            try:
+                return step(*arguments, **options)
+            finally:
+                took = time.perf_counter() - started
+                self._seconds[name] += took - self._inside.pop()
+                if self._inside:
+                    self._inside[-1] += took
+
+        return timed

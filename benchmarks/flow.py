@@ -1,0 +1,176 @@
+"""Events per second of the whole flow, beside an idiomatic Bytewax flow of the same features and beside its own kernels alone.
+
+`python -m benchmarks.flow [--json] [--quick] [--events N] [--users M] [--repeats R] [--seed S]`. The three run in turns, each in a process of
+its own, on the same simulated stream; before anything is timed, what they lead to is compared, and the engine with the oracles.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import _measure, _outcome, _stream
+from benchmarks._worker import Worker
+from flows.settings import Settings
+
+NOTES = {
+    "tidemark": "one Bytewax worker, both flows: local log to closed, synced state; start-up and numba's loading not counted",
+    "kernels": "the same kernels over decoded columns, state in memory; no log, decoding, RocksDB, outbox, Bytewax",
+    "idiomatic": (
+        "per-key Bytewax, one Python object per event; in its favour: decoded events, keys and watermarks given, nothing emitted but credit "
+        "changes, no topic statistics, state in memory, no snapshots, no recovery"
+    ),
+}
+
+
+def measure(events: int, users: int, repeats: int, seed: int, idiomatic_partitions: int, scratch: Path) -> dict[str, Any]:
+    """Check, then time.
+
+    Parameters
+    ----------
+    events, users, repeats, seed : int
+    idiomatic_partitions : int
+        The baseline runs on all events of so many partitions: fewer events, but whole histories of users.
+    scratch : Path
+        An empty directory.
+
+    Raises
+    ------
+    CheckFailedError
+        Results are wrong or differ.
+    """
+    compared = check_against_oracles(scratch / "oracles", seed)
+    settings = _stream.make(scratch / "stream", events, users, seed)
+    everything, part = list(range(settings.partitions)), list(range(min(idiomatic_partitions, settings.partitions)))
+    with (
+        Worker("_tidemark", settings, scratch, everything) as tidemark,
+        Worker("_kernels", settings, scratch, everything) as kernels,
+        Worker("_idiomatic", settings, scratch, part) as idiomatic,
+    ):
+        workers = {"tidemark": tidemark, "kernels": kernels, "idiomatic": idiomatic}
+        for worker in workers.values():
+            worker.run()
+        outcome = kernels.outcome()
+        _outcome.check_equal(tidemark.outcome(), outcome, "tidemark and kernels")
+        compared += _outcome.values(outcome)
+        of_part = _part_of(settings, scratch, part) if len(part) < len(everything) else outcome
+        _outcome.check_equal(idiomatic.outcome(), of_part, "idiomatic and kernels")
+        compared += _outcome.values(of_part)
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+        for _ in range(repeats):
+            for name, worker in workers.items():
+                runs[name].append(worker.run())
+        pieces = tidemark.run(pieces=True)["pieces"]
+    rates = {name: [run["events_per_s"] for run in of] for name, of in runs.items()}
+    return {
+        "benchmark": "flow",
+        "results": {
+            "users": users,
+            "values_compared": compared,
+            **{name: _summary(name, of) for name, of in runs.items()},
+            "tidemark_pieces_s": pieces,
+        },
+        "ratios": {
+            "vs_idiomatic_bytewax": _measure.ratio(rates["tidemark"], rates["idiomatic"]),
+            "vs_kernels": _measure.ratio(rates["tidemark"], rates["kernels"]),
+        },
+        "machine": _measure.machine(),
+        "seed": seed,
+    }
+
+
+def check_against_oracles(scratch: Path, seed: int, events: int = 20_000) -> int:
+    """Raise unless the engine's exports of a smaller stream equal tests/oracles; returns how many values were compared."""
+    # Here, because an oracle needs pandas and hypothesis' strategies, which what is timed doesn't.
+    from tests import agreement, driving
+    from tests.oracles.decide import decide
+
+    settings = _stream.make(scratch / "stream", events, max(events // 40, 1), seed)
+    with Worker("_tidemark", settings, scratch, []) as worker:
+        worker.run()
+    settings = Settings(data=scratch / "_tidemark" / "data")
+    decided = decide(_stream.records(settings))
+    newest = int(decided.loc[decided["status"] == "accepted", "event_time"].max())
+    compared = 0
+    for as_of in (newest - 5 * 86_400_000, newest):
+        exports = driving.exported(settings, as_of, scratch / "exports")
+        try:
+            agreement.check(exports, decided, as_of)
+        except AssertionError as error:
+            raise _measure.CheckFailedError(f"tidemark and the oracles at as_of {as_of}: {error}") from error
+        compared += sum(frame.size for frame in exports.values())
+    return compared
+
+
+def _part_of(settings: Settings, scratch: Path, partitions: list[int]) -> _outcome.Outcome:
+    from benchmarks import _kernels
+
+    part = _kernels.Contestant(settings, scratch, partitions)
+    part.run()
+    return part.outcome()
+
+
+def _summary(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "note": NOTES[name],
+        "events": runs[0]["events"],
+        "seconds": [round(run["seconds"], 4) for run in runs],
+        "events_per_s": _measure.spread([run["events_per_s"] for run in runs], 0),
+        "peak_rss_mb": round(max(run["peak_rss_mb"] for run in runs)),
+        "rss_before_mb": round(min(run["rss_before_mb"] for run in runs)),
+    }
+    if "state_bytes" in runs[0]:
+        out["state_bytes"] = runs[0]["state_bytes"]
+    return out
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """The figures for a reader."""
+    results, machine = result["results"], result["machine"]
+    table = Table("", "events", "events/s", "min", "max", "seconds", "peak RSS MiB", "before", "state MB", title="flow")
+    for name in NOTES:
+        of = results[name]
+        rate = of["events_per_s"]
+        numbers = [f"{of['events']:,}", *(f"{rate[key]:,.0f}" for key in ("median", "min", "max")), " ".join(f"{s:.2f}" for s in of["seconds"])]
+        memory = [str(of["peak_rss_mb"]), str(of["rss_before_mb"]), f"{of['state_bytes'] / 1e6:.1f}" if "state_bytes" in of else ""]
+        table.add_row(name, *numbers, *memory)
+    console.print(table)
+    for name, value in result["ratios"].items():
+        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
+    for name, note in NOTES.items():
+        console.print(f"{name}: {note}")
+    console.print(f"tidemark by pieces, s: {', '.join(f'{name} {value:.3f}' for name, value in results['tidemark_pieces_s'].items())}")
+    console.print(f"{results['values_compared']:,} values compared; {machine['cpu']}, {machine['cores']} cores, {machine['memory']}; seed {result['seed']}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quick", is_flag=True, help="200 000 events, the baseline on a quarter of them; ends within a minute.")
+@click.option("--events", type=click.IntRange(1_000), help="Default 1 000 000.")
+@click.option("--users", type=click.IntRange(10), help="Default a tenth of the events.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
+def main(as_json: bool, quick: bool, events: int | None, users: int | None, repeats: int, seed: int) -> None:
+    """Events per second of the whole flow, beside an idiomatic Bytewax flow and beside its own kernels alone."""
+    events = events or (200_000 if quick else 1_000_000)
+    with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as scratch:
+        try:
+            result = measure(events, users or events // 10, repeats, seed, 2 if quick else 8, Path(scratch))
+        except _measure.CheckFailedError as error:
+            print(f"benchmarks.flow: {error}", file=sys.stderr)
+            sys.exit(1)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        show(result, Console())
+
+
+if __name__ == "__main__":
+    main()
