@@ -55,7 +55,10 @@ def _with_location(command: click.Command) -> click.Command:
         for child in command.commands.values():
             _with_location(child)
     elif not any(p.name == "data" for p in command.params):
-        command.params += [_location_option("--data", "DIR", "Data directory."), _location_option("--config", "FILE", "Config file (TOML).")]
+        command.params += [
+            _location_option("--data", "DIR", "Data directory."),
+            _location_option("--config", "FILE", "Config file (TOML)."),
+        ]
     return command
 
 
@@ -77,8 +80,22 @@ def _locate(ctx: click.Context, parameter: click.Parameter, value: Path | None) 
     epilog="Try: tidemark demo. Then: tidemark ingest FILE, tidemark run, tidemark features user ID.",
 )
 @click.version_option(package_name="tidemark")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", expose_value=False, callback=_locate, help="Data directory (TIDEMARK_DATA, ./data).")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", expose_value=False, callback=_locate, help="Config file (TIDEMARK_CONFIG, ./tidemark.toml).")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    expose_value=False,
+    callback=_locate,
+    help="Data directory (TIDEMARK_DATA, ./data).",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    expose_value=False,
+    callback=_locate,
+    help="Config file (TIDEMARK_CONFIG, ./tidemark.toml).",
+)
 def cli() -> None:
     """Tidemark: exact realtime features from a log of user actions.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -37,6 +38,17 @@ def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
 def ratio(of: Sequence[float], to: Sequence[float], digits: int = 3) -> dict[str, float]:
     """The ratio of two series that were measured in turns, pair by pair."""
     return spread([a / b for a, b in zip(of, to, strict=True)], digits)
+
+
+class Clock:
+    """Seconds since it was made: by the clock, and of all cores (all threads of this process)."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """``seconds`` and ``cpu_seconds``."""
+        return {"seconds": time.perf_counter() - self._wall, "cpu_seconds": time.process_time() - self._cpu}
 
 
 def forget_peak() -> float:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from benchmarks._measure import CheckFailedError
 from flows.export import export_features, export_labels
 from flows.features import PIN_COUNTERS, USER_COUNTERS
-from flows.kernels.actions import NEVER
+from flows.kernels.layout import NEVER
 from flows.kernels.reads import counters, group_bounds
 from flows.kernels.rows import fold_sums, sort_rows
 from flows.reading import FeatureReader
@@ -89,15 +89,16 @@ def exported(settings: Settings, scratch: Path) -> Outcome:
     user = np.repeat(users.column("user_id").to_numpy(), lengths)
     rank = np.arange(len(user)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     numbers = {name: values.to_numpy() for name, values in flat.items() if name not in ("action", "surface")}
-    names = {name: [known[text] for text in flat[name].to_pylist()] for name, known in (("action", vocabulary.actions), ("surface", vocabulary.surfaces))}
-    table = [user, rank, numbers["pin_id"], names["action"], names["surface"], numbers["event_time"], numbers["duration_ms"]]
+    action = [vocabulary.actions[text] for text in flat["action"].to_pylist()]
+    surface = [vocabulary.surfaces[text] for text in flat["surface"].to_pylist()]
+    table = [user, rank, numbers["pin_id"], action, surface, numbers["event_time"], numbers["duration_ms"]]
 
     of_users = np.column_stack([users.column(name).to_numpy() for name in ("user_id", *USER_COUNTERS)])
     of_pins = np.column_stack([pins.column(name).to_numpy() for name in ("pin_id", *PIN_COUNTERS)])
-    surface = [vocabulary.surfaces[text] for text in labels.column("save_surface").to_pylist()]
+    saved_on = [vocabulary.surfaces[text] for text in labels.column("save_surface").to_pylist()]
     first = labels.column("first_revisit_time").fill_null(int(NEVER)).to_numpy()
     flags = [labels.column(name).to_numpy().astype(np.int64) for name in ("label_1dRevImpre", "label_1dRevGrid", "label_7dRevGrid")]
-    of_saves = [*(labels.column(name).to_numpy() for name in ("user_id", "pin_id", "save_time")), surface, *flags, first]
+    of_saves = [*(labels.column(name).to_numpy() for name in ("user_id", "pin_id", "save_time")), saved_on, *flags, first]
     return {
         "sequences": ordered(np.column_stack(table).astype(np.int64)),
         # A user without revisits is exported for the sequence's sake; all of a stream shorter than 90 days that has any shows it.

@@ -13,7 +13,8 @@ import pandas as pd
 from flows.decode import Columns, Decoder, concatenated
 from flows.ingest.options import IngestOptions
 from flows.ingest.producer import check_file, ingest_file
-from flows.kernels.actions import ACCEPTED, DUPLICATE, WorkingSet
+from flows.kernels.actions import WorkingSet
+from flows.kernels.layout import ACCEPTED, DUPLICATE
 from flows.log import LocalLog
 from flows.outputs import ACTIONS
 from flows.settings import Settings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -36,16 +35,16 @@ class Contestant:
         self._last = _stream.fresh(self._settings, self._scratch / "data")
         with ExitStack() as stack:
             taken = stack.enter_context(Pieces()) if pieces else None
-            seconds = _run(self._last)
-        return {"seconds": seconds, "state_bytes": _measure.size_of(self._last.state)} | ({"pieces": taken.seconds(seconds)} if taken else {})
+            spent = _run(self._last)
+        return {**spent, "state_bytes": _measure.size_of(self._last.state)} | ({"pieces": taken.seconds(spent["seconds"])} if taken else {})
 
     def outcome(self) -> _outcome.Outcome:
         """What the last run led to, at the newest event."""
         return _outcome.exported(self._last, self._scratch / "exports")
 
 
-def _run(settings: Settings) -> float:
+def _run(settings: Settings) -> dict[str, float]:
     os.environ.update(settings.environment())
-    started = time.perf_counter()
+    clock = _measure.Clock()
     run_main(build(FLOWS, follow=False))
-    return time.perf_counter() - started
+    return clock.read()

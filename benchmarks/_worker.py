@@ -57,7 +57,7 @@ class Worker:
         self._answer()
 
     def run(self, **options: Any) -> dict[str, Any]:
-        """One run: events, seconds, events/s, memory, and what else the contestant tells."""
+        """One run: events, seconds, rates, memory, and what else the contestant tells."""
         return self._ask("run", options)
 
     def outcome(self) -> _outcome.Outcome:
@@ -82,7 +82,8 @@ class Worker:
         line = self._process.stdout.readline()  # type: ignore[union-attr]
         if not line:
             raise RuntimeError(f"the benchmark's process ended with {self._process.wait()}; its last words stand above")
-        return json.loads(line)  # type: ignore[no-any-return]
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 def _serve(task: dict[str, Any], answers: int) -> None:
@@ -99,8 +100,8 @@ def _serve(task: dict[str, Any], answers: int) -> None:
         else:
             before = _measure.forget_peak()
             told = contestant.run(**asked["options"])
-            rate = contestant.events / told["seconds"]
-            _tell(answers, told | {"events": contestant.events, "events_per_s": rate, "rss_before_mb": before, "peak_rss_mb": _measure.peak()})
+            rates = {"events_per_s": contestant.events / told["seconds"], "events_per_cpu_s": contestant.events / told["cpu_seconds"]}
+            _tell(answers, told | rates | {"events": contestant.events, "rss_before_mb": before, "peak_rss_mb": _measure.peak()})
 
 
 def _tell(answers: int, message: dict[str, Any]) -> None:

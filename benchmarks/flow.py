@@ -1,6 +1,6 @@
 """Events per second of the whole flow, beside an idiomatic Bytewax flow of the same features and beside its own kernels alone.
 
-`python -m benchmarks.flow [--json] [--quick] [--events N] [--users M] [--repeats R] [--seed S]`. The three run in turns, each in a process of
+`python -m benchmarks.flow [--json] [--quick] [--events N] [--users M] [--repeats R] [--seed S]`. They run in turns, each in a process of
 its own, on the same simulated stream; before anything is timed, what they lead to is compared, and the engine with the oracles.
 """
 
@@ -25,8 +25,9 @@ NOTES = {
     "kernels": "the same kernels over decoded columns, state in memory; no log, decoding, RocksDB, outbox, Bytewax",
     "idiomatic": (
         "per-key Bytewax, one Python object per event; in its favour: decoded events, keys and watermarks given, nothing emitted but credit "
-        "changes, no topic statistics, state in memory, no snapshots, no recovery"
+        "changes, no topic statistics, state in memory only: a crash loses all"
     ),
+    "idiomatic_durable": "the same with Bytewax's recovery: at the end of the run its state is stored too, as Tidemark's is",
 }
 
 
@@ -53,34 +54,39 @@ def measure(events: int, users: int, repeats: int, seed: int, idiomatic_partitio
         Worker("_tidemark", settings, scratch, everything) as tidemark,
         Worker("_kernels", settings, scratch, everything) as kernels,
         Worker("_idiomatic", settings, scratch, part) as idiomatic,
+        Worker("_idiomatic_durable", settings, scratch, part) as durable,
     ):
-        workers = {"tidemark": tidemark, "kernels": kernels, "idiomatic": idiomatic}
-        for worker in workers.values():
-            worker.run()
+        workers = {"tidemark": tidemark, "kernels": kernels, "idiomatic": idiomatic, "idiomatic_durable": durable}
+        # What a later run holds of memory depends on what the one before has left.
+        first = {name: worker.run() for name, worker in workers.items()}
         outcome = kernels.outcome()
         _outcome.check_equal(tidemark.outcome(), outcome, "tidemark and kernels")
         compared += _outcome.values(outcome)
         of_part = _part_of(settings, scratch, part) if len(part) < len(everything) else outcome
-        _outcome.check_equal(idiomatic.outcome(), of_part, "idiomatic and kernels")
-        compared += _outcome.values(of_part)
+        for name in ("idiomatic", "idiomatic_durable"):
+            _outcome.check_equal(workers[name].outcome(), of_part, f"{name} and kernels")
+            compared += _outcome.values(of_part)
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
         for _ in range(repeats):
             for name, worker in workers.items():
                 runs[name].append(worker.run())
         pieces = tidemark.run(pieces=True)["pieces"]
-    rates = {name: [run["events_per_s"] for run in of] for name, of in runs.items()}
+
+    def ratios(rate: str) -> dict[str, dict[str, float]]:
+        of = {name: [run[rate] for run in ran] for name, ran in runs.items()}
+        names = {"idiomatic": "idiomatic_bytewax", "idiomatic_durable": "idiomatic_bytewax_durable", "kernels": "kernels"}
+        suffix = "" if rate == "events_per_s" else "_by_cpu_time"
+        return {f"vs_{title}{suffix}": _measure.ratio(of["tidemark"], of[name]) for name, title in names.items()}
+
     return {
         "benchmark": "flow",
         "results": {
             "users": users,
             "values_compared": compared,
-            **{name: _summary(name, of) for name, of in runs.items()},
+            **{name: _summary(name, first[name], of) for name, of in runs.items()},
             "tidemark_pieces_s": pieces,
         },
-        "ratios": {
-            "vs_idiomatic_bytewax": _measure.ratio(rates["tidemark"], rates["idiomatic"]),
-            "vs_kernels": _measure.ratio(rates["tidemark"], rates["kernels"]),
-        },
+        "ratios": ratios("events_per_s") | ratios("events_per_cpu_s"),
         "machine": _measure.machine(),
         "seed": seed,
     }
@@ -117,37 +123,40 @@ def _part_of(settings: Settings, scratch: Path, partitions: list[int]) -> _outco
     return part.outcome()
 
 
-def _summary(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(name: str, first: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {
         "note": NOTES[name],
-        "events": runs[0]["events"],
+        "events": first["events"],
         "seconds": [round(run["seconds"], 4) for run in runs],
+        "cpu_seconds": [round(run["cpu_seconds"], 4) for run in runs],
         "events_per_s": _measure.spread([run["events_per_s"] for run in runs], 0),
-        "peak_rss_mb": round(max(run["peak_rss_mb"] for run in runs)),
-        "rss_before_mb": round(min(run["rss_before_mb"] for run in runs)),
+        "events_per_cpu_s": _measure.spread([run["events_per_cpu_s"] for run in runs], 0),
+        "peak_rss_mb": round(first["peak_rss_mb"]),
+        "rss_before_mb": round(first["rss_before_mb"]),
     }
-    if "state_bytes" in runs[0]:
-        out["state_bytes"] = runs[0]["state_bytes"]
+    if "state_bytes" in first:
+        out["state_bytes"] = first["state_bytes"]
     return out
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
     results, machine = result["results"], result["machine"]
-    table = Table("", "events", "events/s", "min", "max", "seconds", "peak RSS MiB", "before", "state MB", title="flow")
+    table = Table("", "events", "events/s", "min", "max", "per CPU s", "peak MiB", "before", "state MB", title="flow")
     for name in NOTES:
         of = results[name]
         rate = of["events_per_s"]
-        numbers = [f"{of['events']:,}", *(f"{rate[key]:,.0f}" for key in ("median", "min", "max")), " ".join(f"{s:.2f}" for s in of["seconds"])]
-        memory = [str(of["peak_rss_mb"]), str(of["rss_before_mb"]), f"{of['state_bytes'] / 1e6:.1f}" if "state_bytes" in of else ""]
-        table.add_row(name, *numbers, *memory)
+        numbers = [of["events"], rate["median"], rate["min"], rate["max"], of["events_per_cpu_s"]["median"], of["peak_rss_mb"], of["rss_before_mb"]]
+        state = f"{of['state_bytes'] / 1e6:.1f}" if "state_bytes" in of else ""
+        table.add_row(name, *(f"{number:,.0f}" for number in numbers), state)
     console.print(table)
     for name, value in result["ratios"].items():
         console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
     for name, note in NOTES.items():
         console.print(f"{name}: {note}")
     console.print(f"tidemark by pieces, s: {', '.join(f'{name} {value:.3f}' for name, value in results['tidemark_pieces_s'].items())}")
-    console.print(f"{results['values_compared']:,} values compared; {machine['cpu']}, {machine['cores']} cores, {machine['memory']}; seed {result['seed']}")
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}"
+    console.print(f"{results['values_compared']:,} values compared; {where}; seed {result['seed']}")
 
 
 @click.command()

@@ -50,9 +50,13 @@ def user(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     console = Console()
     _headline(console, "user", id, row)
     actions = row["sequence"]
-    table = Table("event time (UTC)", "action", "surface", "pin_id", "duration_ms", title=f"The newest {len(actions)} actions", title_justify="left")
+    table = Table(
+        "event time (UTC)", "action", "surface", "pin_id", "duration_ms", title=f"The newest {len(actions)} actions", title_justify="left"
+    )
     for action in actions[:20]:
-        table.add_row(moment(action["event_time"]), action["action"], action["surface"], str(action["pin_id"]), f"{action['duration_ms']:,}")
+        table.add_row(
+            moment(action["event_time"]), action["action"], action["surface"], str(action["pin_id"]), f"{action['duration_ms']:,}"
+        )
     console.print(table)
     if len(actions) > 20:
         console.print(f"… and {len(actions) - 20} more (--json gives all)")
@@ -129,7 +133,11 @@ def export(settings: Settings, entity: str, as_of: int | None, out: Path, as_jso
         with FeatureReader(settings, read) as reader:
             time = as_of if as_of is not None else reader.default_as_of() or 0
             rows = export_features(reader, entity, time, out)
-    click.echo(json.dumps({"entity": entity, "rows": rows, "as_of": time, "out": str(out)}) if as_json else f"{out}: {rows:,} {entity}s as of {time}")
+    click.echo(
+        json.dumps({"entity": entity, "rows": rows, "as_of": time, "out": str(out)})
+        if as_json
+        else f"{out}: {rows:,} {entity}s as of {time}"
+    )
 
 
 def counter_table(counters: dict[str, int], unique: str) -> Table:

@@ -35,7 +35,9 @@ _MARK = ".tidemark-demo"
 @click.option("--users", type=click.IntRange(10), default=20_000, show_default=True, help="Users to simulate.")
 @click.option("--seed", default=7, show_default=True, help="Same seed, same demo.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes of the flows.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True, help="Where all of it goes.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True, help="Where all of it goes."
+)
 @click.pass_obj
 def demo(settings: Settings, events: int, users: int, seed: int, workers: int, out: Path) -> None:
     """Simulate a population, ingest what it does, run the flows, and look at what comes out.
@@ -80,7 +82,9 @@ def demo(settings: Settings, events: int, users: int, seed: int, workers: int, o
     report = out / "report.html"
     write_html(dataclasses.replace(found, **_throughput(done)), report)
     console.rule("Done")
-    console.print(f"In {time.monotonic() - started:.0f} s: {done.events:,} events at {done.events / max(done.seconds, 1e-9):,.0f}/s on {done.workers} worker(s).")
+    console.print(
+        f"In {time.monotonic() - started:.0f} s: {done.events:,} events at {done.events / max(done.seconds, 1e-9):,.0f}/s on {done.workers} worker(s)."
+    )
     console.print(f"The report with plots: [bold]{report}[/bold] (open it in a browser)")
     console.print("Try next:")
     for line in (
@@ -130,7 +134,14 @@ def _show_features(settings: Settings, user: int, pin: int, console: Console) ->
 
     store = open_store(settings)
     row = user_features(store, user)
-    table = Table("event time (UTC)", "action", "surface", "pin_id", title=f"User {user}: the newest 8 of {len(row['sequence'])} actions", title_justify="left")
+    table = Table(
+        "event time (UTC)",
+        "action",
+        "surface",
+        "pin_id",
+        title=f"User {user}: the newest 8 of {len(row['sequence'])} actions",
+        title_justify="left",
+    )
     for action in row["sequence"][:8]:
         table.add_row(moment(action["event_time"]), action["action"], action["surface"], str(action["pin_id"]))
     console.print(table)

@@ -134,7 +134,9 @@ def find(settings: Settings, ids: Iterable[str]) -> list[DeadLetter]:
     wanted = dict.fromkeys(ids)
     for one in wanted:
         if not re.fullmatch(r"[0-9]+:[0-9]+", one):
-            raise InputError(f"'{one}' is no id of a dead letter; one looks like 3:1041 (partition:offset), see `tidemark deadletters list`")
+            raise InputError(
+                f"'{one}' is no id of a dead letter; one looks like 3:1041 (partition:offset), see `tidemark deadletters list`"
+            )
     found = {letter.id: letter for letter in deadletters(settings) if letter.id in wanted}
     for one in wanted:
         if one not in found:
@@ -165,7 +167,11 @@ def is_redriven(actions: Log, letter: DeadLetter) -> bool:
 
 
 def redrive(
-    actions: Log, letters: Iterable[DeadLetter], changes: Mapping[str, Any] | None = None, original_arrival: bool = False, dry_run: bool = False
+    actions: Log,
+    letters: Iterable[DeadLetter],
+    changes: Mapping[str, Any] | None = None,
+    original_arrival: bool = False,
+    dry_run: bool = False,
 ) -> Redriven:
     """Append dead letters to ACTIONS again, each at most once, as raw records.
 

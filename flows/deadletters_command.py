@@ -127,7 +127,9 @@ def _fields(changes: tuple[str, ...]) -> dict[str, Any]:
         try:
             fields[name] = orjson.loads(value)
         except orjson.JSONDecodeError:
-            raise SettingsError(f"--set {name}: {value} is not JSON; a text needs double quotes within: --set '{name}=\"{value}\"'") from None
+            raise SettingsError(
+                f"--set {name}: {value} is not JSON; a text needs double quotes within: --set '{name}=\"{value}\"'"
+            ) from None
     return fields
 
 

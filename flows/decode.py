@@ -16,8 +16,19 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.events import EVENT_SCHEMA, INT64_MAX, INT64_MIN, MAX_EVENT_TIME, MAX_RAW_BYTES, RAW_SCHEMA, REQUIRED_FIELDS, SCHEMA_VERSION, hash_id, id_of
-from flows.kernels.actions import ROLE_CLICK, ROLE_RELATED_PINS, ROLE_REVISIT, ROLE_SAVE
+from flows.events import (
+    EVENT_SCHEMA,
+    INT64_MAX,
+    INT64_MIN,
+    MAX_EVENT_TIME,
+    MAX_RAW_BYTES,
+    RAW_SCHEMA,
+    REQUIRED_FIELDS,
+    SCHEMA_VERSION,
+    hash_id,
+    id_of,
+)
+from flows.kernels.layout import ROLE_CLICK, ROLE_RELATED_PINS, ROLE_REVISIT, ROLE_SAVE
 from flows.vocabulary import GRID_CLICK, IMPRESSION, OWN_PROFILE, RELATED_PINS, SAVE, Vocabulary
 
 REASONS = (
@@ -171,9 +182,7 @@ class Decoder:
             integers["event_id"], integers["user_id"], integers["pin_id"], action, surface, time, duration, topic, timestamp, bad, faults, raw
         )  # fmt: skip
 
-    def _codes(
-        self, records: pa.RecordBatch, name: str, known: Any, reason: str, n: int, faults: dict[int, tuple[str, str]]
-    ) -> np.ndarray:
+    def _codes(self, records: pa.RecordBatch, name: str, known: Any, reason: str, n: int, faults: dict[int, tuple[str, str]]) -> np.ndarray:
         """Codes of a name column: the distinct names are looked up, not the rows."""
         default = known["other"] if name == "surface" else 0
         texts = _dictionary(records, name, n, faults)
@@ -266,7 +275,11 @@ def _parse(values: list[bytes | None], faults: dict[int, tuple[str, str]]) -> li
         try:
             parsed = orjson.loads(b"[" + (b"," + _BETWEEN + b",").join(values) + b"]")  # type: ignore[arg-type]
             objects = parsed[::2]
-            if len(parsed) == 2 * len(values) - 1 and all(type(o) is dict for o in objects) and all(s == int(_BETWEEN) for s in parsed[1::2]):
+            if (
+                len(parsed) == 2 * len(values) - 1
+                and all(type(o) is dict for o in objects)
+                and all(s == int(_BETWEEN) for s in parsed[1::2])
+            ):
                 return objects
         except orjson.JSONDecodeError:
             pass

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from flows.errors import InputError, StorageFullError
 from flows.features import PIN_COUNTERS, TOPIC_STATS, USER_COUNTERS
-from flows.kernels.actions import LABEL_COLUMNS, NEVER
+from flows.kernels.layout import LABEL_COLUMNS, NEVER
 from flows.kernels.reads import counters, group_bounds, newest
 from flows.kernels.rows import SEQUENCE_CODES
 from flows.outputs import ACTIONS, REVISITS
@@ -179,4 +179,3 @@ def _write(out: Path, schema: pa.Schema, tables: Iterator[pa.Table], about: dict
     finally:
         temporary.unlink(missing_ok=True)
     return rows
-

@@ -26,6 +26,7 @@ from flows.log_file import FORMAT, NO_TIME, LogFile
 _IPC = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 MAX_STORED_RECORDS = 65_536  # a larger batch is stored as several rows, so that a small read never decodes much more than it returns
 
+
 @dataclass(frozen=True)
 class LogBatch:
     """Records of one partition with contiguous offsets: record i has offset ``first_offset + i``."""

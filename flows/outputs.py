@@ -84,7 +84,9 @@ def take_next(records: pa.RecordBatch, applied: dict[int, int], where: str) -> p
         expected = last + 1 + np.arange(int(new.sum()))
         if not np.array_equal(sequences[at][new], expected):
             missing = int(expected[sequences[at][new] != expected][0])
-            raise CorruptionError(f"{where}: record {missing} of origin {origin} is missing; restore the log, or rebuild the task that wrote it")
+            raise CorruptionError(
+                f"{where}: record {missing} of origin {origin} is missing; restore the log, or rebuild the task that wrote it"
+            )
         keep[at[new]] = True
         applied[int(origin)] = int(reached[-1])
     return records if keep.all() else records.filter(pa.array(keep))

@@ -7,14 +7,15 @@ lies, so it must never change.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from flows.compiled import compiled
 
 _SEED = np.uint32(0x9747B28C)
 _M = np.uint32(0x5BD1E995)
 _LONGEST = 20  # "-9223372036854775808"
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def murmur2(data: np.ndarray, start: int, length: int) -> np.uint32:
     """Kafka's murmur2 of ``data[start : start + length]`` (uint8), as an unsigned number."""
     h = np.uint32(_SEED ^ np.uint32(length))
@@ -37,7 +38,7 @@ def murmur2(data: np.ndarray, start: int, length: int) -> np.uint32:
     return np.uint32(h ^ (h >> np.uint32(15)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _partition_of(ids: np.ndarray, partitions: int, out: np.ndarray) -> None:
     digits = np.empty(_LONGEST, np.uint8)
     for i in range(ids.size):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flows.kernels.actions import ACCEPTED, LABEL_COLUMNS, NEVER, TILE_COLUMNS
+from flows.kernels.layout import ACCEPTED, LABEL_COLUMNS, NEVER, TILE_COLUMNS
 from flows.kernels.reads import REVISIT_COLUMNS, SEQUENCE_COLUMNS
 from flows.kernels.rows import fold_sequences, merge_rows, sort_rows
 from flows.log import Log

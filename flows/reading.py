@@ -128,7 +128,9 @@ class FeatureReader:
 
     def positions(self) -> dict[str, list[int]]:
         """Committed position of every task, by flow."""
-        return {flow: [m.position if (m := self._meta(flow, p)) else 0 for p in range(self.settings.partitions)] for flow in (ACTIONS, REVISITS)}
+        return {
+            flow: [m.position if (m := self._meta(flow, p)) else 0 for p in range(self.settings.partitions)] for flow in (ACTIONS, REVISITS)
+        }
 
     def user_position(self, user_id: int) -> dict[str, int]:
         """What a user's row reflects: its ACTIONS partition and position."""
@@ -165,7 +167,9 @@ class FeatureReader:
             _, _, exact = newest(rows, group_bounds(rows[:, 0]), time)
             return rows if exact.all() else None
 
-        rows, bounds = self._gather(ACTIONS, user_ids, tables.SEQUENCES.columns, from_state, lambda p, ids: self._past_users(p, time, ids).sequences)
+        rows, bounds = self._gather(
+            ACTIONS, user_ids, tables.SEQUENCES.columns, from_state, lambda p, ids: self._past_users(p, time, ids).sequences
+        )
         index, offsets, _ = newest(rows, bounds, time)
         taken = rows[index]
         codes = taken[:, SEQUENCE_CODES]
@@ -230,7 +234,9 @@ class FeatureReader:
             sequences = np.concatenate(
                 [np.empty((0, 6), np.int64), *view.runs.scan(tables.SEQUENCES, meta.manifest.get(tables.SEQUENCES.name, []))]
             )
-            revisits = np.concatenate([np.empty((0, 5), np.int64), *view.runs.scan(tables.REVISITS, meta.manifest.get(tables.REVISITS.name, []))])
+            revisits = np.concatenate(
+                [np.empty((0, 5), np.int64), *view.runs.scan(tables.REVISITS, meta.manifest.get(tables.REVISITS.name, []))]
+            )
             yield UserSlice(sequences, revisits)
         else:
             past = self._past_users(partition, as_of, None)

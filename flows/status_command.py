@@ -20,7 +20,9 @@ from flows.state.task import Task
 
 
 @click.command(epilog="Example: tidemark status --digest")
-@click.option("--digest", is_flag=True, help="Add a digest of each task's logical state: equal digests mean equal state. Nothing may be running.")
+@click.option(
+    "--digest", is_flag=True, help="Add a digest of each task's logical state: equal digests mean equal state. Nothing may be running."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def status(settings: Settings, digest: bool, as_json: bool) -> None:

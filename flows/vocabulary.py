@@ -106,7 +106,9 @@ def _merge(path: Path, table: str, built_in: dict[str, int], declared: object) -
                 continue
             raise SettingsError(f"vocabulary {path}: {table} '{name}' is built in with code {built_in[name]}, not {code!r}")
         if type(code) is not int or not FIRST_USER_CODE <= code <= LAST_CODE:
-            raise SettingsError(f"vocabulary {path}: {table} '{name}' needs a whole code from {FIRST_USER_CODE} to {LAST_CODE}, not {code!r}")
+            raise SettingsError(
+                f"vocabulary {path}: {table} '{name}' needs a whole code from {FIRST_USER_CODE} to {LAST_CODE}, not {code!r}"
+            )
         if code in merged.values():
             raise SettingsError(f"vocabulary {path}: {table} '{name}' has code {code}, which another name has")
         merged[name] = code

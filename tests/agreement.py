@@ -22,7 +22,9 @@ def check_users(frame: pd.DataFrame, decided: pd.DataFrame, as_of: int) -> None:
     got = {user: list(zip(*(list(x) for x in row), strict=True)) for user, *row in zip(frame["user_id"], *lists, strict=True)}
     want = oracle.sequences(decided, as_of)
     assert {user: s for user, s in got.items() if s} == want
-    check_counters(frame.drop(columns=[f"sequence_{name}" for name in SEQUENCE]).set_index("user_id"), oracle.counters(decided, "user", as_of))
+    check_counters(
+        frame.drop(columns=[f"sequence_{name}" for name in SEQUENCE]).set_index("user_id"), oracle.counters(decided, "user", as_of)
+    )
 
 
 def check_counters(got: pd.DataFrame, want: pd.DataFrame) -> None:
@@ -35,7 +37,17 @@ def check_topics(got: pd.DataFrame, want: pd.DataFrame) -> None:
 
 
 def check_labels(got: pd.DataFrame, want: pd.DataFrame) -> None:
-    names = ["user_id", "pin_id", "save_time", "save_surface", "label_1dRevImpre", "label_1dRevGrid", "label_7dRevGrid", "first_revisit_time", "matured"]
+    names = [
+        "user_id",
+        "pin_id",
+        "save_time",
+        "save_surface",
+        "label_1dRevImpre",
+        "label_1dRevGrid",
+        "label_7dRevGrid",
+        "first_revisit_time",
+        "matured",
+    ]
     assert list(got.columns) == names
 
     def rows(frame: pd.DataFrame) -> list[tuple[object, ...]]:

@@ -49,7 +49,11 @@ def _typed(rows: pd.DataFrame) -> pa.RecordBatch:
     n = len(rows)
     columns = {name: rows[name].to_numpy() for name in ("event_id", "user_id", "pin_id", "event_time", "duration_ms", "timestamp")}
     columns |= {name: pa.array(rows[name].to_list(), pa.string()).dictionary_encode() for name in ("action", "surface", "topic")}
-    columns |= {"request_id": pa.nulls(n, pa.string()), "producer": pa.array(["test"] * n).dictionary_encode(), "schema_version": np.ones(n, np.int16)}
+    columns |= {
+        "request_id": pa.nulls(n, pa.string()),
+        "producer": pa.array(["test"] * n).dictionary_encode(),
+        "schema_version": np.ones(n, np.int16),
+    }
     return pa.RecordBatch.from_arrays([pa.array(columns[f.name]).cast(f.type) for f in EVENT_SCHEMA], schema=EVENT_SCHEMA)
 
 

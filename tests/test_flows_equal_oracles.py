@@ -17,9 +17,24 @@ from tests.oracles.decide import decide
 from tests.strategies import adversarial, hot_pin, hot_user, interesting_times, random_stream, reads
 
 
-def run(events: pd.DataFrame, times: list[int], seed: int, partitions: int, directory: Path, kill_share: float = 0.2, most: int = 200, **limits: int) -> None:
+def run(
+    events: pd.DataFrame,
+    times: list[int],
+    seed: int,
+    partitions: int,
+    directory: Path,
+    kill_share: float = 0.2,
+    most: int = 200,
+    **limits: int,
+) -> None:
     rng = np.random.default_rng(seed)
-    settings = Settings(data=directory / "data", partitions=partitions, batch_records=max(1, most // 2), anchor_records=int(rng.integers(1, 4 * most)), **limits)
+    settings = Settings(
+        data=directory / "data",
+        partitions=partitions,
+        batch_records=max(1, most // 2),
+        anchor_records=int(rng.integers(1, 4 * most)),
+        **limits,
+    )
     driving.write(settings, events, rng)
     driving.apply(settings, rng, kill_share, most)
     decided = decide(events, **limits)

@@ -40,7 +40,9 @@ def build(flows: Sequence[str], follow: bool | None = None) -> Dataflow:
         partitions = log.partitions
         until = plan.until or tuple(log.end_positions())
     if settings.partitions != partitions:
-        raise DataDirectoryError(f"{settings.data} has {partitions} partitions, the settings say {settings.partitions}; set partitions = {partitions}")
+        raise DataDirectoryError(
+            f"{settings.data} has {partitions} partitions, the settings say {settings.partitions}; set partitions = {partitions}"
+        )
     stopping.listen()
     dataflow = Dataflow("tidemark_" + "_".join(flows))
     for flow in flows:

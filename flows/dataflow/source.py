@@ -51,9 +51,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         Where the input ends; None follows it for ever.
     """
 
-    def __init__(
-        self, open_log: Callable[[], Log], partitions: int, group: str, plan: Plan, batch_records: int, ends: Ends | None
-    ) -> None:
+    def __init__(self, open_log: Callable[[], Log], partitions: int, group: str, plan: Plan, batch_records: int, ends: Ends | None) -> None:
         self._open_log = open_log
         self._partitions = partitions
         self._group = group

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
-from numba import njit
 
+from flows.compiled import compiled
 from flows.events import INT64_MAX, ids_of
 
 # A column as a source gives it: an Arrow array, or a list where no Arrow type holds the values (JSON objects, integers past int64).
@@ -219,7 +219,7 @@ def _parse(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return values, form
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _parse_all(bounds: np.ndarray, data: np.ndarray, values: np.ndarray, form: np.ndarray) -> None:
     for i in range(values.size):
         at, end = bounds[i], bounds[i + 1]

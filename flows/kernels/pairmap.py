@@ -7,7 +7,8 @@ following entries back, so that there are no tombstones and a table under a stea
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from flows.compiled import compiled
 
 _FIRST, _SECOND, _VALUE, _USED = 0, 1, 2, 3
 
@@ -29,11 +30,13 @@ def with_room(table: np.ndarray, used: int, more: int) -> np.ndarray:
     return grown
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def slot_of(table, first, second):  # type: ignore[no-untyped-def]
     """The slot that holds the pair, or `-1 - slot` of the free one where it would go."""
     mask = table.shape[0] - 1
-    mixed = np.uint64(first) * np.uint64(0x9E3779B97F4A7C15) ^ (np.uint64(second) + np.uint64(0xD1B54A32D192ED03)) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = np.uint64(first) * np.uint64(0x9E3779B97F4A7C15) ^ (np.uint64(second) + np.uint64(0xD1B54A32D192ED03)) * np.uint64(
+        0xBF58476D1CE4E5B9
+    )
     mixed ^= mixed >> np.uint64(32)
     mixed *= np.uint64(0x94D049BB133111EB)
     slot = np.int64(mixed >> np.uint64(20)) & mask
@@ -44,7 +47,7 @@ def slot_of(table, first, second):  # type: ignore[no-untyped-def]
     return -1 - slot
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def put_at(table, slot, first, second, value):  # type: ignore[no-untyped-def]
     """Fill a free slot, as `slot_of` gave it (already turned positive)."""
     table[slot, _FIRST] = first
@@ -53,7 +56,7 @@ def put_at(table, slot, first, second, value):  # type: ignore[no-untyped-def]
     table[slot, _USED] = 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def delete_at(table, slot):  # type: ignore[no-untyped-def]
     """Remove the entry of a slot, and close the gap."""
     mask = table.shape[0] - 1
@@ -68,7 +71,7 @@ def delete_at(table, slot):  # type: ignore[no-untyped-def]
         probe = (probe + 1) & mask
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _copy_entries(source, target):  # type: ignore[no-untyped-def]
     for i in range(source.shape[0]):
         if source[i, _USED] != 0:

@@ -6,8 +6,8 @@ Pure functions of folded rows and `as_of`; online reads, exports and point-in-ti
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from flows.compiled import compiled
 from flows.features import PIN_COUNTERS, SEQUENCE_LENGTH, WINDOW_DAYS
 from flows.kernels.rows import CUT, SEQUENCE_CODES
 
@@ -108,7 +108,7 @@ def topic_statistics(rows: np.ndarray, bounds: np.ndarray, as_of: int) -> np.nda
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _newest(rows, bounds, as_of, length, index, offsets, exact):  # type: ignore[no-untyped-def]
     taken = 0
     for e in range(bounds.shape[0] - 1):
@@ -135,7 +135,7 @@ def _newest(rows, bounds, as_of, length, index, offsets, exact):  # type: ignore
     return taken
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _counters(rows, bounds, as_of, values, present):  # type: ignore[no-untyped-def]
     newest_end = np.empty(4, np.int64)
     for e in range(bounds.shape[0] - 1):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
+
+from flows.compiled import compiled
 
 HOUR_MS = 3_600_000
 
@@ -69,7 +70,7 @@ def unexpired(rows: np.ndarray, time: int, unit_ms: int, before: int) -> np.ndar
     return rows if keep.all() else rows[keep]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _less(a, i, b, j, keys):  # type: ignore[no-untyped-def]
     for c in range(keys):
         if a[i, c] != b[j, c]:
@@ -77,7 +78,7 @@ def _less(a, i, b, j, keys):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _order_groups(rows, keys, order, scratch):  # type: ignore[no-untyped-def]
     """`order` sorts by the first column; sort each stretch of equal ones by the rest (bottom-up merge sort from runs of 8)."""
     n = order.shape[0]
@@ -113,7 +114,7 @@ def _order_groups(rows, keys, order, scratch):  # type: ignore[no-untyped-def]
         start = end
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _merge_two(a, b, keys):  # type: ignore[no-untyped-def]
     out = np.empty((a.shape[0] + b.shape[0], a.shape[1]), np.int64)
     i = j = 0
@@ -129,7 +130,7 @@ def _merge_two(a, b, keys):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fold_sums(rows, keys, out):  # type: ignore[no-untyped-def]
     n, width = rows.shape
     done = 0
@@ -149,7 +150,7 @@ def _fold_sums(rows, keys, out):  # type: ignore[no-untyped-def]
     return done
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fold_sequences(rows, kept, out):  # type: ignore[no-untyped-def]
     n, width = rows.shape
     done = 0
@@ -173,7 +174,7 @@ def _fold_sequences(rows, kept, out):  # type: ignore[no-untyped-def]
     return done
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _unexpired(rows, time, unit, before, keep):  # type: ignore[no-untyped-def]
     i = 0
     while i < rows.shape[0]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
 import matplotlib
@@ -18,11 +18,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from flows.report.values import AGES, Report, percent
+from flows.report.words import day as day_name
 from flows.report.words import number, plain, span
 
-WIDE, NARROW, FULL = 620, 350, 1080
+WIDE, NARROW, SLIM, FULL = 560, 350, 460, 1080
 
 # Colours that occur nowhere else, and what they become.
 INK, MUTED, GRID, OURS, PAPER, SOFT = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -60,6 +62,7 @@ _STYLE = {
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 MOST_PANELS = 12
+_MOST_POINTS = 400
 
 
 def decay(report: Report, paper: dict[int, float] | None, width: int) -> str:
@@ -73,9 +76,10 @@ def decay(report: Report, paper: dict[int, float] | None, width: int) -> str:
         axes.plot(days, first, color=MUTED, linewidth=1.4, linestyle=(0, (4, 3)), zorder=2)
         axes.plot(days, every, color=OURS, marker="o", zorder=3)
         if paper:
-            axes.plot(list(paper), list(paper.values()), color=PAPER, marker="D", linestyle="", fillstyle="none", markersize=11, markeredgewidth=2, zorder=4)
+            at, published = list(paper), list(paper.values())
+            axes.plot(at, published, color=PAPER, marker="D", linestyle="", fillstyle="none", markersize=11, markeredgewidth=2, zorder=4)
         for day, value in zip(days, every, strict=True):
-            axes.annotate(f"{value:.2f}", (float(day), value), (9, 7), textcoords="offset points", color=INK, fontsize=12)
+            axes.annotate(f"{value:.2f}", (float(day), value), (9, 8), textcoords="offset points", color=INK, fontsize=12)
         top = max([*every, *(paper or {}).values()], default=0)
         axes.set(xlim=(-0.3, AGES - 0.45), ylim=(0, top * 1.14 if top else 1), xlabel="days after the save", xticks=days)
         _percent_axis(axes, "y")
@@ -88,18 +92,19 @@ def pairs(rows: Sequence[tuple[str, float, float | None]], width: int, key: str,
     """One line for each name: our share as a bar, the paper's (if any) as a mark on it."""
 
     def draw(figure: Figure) -> None:
-        left = min(0.44 * width, 16 + 7.2 * max((len(_short(name)) for name, _, _ in rows), default=0))
+        names, left = _names([name for name, _, _ in rows], width)
         axes = _axes(figure, left, 40, 4, 26)
         y = np.arange(len(rows))
+        top = max((max(ours, paper or 0) for _, ours, paper in rows), default=0)
         axes.barh(y, [ours for _, ours, _ in rows], height=0.56, color=OURS, linewidth=0)
         for i, (_, ours, paper) in enumerate(rows):
             if paper is not None:
-                axes.plot([paper], [i], color=PAPER, marker="D", linestyle="", fillstyle="none", markersize=9, markeredgewidth=2)
-            beyond = max(ours, paper if paper is not None and paper - ours < 0.16 * ours else 0)
-            axes.annotate(f"{ours:.1f}", (beyond, i), (9, 0), textcoords="offset points", va="center", fontsize=12, color=INK)
-        top = max((max(ours, paper or 0) for _, ours, paper in rows), default=0)
+                axes.plot([paper, paper], [i - 0.42, i + 0.42], color=PAPER, linewidth=3.5, solid_capstyle="butt", zorder=3)
+            # Behind the bar, or behind the mark where that would lie on the figure.
+            beyond = paper if paper is not None and 0 < paper - ours < 0.16 * top else ours
+            axes.annotate(f"{ours:.1f}", (beyond, i), (8, 0), textcoords="offset points", va="center", fontsize=12, color=INK)
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, top * 1.02 if top else 1))
-        axes.set_yticks(y, [_short(name) for name, _, _ in rows], color=INK)
+        axes.set_yticks(y, names, color=INK)
         _percent_axis(axes, "x", 4 if width > NARROW else 3)
         axes.grid(False, axis="y")
 
@@ -108,9 +113,10 @@ def pairs(rows: Sequence[tuple[str, float, float | None]], width: int, key: str,
 
 def events(report: Report, width: int) -> str:
     """Accepted records by day, one panel for each action, each on its own scale."""
-    first, last = drawn_days(report)
+    first, last, size = drawn_days(report)
     within = (report.days >= first) & (report.days <= last)
-    days = np.arange(first, last + 1)
+    point = (report.days[within] - first) // size
+    count = (last - first) // size + 1
     names = report.actions[:MOST_PANELS]
     columns = 2 if width <= NARROW else 4
     lines = -(-len(names) // columns)
@@ -120,11 +126,11 @@ def events(report: Report, width: int) -> str:
         each = high / lines
         for i, name in enumerate(names):
             x, y = i % columns * (panel + gap), high - (i // columns + 1) * each
-            axes = figure.add_axes((x / width, (y + 24) / high, panel / width, (each - 66) / high))
-            values = np.zeros(len(days), np.int64)
-            values[report.days[within] - first] = report.events[within, i]
-            # A single day is a line of no length.
-            at, shown = (days, values) if len(days) > 1 else (np.array([first - 0.5, first + 0.5]), np.repeat(values, 2))
+            axes = figure.add_axes((x / width, (y + 36) / high, panel / width, (each - 80) / high))
+            shown = np.bincount(point, report.events[within, i], minlength=count)
+            if count == 1:
+                shown = np.repeat(shown, 2)  # or the line has no length
+            at = np.arange(len(shown))
             axes.fill_between(at, shown, color=SOFT, linewidth=0)
             axes.plot(at, shown, color=OURS, linewidth=1.6, solid_joinstyle="round")
             top = max(int(shown.max()), 1)
@@ -135,22 +141,24 @@ def events(report: Report, width: int) -> str:
             axes.text(0, 1.25, _short(name), transform=axes.transAxes, fontsize=13, fontweight="bold", va="bottom")
             axes.text(0, 1.05, f"{number(top)} at most", transform=axes.transAxes, fontsize=12, color=MUTED, va="bottom")
             for side, day in ((0.0, first), (1.0, last)):
-                axes.text(side, -0.09, _date(day), transform=axes.transAxes, fontsize=11, color=MUTED, va="top", ha="right" if side else "left")
+                axes.text(
+                    side, -0.09, day_name(day), transform=axes.transAxes, fontsize=11, color=MUTED, va="top", ha="right" if side else "left"
+                )
 
-    return _svg(draw, width, 150 * max(lines, 1), f"events-{width}", "Accepted records by day of event time, for each action")
+    return _svg(draw, width, 164 * max(lines, 1), f"events-{width}", "Accepted records by day of event time, for each action")
 
 
 def bars(rows: Sequence[tuple[str, int]], width: int, key: str, label: str) -> str:
     """One line for each name: how many."""
 
     def draw(figure: Figure) -> None:
-        left = min(0.5 * width, 14 + 7.4 * max((len(_short(name)) for name, _ in rows), default=0))
+        names, left = _names([name for name, _ in rows], width)
         axes = _axes(figure, left, 62, 2, 2)
         axes.barh(np.arange(len(rows)), [n for _, n in rows], height=0.56, color=OURS, linewidth=0)
         for i, (_, n) in enumerate(rows):
             axes.annotate(number(n), (n, i), (7, 0), textcoords="offset points", va="center", fontsize=12, color=INK)
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, max(n for _, n in rows)), xticks=[])
-        axes.set_yticks(np.arange(len(rows)), [_short(name) for name, _ in rows], color=INK)
+        axes.set_yticks(np.arange(len(rows)), names, color=INK)
         axes.grid(False)
         axes.spines["bottom"].set_visible(False)
         axes.axvline(0, color=GRID, linewidth=1.6)
@@ -158,29 +166,47 @@ def bars(rows: Sequence[tuple[str, int]], width: int, key: str, label: str) -> s
     return _svg(draw, width, 8 + 29 * max(len(rows), 1), f"{key}-{width}", label)
 
 
-def drawn_days(report: Report) -> tuple[int, int]:
-    """First and last day of the plot of events: a stray record of years ago must not squeeze all others into the last pixel."""
+def drawn_days(report: Report) -> tuple[int, int, int]:
+    """First and last day of the plot of events, and how many days make a point.
+
+    A stray record of years ago must not squeeze all others into the last pixel.
+    """
     total = report.events.sum(axis=1)
     reached = np.cumsum(total) / max(int(total.sum()), 1)
     first, last = (report.days[np.searchsorted(reached, q)] for q in (0.001, 0.999))
     margin = max(int(last - first), 7)
     near = report.days[(report.days >= first - margin) & (report.days <= last + margin)]
-    return int(near[0]), int(near[-1])
+    begin, end = int(near[0]), int(near[-1])
+    return begin, end, -(-(end - begin + 1) // _MOST_POINTS)
 
 
 def lateness_rows(report: Report) -> list[tuple[str, int]]:
     """What `bars` shows of late records."""
-    return [(f"{span(b.above_ms)} – {span(b.up_to_ms)}" if b.up_to_ms is not None else f"over {span(b.above_ms)}", b.records) for b in report.lateness]
+    return [
+        (f"over {span(b.above_ms)}" if b.up_to_ms is None else f"{span(b.above_ms)} – {span(b.up_to_ms)}", b.records)
+        for b in report.lateness
+    ]
 
 
-def _short(name: str) -> str:
+def _short(name: str, most: int = 24) -> str:
+    """At most so many letters of a name; an East Asian one is as wide as two."""
     name = plain(name)
-    return name if len(name) <= 24 else name[:23] + "…"
+    if _letters(name) <= most:
+        return name
+    while _letters(name) >= most:
+        name = name[:-1]
+    return name + "…"
 
 
-def _date(days: int) -> str:
-    date = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=days)
-    return f"{date.day} {date:%b %Y}" if date.year != datetime(1970, 1, 1).year else f"{date:%Y-%m-%d}"
+def _letters(name: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in name)
+
+
+def _names(names: Sequence[str], width: int) -> tuple[list[str], float]:
+    """Names as they fit beside a plot, and the margin that they need: 7.4 pixels a letter, and a few."""
+    most = 24 if width > NARROW else 22
+    shown = [_short(name, most) for name in names]
+    return shown, 14 + 7.4 * max(map(_letters, shown), default=0)
 
 
 def _axes(figure: Figure, left: float, right: float, top: float, bottom: float) -> Axes:
@@ -191,13 +217,16 @@ def _axes(figure: Figure, left: float, right: float, top: float, bottom: float) 
 
 def _percent_axis(axes: Axes, which: str, ticks: int = 5) -> None:
     axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_locator(matplotlib.ticker.MaxNLocator(ticks, steps=[1, 2, 5, 10]))
+    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(lambda value, _: f"{value:g} %")
 
 
 def _svg(draw: Callable[[Figure], None], width: int, height: int, key: str, label: str) -> str:
     """Draw at one unit per pixel and return the `svg` element."""
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # Whatever a user's matplotlibrc says.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
         # The browser's fonts draw the text, so it doesn't matter which glyphs matplotlib's has.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
@@ -215,8 +244,9 @@ def _inline(drawn: str, key: str, label: str) -> str:
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     root = ElementTree.fromstring(drawn)
-    for metadata in root.findall(f"{{{_SVG}}}metadata"):
-        root.remove(metadata)
+    for parent in (root, *root.findall(f"{{{_SVG}}}defs")):
+        for child in [*parent.findall(f"{{{_SVG}}}metadata"), *parent.findall(f"{{{_SVG}}}style")]:
+            parent.remove(child)  # a style would bind the whole page
     used = set(re.findall(r"#([A-Za-z_][\w.-]*)[\")]", drawn))
     for element in root.iter():
         name = element.get("id")
@@ -233,7 +263,7 @@ def _inline(drawn: str, key: str, label: str) -> str:
         root.attrib.pop(attribute, None)
     root.set("role", "img")
     root.set("aria-label", label)
-    svg = ElementTree.tostring(root, "unicode")
+    svg = re.sub(r" font-family: [^;\"]*;", "", ElementTree.tostring(root, "unicode"))
     for stand_in, variable in _VARIABLES.items():
         svg = svg.replace(stand_in, f"var({variable})")
     return svg

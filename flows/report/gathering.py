@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flows.errors import CorruptionError
-from flows.kernels.actions import ACCEPTED, CHANGE_COLUMNS, LABEL_COLUMNS, NEVER
+from flows.kernels.layout import ACCEPTED, CHANGE_COLUMNS, LABEL_COLUMNS, NEVER
 from flows.kernels.rows import fold_sums, sort_rows
 from flows.log import LocalLog, Log
 from flows.outputs import ACTIONS

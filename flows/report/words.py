@@ -23,7 +23,7 @@ def share(value: float, digits: int = 2) -> str:
 def points(value: float, digits: int = 2) -> str:
     """+0.12 or −0.12; what comes to 0 has no sign."""
     rounded = round(value, digits)
-    sign = "+" if rounded > 0 else "\u2212" if rounded < 0 else "\u00b1"
+    sign = "+" if rounded > 0 else "\u2212" if rounded < 0 else ""
     return f"{sign}{abs(rounded):.{digits}f}"
 
 

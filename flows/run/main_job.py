@@ -67,7 +67,9 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
         Processes; each owns the partitions p with p mod workers = its number.
     """
     if not 1 <= workers <= settings.partitions:
-        raise SettingsError(f"{workers} workers for {settings.partitions} partitions: give 1 to {settings.partitions}, for a worker owns whole partitions")
+        raise SettingsError(
+            f"{workers} workers for {settings.partitions} partitions: give 1 to {settings.partitions}, for a worker owns whole partitions"
+        )
     started = time.monotonic()
     with LocalLog.open(settings.logs, ACTIONS, settings.partitions) as log, run_lock(settings.state) as lock:
         until = tuple(log.end_positions())

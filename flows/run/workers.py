@@ -52,7 +52,7 @@ class Workers:
         for worker in range(plan.workers):
             reading, writing = os.pipe()
             own = replace(plan, worker=worker, progress=writing)
-            output = tempfile.TemporaryFile()
+            output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _end
             process = subprocess.Popen(
                 [sys.executable, "-m", "bytewax.run", f"flows.{flow}:flow"],
                 env={**os.environ, **settings.environment(), **own.to_environment(), "RUST_BACKTRACE": "0"},

@@ -1,6 +1,6 @@
-"""The task of the actions flow: one ACTIONS partition → sequences, revisits, labels and topic tiles of its users; credit changes, late records
-and dead letters for its outbox.
+"""The task of the actions flow: what one ACTIONS partition says of its users.
 
+State: sequences, revisits, labels, topic tiles. Outbox: credit changes, late records, dead letters.
 Its working set is saved only now and then (the anchor); a start takes the last one and runs the kernel over the records since, which emits
 nothing and must arrive at the very sequence numbers that were committed.
 """
@@ -18,7 +18,8 @@ from rocksdict import WriteBatch
 from flows.decode import Columns, Decoder, concatenated
 from flows.errors import CorruptionError
 from flows.features import fingerprint
-from flows.kernels.actions import ACCEPTED, DUPLICATE, FUTURE, Judged, WorkingSet
+from flows.kernels.actions import Judged, WorkingSet
+from flows.kernels.layout import ACCEPTED, DUPLICATE, FUTURE
 from flows.kernels.rows import OFFSET_SHIFT, sort_rows
 from flows.log import Log, LogBatch
 from flows.outputs import ACTIONS, DEADLETTER_SCHEMA, DEADLETTERS, LATE, LATE_SCHEMA, REVISIT_SCHEMA, REVISITS

@@ -40,7 +40,9 @@ class Outbox:
             name, destination = self._names[key[1]], int.from_bytes(key[2:6], "big")
             self._waiting.append((key, name, destination, pa.ipc.open_stream(pa.py_buffer(value)).read_next_batch()))
 
-    def put(self, batch: WriteBatch, name: str, destinations: np.ndarray, columns: Mapping[str, pa.Array | np.ndarray], schema: pa.Schema) -> None:
+    def put(
+        self, batch: WriteBatch, name: str, destinations: np.ndarray, columns: Mapping[str, pa.Array | np.ndarray], schema: pa.Schema
+    ) -> None:
         """Add records, in order, each to its destination partition, to a commit's write batch.
 
         Parameters
@@ -54,7 +56,7 @@ class Outbox:
             return
         order = np.argsort(destinations, kind="stable")
         counts = np.bincount(destinations, minlength=self._logs[name].partitions)
-        table = pa.table({k: v for k, v in columns.items()}).take(pa.array(order))
+        table = pa.table(dict(columns)).take(pa.array(order))
         start = 0
         for destination in np.flatnonzero(counts):
             n = int(counts[destination])

@@ -117,7 +117,9 @@ class RunReader:
                 continue
             found = self._family.get([_key(run.id, block) for block in wanted])
             if any(data is None for data in found):
-                raise CorruptionError(f"state: a block of run {run.id} of table {table.name} is missing; restore the task from a checkpoint")
+                raise CorruptionError(
+                    f"state: a block of run {run.id} of table {table.name} is missing; restore the task from a checkpoint"
+                )
             rows = np.frombuffer(b"".join(found), np.int64).reshape(-1, table.columns)
             # Blocks of a run follow each other in order, so what was read is sorted, with whole stretches left out.
             starts, ends = np.searchsorted(rows[:, 0], entities, "left"), np.searchsorted(rows[:, 0], entities, "right")

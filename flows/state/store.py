@@ -256,7 +256,9 @@ class _translated:
         if re.search(r"lock|LOCK", text) and "No space" not in text:
             raise LockedError(f"state {self._path} is in use by another process; stop that run first, or use another --data") from error
         if re.search(r"No space left|File too large|disk full", text, re.IGNORECASE):
-            raise StorageFullError(f"state {self._path}: the disk is full ({text}); free space and run again, nothing committed is lost") from error
+            raise StorageFullError(
+                f"state {self._path}: the disk is full ({text}); free space and run again, nothing committed is lost"
+            ) from error
         if "orrupt" in text:
             raise CorruptionError(f"state {self._path}: {text}; restore the task from a checkpoint") from error
         raise DataDirectoryError(f"state {self._path}: {text}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flows.features import SEQUENCE_LENGTH, WINDOW_DAYS
-from flows.kernels.actions import LABEL_COLUMNS, TILE_COLUMNS
+from flows.kernels.layout import LABEL_COLUMNS, TILE_COLUMNS
 from flows.kernels.reads import REVISIT_COLUMNS, SEQUENCE_COLUMNS
 from flows.kernels.rows import CUT, SEQUENCE_CODES, fold_sequences, fold_sums
 from flows.kernels.rows import unexpired as kept_rows

@@ -44,7 +44,14 @@ class Task:
     """
 
     def __init__(
-        self, settings: Settings, flow: str, partition: int, fingerprint: str, tables: Sequence[Table], source: Log, outputs: Mapping[str, Log]
+        self,
+        settings: Settings,
+        flow: str,
+        partition: int,
+        fingerprint: str,
+        tables: Sequence[Table],
+        source: Log,
+        outputs: Mapping[str, Log],
     ) -> None:
         self.settings = settings
         self.partition = partition
@@ -82,7 +89,9 @@ class Task:
         """Read by itself what lies before `position`; returns how many records that was."""
         records = 0
         while self.position < position:
-            records += self.apply(self.source.read(self.partition, self.position, min(self.settings.batch_records, position - self.position)))
+            records += self.apply(
+                self.source.read(self.partition, self.position, min(self.settings.batch_records, position - self.position))
+            )
         return records
 
     def close(self) -> None:
@@ -107,7 +116,9 @@ class Task:
             while batch.first_offset > at:
                 found = self.source.read(self.partition, at, min(self.settings.batch_records, batch.first_offset - at))
                 if not found:
-                    raise CorruptionError(f"log '{self.source.name}', partition {self.partition}: offsets {at} to {batch.first_offset} can't be read")
+                    raise CorruptionError(
+                        f"log '{self.source.name}', partition {self.partition}: offsets {at} to {batch.first_offset} can't be read"
+                    )
                 fresh += found
                 at = found[-1].end_offset
                 if sum(b.end_offset - b.first_offset for b in fresh) >= self.settings.batch_records:

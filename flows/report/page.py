@@ -1,0 +1,107 @@
+"""The page: head, tiles, sections, terms, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flows.errors import InputError, StorageFullError
+from flows.report import sections
+from flows.report.markup import section, terms, text, tiles
+from flows.report.values import Report, percent
+from flows.report.words import moment, number, share, span
+
+_DISK_FULL = (28, 27, 122)  # ENOSPC, EFBIG, EDQUOT
+
+
+def write(report: Report, out: Path, compare: bool) -> None:
+    """See `flows.report.write_html`."""
+    content = render(report, compare)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(content, "utf-8", newline="\n")
+        os.replace(temporary, out)
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise StorageFullError(f"{out}: the disk is full ({error.strerror}); nothing was written, free space and run again") from error
+        raise InputError(f"can't write {out}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def render(report: Report, compare: bool) -> str:
+    """The whole document."""
+    parts = [
+        sections.labels(report, compare),
+        sections.decay(report, compare),
+        sections.topics(report, compare),
+        sections.events(report),
+        sections.late(report),
+        sections.dead(report),
+        section("terms", "What each term means", "docs/semantics.md says it exactly.", terms(_terms(report, compare)), shape="full"),
+    ]
+    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
+        # Without an icon of its own a page on a server makes the browser ask for one.
+        f'<title>Tidemark report</title>\n<link rel="icon" href="data:,"/>\n<style>\n{style}</style>\n</head>\n<body>\n'
+        f'<header>\n<h1>Tidemark report</h1>\n<p class="about">{text(_about(report))}</p>\n{tiles(_tiles(report))}</header>\n'
+        f"<main>\n{''.join(parts)}</main>\n"
+        "<footer><p>Records, late records and dead letters are those of all that is committed; saves, labels, clicks and events by action are as of "
+        "the time above.</p></footer>\n</body>\n</html>\n"
+    )
+
+
+def _about(report: Report) -> str:
+    if report.as_of is None:
+        return "Nothing has been accepted yet: run `tidemark ingest`, then `tidemark run`.".replace("`", "")
+    return f"As of {moment(report.as_of)}; {report.partitions} partitions, allowed lateness {span(report.allowed_lateness_ms)}."
+
+
+def _tiles(report: Report) -> list[tuple[str, str, str]]:
+    counts = {name: report.counts.get(name, 0) for name in ("records", "accepted", "duplicate", "late")}
+    of_records = {name: share(percent(n, counts["records"])) for name, n in counts.items()}
+    found = [
+        ("Records", number(counts["records"]), "read from the log"),
+        ("Accepted", number(counts["accepted"]), f"{of_records['accepted']} of records"),
+        ("Late", number(counts["late"]), f"{share(percent(counts['late'], counts['accepted']))} of accepted"),
+        ("Duplicates", number(counts["duplicate"]), f"{of_records['duplicate']} of records"),
+        ("Dead letters", number(report.dead), f"{share(percent(report.dead, counts['records']))} of records"),
+        ("Saves", number(report.saves), f"{number(report.matured)} matured"),
+    ]
+    if report.throughput is not None:
+        run = report.throughput
+        workers = "one worker" if run.workers == 1 else f"{number(run.workers)} workers"
+        found.append(("Events a second", number(round(run.per_second)), f"with {workers}"))
+        found.append(("Main job", f"{run.seconds:.1f}\u202fs", f"for {number(run.events)} events"))
+    return found
+
+
+def _terms(report: Report, compare: bool) -> list[tuple[str, str]]:
+    lateness = span(report.allowed_lateness_ms)
+    found = [
+        ("Record", "One entry of the ACTIONS log. It is accepted, a duplicate, or a dead letter."),
+        ("Accepted", "Well-formed, and the first record with its user and event ID within the dedup horizon."),
+        ("Duplicate", "A record whose user and event ID were accepted before; dropped."),
+        ("Watermark", "The greatest event time accepted so far in a partition."),
+        ("Late", f"Accepted, but more than {lateness} behind the watermark. Late records are accepted records too."),
+        ("Dead letter", "A record that is malformed, or whose event time lies ahead of its arrival by more than the clock skew allowed."),
+        ("Save", "An accepted record with action save that was not late."),
+        (
+            "Revisit",
+            "An impression or a grid_click on the user's own profile. It is credited to the latest save of that pin in the 7 days before.",
+        ),
+        ("Matured", f"A save that is 7 days and {lateness} behind the watermark: no later record can change its labels."),
+        ("label_1dRevImpre", "An impression less than 24 h after the save."),
+        ("label_1dRevGrid", "A click less than 24 h after the save."),
+        ("label_7dRevGrid", "A click less than 7 days after the save."),
+        ("First click", "The earliest click credited to a save. Its day is its age in whole days, 0 to 6."),
+        ("As of", "Events after this time are left out, as if they had not happened yet."),
+        ("±", "How far chance moves a share: half the width of its 95 % interval, in percentage points, were saves independent."),
+    ]
+    if compare:
+        found += [
+            ("Paper", "Pinterest's published figures on revisits of saved pins."),
+            ("Diff., pp", "Ours less the paper's, in percentage points."),
+        ]
+    return found
