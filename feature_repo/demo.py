@@ -20,7 +20,7 @@ from flows.ingest.producer import check_file, ingest_file
 from flows.log import LocalLog
 from flows.outputs import ACTIONS
 from flows.reading import FeatureReader
-from flows.report import console_label_table, gather, write_html
+from flows.report import Throughput, console_label_table, gather, write_html
 from flows.run.command import summary
 from flows.run.display import LiveDisplay, moment
 from flows.run.main_job import Done, run_flows
@@ -70,8 +70,9 @@ def demo(settings: Settings, events: int, users: int, seed: int, workers: int, o
     with LiveDisplay() as display:
         done = run_flows(settings, "all", False, workers, display)
     console.print(summary(done))
+    throughput = Throughput(done.events, done.seconds, done.workers)
     with FeatureReader(settings) as reader:
-        found = gather(reader)
+        found = gather(reader, throughput=throughput)
         user, pin = _examples(reader)
         counts = reader.counts()
     console.rule("4. Look, through Feast")
@@ -80,11 +81,9 @@ def demo(settings: Settings, events: int, users: int, seed: int, workers: int, o
     console.print(console_label_table(found))
     _compare(truth, counts, console)
     report = out / "report.html"
-    write_html(dataclasses.replace(found, **_throughput(done)), report)
+    write_html(found, report)
     console.rule("Done")
-    console.print(
-        f"In {time.monotonic() - started:.0f} s: {done.events:,} events at {done.events / max(done.seconds, 1e-9):,.0f}/s on {done.workers} worker(s)."
-    )
+    console.print(f"In {time.monotonic() - started:.0f} s: {done.events:,} events at {throughput.per_second:,.0f}/s on {done.workers} worker(s).")
     console.print(f"The report with plots: [bold]{report}[/bold] (open it in a browser)")
     console.print("Try next:")
     for line in (
@@ -95,10 +94,6 @@ def demo(settings: Settings, events: int, users: int, seed: int, workers: int, o
         "tidemark ingest YOUR_EVENTS.parquet --help",
     ):
         console.print(f"  {line}", highlight=False)
-
-
-def _throughput(done: Done) -> dict[str, object]:
-    return {"throughput": (done.events, done.seconds, done.workers)}
 
 
 def _fresh(out: Path) -> None:

@@ -124,6 +124,7 @@ class Decoder:
         action = self._codes(records, "action", self._actions, "unknown_action", n, faults)
         surface = self._codes(records, "surface", self._surfaces, "unknown_surface", n, faults)
         topic = self._topics(records, n, faults)
+        _note_oversize(records, faults)
         for name in REQUIRED_FIELDS:
             column = records.column(name) if name in records.schema.names else None
             if column is None or column.null_count:
@@ -339,6 +340,20 @@ def _lookup(texts: list[str], known: Any, reason: str, faults: dict[int, tuple[s
         else:
             out[i] = code
     return out
+
+
+def _note_oversize(records: pa.RecordBatch, faults: dict[int, tuple[str, str]]) -> None:
+    """A typed row is too large if one of its texts is; in a raw record the whole of it counts."""
+    for name in _TEXTS:
+        column = records.column(name) if name in records.schema.names else None
+        if column is None or not (pa.types.is_dictionary(column.type) or pa.types.is_string(column.type)):
+            continue
+        # The distinct texts tell at little cost that there is nothing to look for.
+        texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+        if (pc.max(pc.binary_length(texts)).as_py() or 0) > MAX_RAW_BYTES:
+            lengths = pc.binary_length(column.cast(pa.string())).fill_null(0).to_numpy(zero_copy_only=False)
+            for i in np.flatnonzero(lengths > MAX_RAW_BYTES):
+                _fault(faults, int(i), "oversize", f"{name} of {lengths[i]} bytes")
 
 
 def _row_as_json(records: pa.RecordBatch, i: int) -> bytes:
