@@ -1,4 +1,4 @@
-"""Where the engine's time goes: the seconds spent in each of its steps, less those of the steps inside it.
+"""Where the engine's time goes: the seconds spent in each of its steps, less those of the steps inside it, and how many of them on a core.
 
 What runs in other threads goes on beside the rest and is told apart: it may cost nothing, or keep Python's lock from the main thread.
 """
@@ -11,6 +11,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Self
+
+import numpy as np
 
 from flows import log
 from flows.decode import Decoder
@@ -46,7 +48,7 @@ class Pieces:
     """Wraps the steps for as long as it is entered."""
 
     def __init__(self) -> None:
-        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._spent: defaultdict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
         self._of_thread = threading.local()
         self._kept: list[tuple[Any, str, Any]] = []
 
@@ -62,25 +64,30 @@ class Pieces:
         for owner, attribute, step in reversed(self._kept):
             setattr(owner, attribute, step)
 
-    def seconds(self, total: float) -> dict[str, float]:
-        """Of each piece, greatest first, and what of the total none of them is."""
-        known = dict(sorted(self._seconds.items(), key=lambda item: -item[1]))
-        known["Bytewax and the rest"] = total - sum(value for name, value in known.items() if not name.endswith(_BESIDE))
-        return {name: round(value, 4) for name, value in known.items()}
+    def spent(self, seconds: float, cpu_seconds: float) -> dict[str, dict[str, float]]:
+        """Of each piece, greatest first; and what of the whole run none of them is. Threads of RocksDB's own are in no piece."""
+        known = dict(sorted(self._spent.items(), key=lambda item: -item[1][0]))
+        of_main = sum((spent for name, spent in known.items() if not name.endswith(_BESIDE)), np.zeros(2))
+        known["Bytewax and the rest"] = np.array([seconds, cpu_seconds]) - of_main
+        return {name: {"seconds": round(float(spent[0]), 4), "cpu_seconds": round(float(spent[1]), 4)} for name, spent in known.items()}
 
     def _timed(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(step)
         def timed(*arguments: Any, **options: Any) -> Any:
             inside = self._of_thread.__dict__.setdefault("inside", [])
-            inside.append(0.0)
-            started = time.perf_counter()
+            inside.append(np.zeros(2))
+            started = _now()
             try:
                 return step(*arguments, **options)
             finally:
-                took = time.perf_counter() - started
+                took = _now() - started
                 here = name if threading.current_thread() is threading.main_thread() else name + _BESIDE
-                self._seconds[here] += took - inside.pop()
+                self._spent[here] += took - inside.pop()
                 if inside:
                     inside[-1] += took
 
         return timed
+
+
+def _now() -> np.ndarray:
+    return np.array([time.perf_counter(), time.thread_time()])

@@ -30,10 +30,10 @@ class Stretch:
     columns: Columns
 
 
-def make(directory: Path, events: int, users: int, seed: int, days: int = 30) -> Settings:
-    """A data directory with nothing but a filled ACTIONS log."""
+def make(directory: Path, events: int, users: int, seed: int, days: int = 30, **rates: float) -> Settings:
+    """A data directory with nothing but a filled ACTIONS log; `rates` are the simulator's, of late, disordered, doubled and bad records."""
     settings = Settings(data=directory / "data")
-    simulate(directory / "events", users=users, pins=users, days=days, events=events, seed=seed)
+    simulate(directory / "events", users=users, pins=users, days=days, events=events, seed=seed, **rates)  # type: ignore[arg-type]
     options = IngestOptions.parse(settings.load_vocabulary(), (), (), (), None, "ms", "event-time", None)
     with LocalLog.open(settings.logs, ACTIONS, settings.partitions, create=True) as log:
         for path in sorted((directory / "events").glob("events-*.parquet")):

@@ -31,12 +31,12 @@ class Contestant:
         _run(replace(_stream.make(scratch / "warm", 3_000, 300, seed=1), batch_records=40))
 
     def run(self, pieces: bool = False) -> dict[str, Any]:
-        """Everything once; returns seconds, bytes of state, and if asked the seconds of each piece (which then cost a little more)."""
+        """Everything once; returns seconds, bytes of state, and if asked what each piece took (all then cost a little more)."""
         self._last = _stream.fresh(self._settings, self._scratch / "data")
         with ExitStack() as stack:
             taken = stack.enter_context(Pieces()) if pieces else None
             spent = _run(self._last)
-        return {**spent, "state_bytes": _measure.size_of(self._last.state)} | ({"pieces": taken.seconds(spent["seconds"])} if taken else {})
+        return {**spent, "state_bytes": _measure.size_of(self._last.state)} | ({"pieces": taken.spent(**spent)} if taken else {})
 
     def outcome(self) -> _outcome.Outcome:
         """What the last run led to, at the newest event."""

@@ -84,7 +84,7 @@ def measure(events: int, users: int, repeats: int, seed: int, idiomatic_partitio
             "users": users,
             "values_compared": compared,
             **{name: _summary(name, first[name], of) for name, of in runs.items()},
-            "tidemark_pieces_s": pieces,
+            "tidemark_pieces": pieces,
         },
         "ratios": ratios("events_per_s") | ratios("events_per_cpu_s"),
         "machine": _measure.machine(),
@@ -98,7 +98,8 @@ def check_against_oracles(scratch: Path, seed: int, events: int = 20_000) -> int
     from tests import agreement, driving
     from tests.oracles.decide import decide
 
-    settings = _stream.make(scratch / "stream", events, max(events // 40, 1), seed)
+    rates = {"late_rate": 0.02, "out_of_order_rate": 0.2, "duplicate_rate": 0.02, "bad_rate": 0.01}
+    settings = _stream.make(scratch / "stream", events, max(events // 40, 1), seed, **rates)
     with Worker("_tidemark", settings, scratch, []) as worker:
         worker.run()
     settings = Settings(data=scratch / "_tidemark" / "data")
@@ -154,7 +155,10 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
     for name, note in NOTES.items():
         console.print(f"{name}: {note}")
-    console.print(f"tidemark by pieces, s: {', '.join(f'{name} {value:.3f}' for name, value in results['tidemark_pieces_s'].items())}")
+    steps = Table("tidemark by pieces", "seconds", "CPU seconds")
+    for name, spent in results["tidemark_pieces"].items():
+        steps.add_row(name, f"{spent['seconds']:.3f}", f"{spent['cpu_seconds']:.3f}")
+    console.print(steps)
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}"
     console.print(f"{results['values_compared']:,} values compared; {where}; seed {result['seed']}")
 

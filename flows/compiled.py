@@ -30,6 +30,6 @@ def _cache_folder() -> str:
     return tempfile.mkdtemp(prefix="tidemark-compiled-")
 
 
-numba.config.CACHE_DIR = _cache_folder()
+setattr(numba.config, "CACHE_DIR", _cache_folder())  # noqa: B010 - numba declares its settings at run time
 
 compiled = numba.njit(cache=True, nogil=True)

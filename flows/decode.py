@@ -224,7 +224,8 @@ def concatenated(parts: Sequence[Columns]) -> Columns:
         return parts[part].raw(i - int(starts[part]))
 
     names = ("event_id", "user_id", "pin_id", "action", "surface", "event_time", "duration_ms", "topic", "timestamp", "bad")
-    return Columns(*(np.concatenate([getattr(p, name) for p in parts]) for name in names), faults, raw)
+    arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+    return Columns(**arrays, faults=faults, raw=raw)
 
 
 def _fault(faults: dict[int, tuple[str, str]], i: int, reason: str, detail: str) -> None:

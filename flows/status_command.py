@@ -27,7 +27,7 @@ from flows.state.task import Task
 @click.pass_obj
 def status(settings: Settings, digest: bool, as_json: bool) -> None:
     """Positions, lag and watermark of every task, and what became of the records."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     with FeatureReader(settings) as reader:
         counts = reader.counts()
         for flow in (ACTIONS, REVISITS):
@@ -48,7 +48,7 @@ def status(settings: Settings, digest: bool, as_json: bool) -> None:
                 )
     if digest:
         for row in rows:
-            row["digest"] = digest_of(settings, str(row["flow"]), int(row["partition"]))
+            row["digest"] = digest_of(settings, row["flow"], row["partition"])
     if as_json:
         click.echo(json.dumps({"tasks": rows, "counts": counts}))
         return

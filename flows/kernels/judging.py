@@ -75,7 +75,7 @@ def judge_records(  # type: ignore[no-untyped-def]
         if bad[i]:
             status[i] = BAD
             continue
-        if time > scalars[ARRIVAL] + skew:
+        if time - skew > scalars[ARRIVAL]:
             status[i] = FUTURE
             continue
         before = scalars[W]

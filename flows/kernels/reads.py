@@ -53,7 +53,7 @@ def newest(rows: np.ndarray, bounds: np.ndarray, as_of: int, length: int = SEQUE
     index = np.empty(min(len(rows), length * max(len(bounds) - 1, 0)), np.int64)
     offsets = np.zeros(len(bounds), np.int64)
     exact = np.ones(len(bounds) - 1, np.bool_)
-    taken = _newest(rows, bounds, as_of, length, index, offsets, exact)
+    taken = _newest(rows, bounds, _within(as_of), length, index, offsets, exact)
     return index[:taken], offsets, exact
 
 
@@ -78,7 +78,7 @@ def counters(rows: np.ndarray, bounds: np.ndarray, as_of: int) -> tuple[np.ndarr
     """
     values = np.zeros((len(bounds) - 1, N_COUNTERS), np.int64)
     present = np.zeros(len(bounds) - 1, np.bool_)
-    _counters(rows, bounds, as_of, values, present)
+    _counters(rows, bounds, _within(as_of), values, present)
     return values, present
 
 
@@ -99,7 +99,7 @@ def topic_statistics(rows: np.ndarray, bounds: np.ndarray, as_of: int) -> np.nda
     topic = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
     kind, hour, weight = rows[:, 1], rows[:, 2], rows[:, 3]
     for w in range(N_WINDOWS):
-        inside = (hour + 1) * HOUR_MS > as_of - WINDOWS_MS[w]
+        inside = (hour + 1) * HOUR_MS > _within(as_of) - WINDOWS_MS[w]
         for column, chosen in enumerate((kind == 0, kind > 0, (kind >= 4) & (kind <= 7))):
             out[:, 5 * w + column] = np.bincount(topic, weight * (inside & chosen), len(out))
         saves, clicked, days_3_6 = out[:, 5 * w], out[:, 5 * w + 1], out[:, 5 * w + 2]
@@ -108,12 +108,20 @@ def topic_statistics(rows: np.ndarray, bounds: np.ndarray, as_of: int) -> np.nda
     return out
 
 
+def _within(as_of: int) -> int:
+    """A time that reads the same, and from which a window can be taken without leaving int64."""
+    return min(max(as_of, -1), 2**62)
+
+
 @compiled
 def _newest(rows, bounds, as_of, length, index, offsets, exact):  # type: ignore[no-untyped-def]
     taken = 0
     for e in range(bounds.shape[0] - 1):
         k = bounds[e + 1] - 1
+        # Rows below one marked CUT are not all there, whatever run they lie in: also when the mark lies above as_of.
+        missing = False
         while k >= bounds[e] and rows[k, 1] > as_of:
+            missing |= (rows[k, SEQUENCE_CODES] & CUT) != 0
             k -= 1
         count = 0
         cut = False
@@ -121,16 +129,9 @@ def _newest(rows, bounds, as_of, length, index, offsets, exact):  # type: ignore
             index[taken] = k
             taken += 1
             count += 1
-            # Rows below one marked CUT are not all there, whatever run they lie in.
             cut = (rows[k, SEQUENCE_CODES] & CUT) != 0
             k -= 1
-        if count < length:
-            # Unless the walk was stopped by a mark, or one lies above as_of, nothing is missing.
-            exact[e] = not cut
-            above = k + 1 + count
-            while exact[e] and above < bounds[e + 1]:
-                exact[e] = (rows[above, SEQUENCE_CODES] & CUT) == 0
-                above += 1
+        exact[e] = not missing and (count == length or not cut)
         offsets[e + 1] = taken
     return taken
 

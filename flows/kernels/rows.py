@@ -56,7 +56,9 @@ def fold_sequences(rows: np.ndarray, kept: int = SEQUENCE_KEPT) -> np.ndarray:
 
 
 def unexpired(rows: np.ndarray, time: int, unit_ms: int, before: int) -> np.ndarray:
-    """Rows whose UTC hour ends after `before`, and of each entity the newest other one, so that it is still known to have been there.
+    """Rows whose UTC hour ends after `before`, and of each entity the newest other one that adds, so that it is still known to have been there.
+
+    The last column is the row's weight.
 
     Parameters
     ----------
@@ -179,11 +181,12 @@ def _unexpired(rows, time, unit, before, keep):  # type: ignore[no-untyped-def]
     i = 0
     while i < rows.shape[0]:
         entity = rows[i, 0]
-        marker = np.int64(-1)
+        marker = -1
         while i < rows.shape[0] and rows[i, 0] == entity:
             if (rows[i, time] * unit // HOUR_MS + 1) * HOUR_MS > before:
                 keep[i] = True
-            elif marker < 0 or rows[i, time] >= rows[marker, time]:
+            elif rows[i, rows.shape[1] - 1] > 0 and (marker < 0 or rows[i, time] >= rows[marker, time]):
+                # Not one that takes another back: the two would come to 0, and the entity would be gone.
                 marker = i
             i += 1
         if marker >= 0:

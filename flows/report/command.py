@@ -12,9 +12,15 @@ from flows.settings import Settings
 
 
 @click.command(epilog="Example: tidemark report --out report.html")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("report.html"), show_default=True, help="HTML file to write.")
-@click.option("--as-of", type=int, metavar="MS", help="Labels and clicks at this time, ms UTC; by default the greatest accepted event time.")
-@click.option("--compare/--no-compare", default=False, show_default=True, help="Set the figures beside the published ones of Pinterest's users.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("report.html"), show_default=True, help="HTML file to write."
+)
+@click.option(
+    "--as-of", type=int, metavar="MS", help="Labels and clicks at this time, ms UTC; by default the greatest accepted event time."
+)
+@click.option(
+    "--compare/--no-compare", default=False, show_default=True, help="Set the figures beside the published ones of Pinterest's users."
+)
 @click.pass_obj
 def report(settings: Settings, out: Path, as_of: int | None, compare: bool) -> None:
     """Write a self-contained page: label rates, revisit decay, events over time, late and dead letters."""

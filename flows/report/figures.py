@@ -138,7 +138,7 @@ def events(report: Report, width: int) -> str:
             axes.set_xticks([])
             axes.grid(False)
             axes.axhline(0, color=GRID, linewidth=1.6)
-            axes.text(0, 1.25, _short(name), transform=axes.transAxes, fontsize=13, fontweight="bold", va="bottom")
+            axes.text(0, 1.25, short(name), transform=axes.transAxes, fontsize=13, fontweight="bold", va="bottom")
             axes.text(0, 1.05, f"{number(top)} at most", transform=axes.transAxes, fontsize=12, color=MUTED, va="bottom")
             for side, day in ((0.0, first), (1.0, last)):
                 axes.text(
@@ -153,7 +153,7 @@ def bars(rows: Sequence[tuple[str, int]], width: int, key: str, label: str) -> s
 
     def draw(figure: Figure) -> None:
         names, left = _names([name for name, _ in rows], width)
-        axes = _axes(figure, left, 62, 2, 2)
+        axes = _axes(figure, left, 12 + 8 * max(len(number(n)) for _, n in rows), 2, 2)
         axes.barh(np.arange(len(rows)), [n for _, n in rows], height=0.56, color=OURS, linewidth=0)
         for i, (_, n) in enumerate(rows):
             axes.annotate(number(n), (n, i), (7, 0), textcoords="offset points", va="center", fontsize=12, color=INK)
@@ -188,7 +188,7 @@ def lateness_rows(report: Report) -> list[tuple[str, int]]:
     ]
 
 
-def _short(name: str, most: int = 24) -> str:
+def short(name: str, most: int = 24) -> str:
     """At most so many letters of a name; an East Asian one is as wide as two."""
     name = plain(name)
     if _letters(name) <= most:
@@ -205,7 +205,7 @@ def _letters(name: str) -> int:
 def _names(names: Sequence[str], width: int) -> tuple[list[str], float]:
     """Names as they fit beside a plot, and the margin that they need: 7.4 pixels a letter, and a few."""
     most = 24 if width > NARROW else 22
-    shown = [_short(name, most) for name in names]
+    shown = [short(name, most) for name in names]
     return shown, 14 + 7.4 * max(map(_letters, shown), default=0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.report import figures
 from flows.report.markup import Cell, figure, note, section, table
 from flows.report.values import LABELS, Report, margin, percent
-from flows.report.words import day, number, plain, points, share, span
+from flows.report.words import day, number, points, share, span
 from flows.simulate.published import PUBLISHED
 
 _MEANING = {
@@ -85,7 +85,7 @@ def topics(report: Report, compare: bool) -> str:
     plotted = [(t.topic, percent(t.clicked_days_3_6, t.clicked), paper.get(t.topic)) for t in clicked[:_TOPICS]]
     rows = [
         [
-            plain(t.topic),
+            figures.short(t.topic, 40),
             number(t.clicked),
             number(t.clicked_days_3_6),
             *_against(t.clicked_days_3_6, t.clicked, paper.get(t.topic), compare),

@@ -146,7 +146,7 @@ class Workers:
                 process.wait()
         for output in self._outputs:
             output.close()
-        for descriptor in list(self._selector.get_map()):
-            self._selector.unregister(descriptor)
-            os.close(int(descriptor))  # type: ignore[call-overload]
+        for key in list(self._selector.get_map().values()):
+            self._selector.unregister(key.fd)
+            os.close(key.fd)
         self._selector.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -26,7 +27,7 @@ from flows.simulate import simulate as run_simulation
 @click.option("--bad-rate", default=0.001, show_default=True, help="Malformed records, as a share.")
 @click.option("--json", "as_json", is_flag=True, help="Print the ground truth as JSON.")
 @click.pass_obj
-def simulate(settings: Settings, out: Path, as_json: bool, **options: float) -> None:
+def simulate(settings: Settings, /, out: Path, as_json: bool, **options: Any) -> None:
     """Simulate a population: events with disorder, a served log, and the truth that the flows must recover.
 
     Users have drifting interests and come back to what they saved at published rates. Beside the events lie truth.json and
@@ -43,7 +44,7 @@ def simulate(settings: Settings, out: Path, as_json: bool, **options: float) -> 
             dedup_horizon_ms=settings.dedup_horizon_ms,
             clock_skew_ms=settings.clock_skew_ms,
             progress=lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total),
-            **options,  # type: ignore[arg-type]
+            **options,
         )
     if as_json:
         click.echo(json.dumps(truth))

@@ -134,7 +134,7 @@ class TaskStore:
     def get(self, key: bytes) -> bytes | None:
         """A value of the default family."""
         with _translated(self.path):
-            return self._db.get(key)  # type: ignore[no-any-return]
+            return self._db.get(key)
 
     def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Keys and values of the default family that begin with a prefix, in order."""
@@ -205,7 +205,7 @@ class TaskView:
     def get(self, key: bytes) -> bytes | None:
         """A value of the default family."""
         with _translated(self.path):
-            return self._db.get(key)  # type: ignore[no-any-return]
+            return self._db.get(key)
 
     def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Keys and values of the default family that begin with a prefix, in order."""
