@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,10 +31,19 @@ class Stretch:
     columns: Columns
 
 
-def make(directory: Path, events: int, users: int, seed: int, days: int = 30, **rates: float) -> Settings:
-    """A data directory with nothing but a filled ACTIONS log; `rates` are the simulator's, of late, disordered, doubled and bad records."""
-    settings = Settings(data=directory / "data")
-    simulate(directory / "events", users=users, pins=users, days=days, events=events, seed=seed, **rates)  # type: ignore[arg-type]
+def make(
+    directory: Path, events: int, users: int, seed: int, partitions: int = 8, rates: dict[str, float] | None = None
+) -> Settings:
+    """A data directory with nothing but a filled ACTIONS log of 30 days.
+
+    Parameters
+    ----------
+    rates : dict, optional
+        The simulator's, of late, disordered, doubled and malformed records.
+    """
+    settings = Settings(data=directory / "data", partitions=partitions)
+    given: dict[str, Any] = dict(rates or {})
+    simulate(directory / "events", users=users, pins=users, days=30, events=events, seed=seed, partitions=partitions, **given)
     options = IngestOptions.parse(settings.load_vocabulary(), (), (), (), None, "ms", "event-time", None)
     with LocalLog.open(settings.logs, ACTIONS, settings.partitions, create=True) as log:
         for path in sorted((directory / "events").glob("events-*.parquet")):

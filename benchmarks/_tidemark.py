@@ -28,7 +28,7 @@ class Contestant:
         with LocalLog.open(settings.logs, ACTIONS, read_only=True) as log:
             self.events = sum(log.end_positions())
         # The whole engine once, in pieces small enough that every kernel is needed: what numba loads is loaded.
-        _run(replace(_stream.make(scratch / "warm", 3_000, 300, seed=1), batch_records=40))
+        _run(replace(_stream.make(scratch / "warm", 2_000, 100, seed=1, partitions=1), batch_records=100))
 
     def run(self, pieces: bool = False) -> dict[str, Any]:
         """Everything once; returns seconds, bytes of state, and if asked what each piece took (all then cost a little more)."""

@@ -99,7 +99,7 @@ def check_against_oracles(scratch: Path, seed: int, events: int = 20_000) -> int
     from tests.oracles.decide import decide
 
     rates = {"late_rate": 0.02, "out_of_order_rate": 0.2, "duplicate_rate": 0.02, "bad_rate": 0.01}
-    settings = _stream.make(scratch / "stream", events, max(events // 40, 1), seed, **rates)
+    settings = _stream.make(scratch / "stream", events, max(events // 40, 1), seed, rates=rates)
     with Worker("_tidemark", settings, scratch, []) as worker:
         worker.run()
     settings = Settings(data=scratch / "_tidemark" / "data")

@@ -30,6 +30,7 @@ from benchmarks._datasets import DATASETS, Dataset
 from benchmarks._differences import compare
 from flows.settings import DAY_MS, ENVIRONMENT_PREFIX, Settings
 from tests.oracles.decide import decide
+from tests.oracles.features import credited
 
 _ROOT = Path(__file__).parent.parent
 
@@ -118,6 +119,7 @@ def check(dataset: Dataset, source: Path, directory: Path, times: int, most_rows
         "users": int(prepared["user"].nunique()),
         "items": int(prepared["item"].nunique()),
         "saves": int((decided["action"] == "save").sum()),
+        "credited_revisits": int(credited(decided)["save_time"].notna().sum()),
         "as_of": [*past, newest, newest + 30 * DAY_MS],
         "seconds": {name: round(value, 2) for name, value in (*engine.seconds.items(), ("oracles", oracle))},
         "compared_values": values,

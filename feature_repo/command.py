@@ -13,14 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from flows.errors import SettingsError
-from flows.events import id_of
+from flows.events import MAX_EVENT_TIME, id_of
 from flows.export import ENTITIES, export_features
 from flows.reading import FeatureReader
 from flows.run.display import moment
 from flows.settings import Settings
 
 as_of_option = click.option(
-    "--as-of", type=int, metavar="MS", help="Features at this time, ms UTC; by default the greatest accepted event time."
+    "--as-of",
+    type=click.IntRange(0, MAX_EVENT_TIME),
+    metavar="MS",
+    help="Features at this time, ms UTC; by default the greatest accepted event time.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

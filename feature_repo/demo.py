@@ -23,7 +23,7 @@ from flows.reading import FeatureReader
 from flows.report import Throughput, console_label_table, gather, write_html
 from flows.run.command import summary
 from flows.run.display import LiveDisplay, moment
-from flows.run.main_job import Done, run_flows
+from flows.run.main_job import run_flows
 from flows.settings import Settings
 from flows.simulate import simulate
 

@@ -120,21 +120,22 @@ class Decoder:
         n = records.num_rows
         faults: dict[int, tuple[str, str]] = {}
         integers = {name: _integers(records, name, n, faults) for name in _INTEGERS}
-        timestamp = _values(records.column("timestamp"))
+        timestamp = _timestamps(records)
         action = self._codes(records, "action", self._actions, "unknown_action", n, faults)
         surface = self._codes(records, "surface", self._surfaces, "unknown_surface", n, faults)
         topic = self._topics(records, n, faults)
         _note_oversize(records, faults)
+        for name in ("request_id", "producer"):
+            column = _column(records, name)
+            if column is not None and not _is_text(column.type):
+                _python_texts(_python_values(column), name, faults)
         for name in REQUIRED_FIELDS:
-            column = records.column(name) if name in records.schema.names else None
-            if column is None or column.null_count:
-                missing = range(n) if column is None else np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
-                for i in missing:
-                    _fault(faults, int(i), "missing_field", name)
+            for i in _nulls(_column(records, name), n):
+                _fault(faults, int(i), "missing_field", name)
         return self._checked(integers, action, surface, topic, timestamp, faults, lambda i: _row_as_json(records, i))
 
     def _decode_raw(self, records: pa.RecordBatch) -> Columns:
-        values = records.column("value").to_pylist()
+        values = [v.encode() if type(v) is str else v if type(v) is bytes else None for v in _python_values(records.column("value"))]
         n = len(values)
         faults: dict[int, tuple[str, str]] = {}
         objects = _parse(values, faults)
@@ -148,9 +149,9 @@ class Decoder:
                 if o.get(name) is None:
                     _fault(faults, i, "missing_field", name)
         action = _lookup([t or "" for t in texts["action"]], self._actions, "unknown_action", faults)
-        surface = _lookup([t or "other" for t in texts["surface"]], self._surfaces, "unknown_surface", faults)
+        surface = _lookup(["other" if t is None else t for t in texts["surface"]], self._surfaces, "unknown_surface", faults)
         topic = np.fromiter((self._topic_id(t or "") for t in texts["topic"]), np.int64, n)
-        timestamp = _values(records.column("timestamp"))
+        timestamp = _timestamps(records)
         return self._checked(integers, action, surface, topic, timestamp, faults, lambda i: values[i] or b"")
 
     def _checked(
@@ -234,17 +235,63 @@ def _fault(faults: dict[int, tuple[str, str]], i: int, reason: str, detail: str)
         faults[i] = (reason, detail)
 
 
-def _values(column: pa.Array) -> np.ndarray:
+class _Unreadable:
+    """Stands for an Arrow value that Python has no form for: a text that is no UTF-8, a time after the year 9999."""
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self._kind = kind
+
+    def __str__(self) -> str:
+        return f"a {self._kind} that can't be read"
+
+
+def _python(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return _Unreadable(scalar.type)
+
+
+def _python_values(column: pa.Array) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        return [_python(scalar) for scalar in column]
+
+
+def _column(records: pa.RecordBatch, name: str) -> pa.Array | None:
+    """A column, None if there is none of that name (or several: no one knows which is meant)."""
+    at = records.schema.get_field_index(name)
+    return records.column(at) if at >= 0 else None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or (pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type)))
+
+
+def _nulls(column: pa.Array | None, n: int) -> range | np.ndarray:
+    """Rows without a value."""
+    if column is None:
+        return range(n)
+    if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
+        column = column.dictionary_decode()
+    return np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)) if column.null_count else range(0)
+
+
+def _timestamps(records: pa.RecordBatch) -> np.ndarray:
+    column = _column(records, "timestamp")
+    if column is None:
+        return np.zeros(records.num_rows, np.int64)
     return (column.fill_null(0) if column.null_count else column).to_numpy(zero_copy_only=False).astype(np.int64, copy=True)
 
 
 def _integers(records: pa.RecordBatch, name: str, n: int, faults: dict[int, tuple[str, str]]) -> np.ndarray:
     default = SCHEMA_VERSION if name == "schema_version" else 0
-    if name not in records.schema.names:
+    column = _column(records, name)
+    if column is None:
         return np.full(n, default, np.int64)
-    column = records.column(name)
     if column.type != EVENT_SCHEMA.field(name).type:
-        return _python_integers(column.to_pylist(), name, default, faults)
+        return _python_integers(_python_values(column), name, default, faults)
     if column.null_count:
         column = column.fill_null(default)
     return column.to_numpy().astype(np.int64, copy=True)
@@ -252,15 +299,16 @@ def _integers(records: pa.RecordBatch, name: str, n: int, faults: dict[int, tupl
 
 def _dictionary(records: pa.RecordBatch, name: str, n: int, faults: dict[int, tuple[str, str]]) -> tuple[list[Any], np.ndarray] | None:
     """Distinct texts of a column and each row's index into them (the index after the last stands for null)."""
-    if name not in records.schema.names:
+    column = _column(records, name)
+    if column is None:
         return None
-    column = records.column(name)
-    if not pa.types.is_dictionary(column.type):
-        if not pa.types.is_string(column.type):
-            column = pa.array(_python_texts(column.to_pylist(), name, faults), pa.string())
+    if pa.types.is_string(column.type):
         column = column.dictionary_encode()
-    names = column.dictionary.to_pylist()
-    index = column.indices
+    names = _python_values(column.dictionary) if _is_text(column.type) else [None]
+    if not all(type(text) is str for text in names):
+        column = pa.array(_python_texts(_python_values(column), name, faults), pa.string()).dictionary_encode()
+        names = column.dictionary.to_pylist()
+    index = column.indices.cast(pa.int64())
     if index.null_count:
         index = pc.fill_null(index, len(names))
     return names, index.to_numpy()
@@ -314,7 +362,7 @@ def _python_integers(values: list[Any], name: str, default: int, faults: dict[in
             out[i] = id_of(value)
         elif type(value) is int and INT64_MIN <= value <= INT64_MAX:
             out[i] = value
-        elif type(value) is float and value.is_integer() and abs(value) <= 2**53:
+        elif type(value) is float and value.is_integer() and abs(value) < 2**53:
             out[i] = int(value)
         else:
             _fault(faults, i, "wrong_type", f"{name}: {str(value)[:80]!r} is not a whole number within int64")
@@ -346,8 +394,8 @@ def _lookup(texts: list[str], known: Any, reason: str, faults: dict[int, tuple[s
 def _note_oversize(records: pa.RecordBatch, faults: dict[int, tuple[str, str]]) -> None:
     """A typed row is too large if one of its texts is; in a raw record the whole of it counts."""
     for name in _TEXTS:
-        column = records.column(name) if name in records.schema.names else None
-        if column is None or not (pa.types.is_dictionary(column.type) or pa.types.is_string(column.type)):
+        column = _column(records, name)
+        if column is None or not _is_text(column.type):
             continue
         # The distinct texts tell at little cost that there is nothing to look for.
         texts = column.dictionary if pa.types.is_dictionary(column.type) else column
@@ -358,5 +406,5 @@ def _note_oversize(records: pa.RecordBatch, faults: dict[int, tuple[str, str]]) 
 
 
 def _row_as_json(records: pa.RecordBatch, i: int) -> bytes:
-    row = {name: column[i].as_py() for name, column in zip(records.schema.names, records.columns, strict=True) if name != "timestamp"}
+    row = {name: _python(column[i]) for name, column in zip(records.schema.names, records.columns, strict=True) if name != "timestamp"}
     return orjson.dumps({k: v for k, v in row.items() if v is not None}, default=str)

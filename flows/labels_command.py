@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from flows.events import MAX_EVENT_TIME
 from flows.export import export_labels
 from flows.reading import FeatureReader
 from flows.settings import Settings
@@ -18,7 +19,12 @@ def labels() -> None:
 
 
 @labels.command(epilog="Example: tidemark labels export --out labels.parquet")
-@click.option("--as-of", type=int, metavar="MS", help="Saves and revisits up to this time, ms UTC; by default the greatest event time.")
+@click.option(
+    "--as-of",
+    type=click.IntRange(0, MAX_EVENT_TIME),
+    metavar="MS",
+    help="Saves and revisits up to this time, ms UTC; by default the greatest event time.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Parquet file to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj

@@ -23,6 +23,7 @@ BUSY_TIMEOUT_S = 30.0
 # 64 KiB: 5 and 11 to 15.
 PAGE_BYTES = 65_536
 WAL_PAGES = 1_024  # checkpoint the write-ahead log each 64 MiB
+SMALL_FILES_BYTES = 1 << 20
 NO_TIME = -(2**63)  # the arrival before the first record
 
 _SCHEMA = """
@@ -122,7 +123,7 @@ class LogFile:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise _translate(error, f"log '{self.name}' ({self.path}): can't {doing}") from error
+            raise _translate(error, f"log '{self.name}' ({self.path}): can't {doing}", self.path.parent) from error
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -144,7 +145,6 @@ def _create(path: Path, name: str, partitions: int) -> None:
         connection = sqlite3.connect(draft, isolation_level=None)
         try:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            connection.execute("PRAGMA journal_mode = WAL")
             _prepare(connection)
             connection.executescript(_SCHEMA)
             connection.execute("BEGIN")
@@ -152,6 +152,9 @@ def _create(path: Path, name: str, partitions: int) -> None:
             connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             connection.executemany("INSERT INTO ends VALUES (?, 0, ?)", [(p, NO_TIME) for p in range(partitions)])
             connection.execute("COMMIT")
+            # Last, so that all lies in the file itself. What lay in a write-ahead log would be lost with it: on a full disk closing can't
+            # move it into the file, and says nothing.
+            connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()
         os.rename(draft, path)
@@ -160,12 +163,21 @@ def _create(path: Path, name: str, partitions: int) -> None:
         os.close(directory)
 
 
-def _translate(error: sqlite3.Error | OSError, where: str) -> TidemarkError:
+def _is_full(directory: Path) -> bool:
+    """Whether a file system has no room left for what SQLite makes beside a file; it calls that an I/O error."""
+    try:
+        room = os.statvfs(directory)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < SMALL_FILES_BYTES
+
+
+def _translate(error: sqlite3.Error | OSError, where: str, directory: Path) -> TidemarkError:
     if isinstance(error, OSError):
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return StorageFullError(f"{where}: {error}") if full else DataDirectoryError(f"{where}: {error}")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(directory)):
         return StorageFullError(f"{where}: the disk is full; nothing committed is lost, free some space and run this again")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LockedError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flows.errors import CorruptionError
 from flows.kernels.layout import ACCEPTED, LABEL_COLUMNS, NEVER, TILE_COLUMNS
 from flows.kernels.reads import REVISIT_COLUMNS, SEQUENCE_COLUMNS
 from flows.kernels.rows import fold_sequences, merge_rows, sort_rows
@@ -126,6 +127,11 @@ class Past:
         at = 0
         while at < position:
             batches = self._log.read(partition, at, min(self._settings.batch_records, position - at))
+            if not batches:
+                raise CorruptionError(
+                    f"log '{self._log.name}', partition {partition}, ends at {at}, but its state is at position {position}: "
+                    "the log has lost records; restore the log"
+                )
             yield judge.judge(batches)
             if self._progress is not None:
                 self._progress(batches[-1].end_offset - at)

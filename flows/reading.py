@@ -92,7 +92,8 @@ class FeatureReader:
 
     def refresh(self) -> None:
         """Catch up with the writers."""
-        for flow in (ACTIONS, REVISITS):
+        # REVISITS first: what it has applied was committed by ACTIONS before, so the positions seen after it cover it.
+        for flow in (REVISITS, ACTIONS):
             for partition in range(self.settings.partitions):
                 view = self._views.get((flow, partition))
                 path = task_path(self.settings, flow, partition)

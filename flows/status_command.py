@@ -31,8 +31,7 @@ def status(settings: Settings, digest: bool, as_json: bool) -> None:
     with FeatureReader(settings) as reader:
         counts = reader.counts()
         for flow in (ACTIONS, REVISITS):
-            with LocalLog.open(settings.logs, flow, settings.partitions, create=flow != ACTIONS) as log:
-                ends = log.end_positions()
+            ends = _ends(settings, flow)
             for partition in range(settings.partitions):
                 meta = reader.meta(flow, partition)
                 position = meta.position if meta else 0
@@ -53,6 +52,14 @@ def status(settings: Settings, digest: bool, as_json: bool) -> None:
         click.echo(json.dumps({"tasks": rows, "counts": counts}))
         return
     _print(rows, counts)
+
+
+def _ends(settings: Settings, flow: str) -> list[int]:
+    """Where a flow's input ends; asking makes no log where none is yet."""
+    if not (settings.logs / f"{flow}.db").exists():
+        return [0] * settings.partitions
+    with LocalLog.open(settings.logs, flow, settings.partitions, read_only=True) as log:
+        return log.end_positions()
 
 
 def digest_of(settings: Settings, flow: str, partition: int) -> str:

@@ -26,7 +26,7 @@ DAY = 86_400_000
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     rates = {"late_rate": 0.02, "out_of_order_rate": 0.2, "duplicate_rate": 0.05, "bad_rate": 0.02}
-    return _stream.make(tmp_path_factory.mktemp("stream"), events=6_000, users=100, seed=5, **rates)
+    return _stream.make(tmp_path_factory.mktemp("stream"), events=6_000, users=100, seed=5, rates=rates)
 
 
 def outcome_of(module: object, stream: Settings, scratch: Path, partitions: list[int]) -> _outcome.Outcome:
@@ -143,7 +143,7 @@ def test_every_difference_is_counted(stream: Settings, tmp_path: Path) -> None:
     assert (right.mismatches, right.examples) == (0, [])
     assert right.values > 5_000
 
-    def mismatches(name: str, **columns: object) -> int:
+    def mismatches(name: str, **columns: pd.Series) -> int:
         return compare(exports | {name: exports[name].assign(**columns)}, decided, as_of).mismatches
 
     counter = exports["user"]["revisits_click_all_7d_count"].copy()

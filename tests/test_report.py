@@ -21,7 +21,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from flows.errors import InputError
+from flows.errors import CorruptionError, InputError
 from flows.events import EVENT_SCHEMA, RAW_SCHEMA
 from flows.log import LocalLog
 from flows.outputs import ACTIONS
@@ -167,6 +167,19 @@ def test_before_the_main_job_has_run_there_is_nothing(tmp_path: Path) -> None:
     assert read(settings, as_of=10**12).as_of is None
     write_html(report, tmp_path / "report.html")
     assert "There is no accepted record." in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_log_that_has_lost_records_is_an_error(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data", partitions=2)
+    rng = np.random.default_rng(0)
+    driving.write(settings, adversarial(0, 200, partitions=2), rng)
+    driving.apply(settings, rng)
+    (settings.logs / f"{ACTIONS}.db").unlink()
+    for rest in settings.logs.glob(f"{ACTIONS}.db-*"):
+        rest.unlink()
+    LocalLog.open(settings.logs, ACTIONS, 2, create=True).close()
+    with pytest.raises(CorruptionError, match="lost records"):
+        read(settings)
 
 
 @pytest.mark.parametrize(("count", "total", "points"), [(0, 0, 0.0), (2127, 45278, 0.195), (0, 10, 13.9), (10, 10, 13.9)])

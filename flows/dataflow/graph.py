@@ -9,7 +9,7 @@ from bytewax.dataflow import Dataflow
 
 from flows.dataflow import stopping
 from flows.dataflow.plan import Plan
-from flows.dataflow.progress import ProgressSink
+from flows.dataflow.progress import ProgressSink, reporting
 from flows.dataflow.source import Ends, LogSource
 from flows.dataflow.step import TaskLogic
 from flows.errors import DataDirectoryError
@@ -33,7 +33,12 @@ def build(flows: Sequence[str], follow: bool | None = None) -> Dataflow:
     follow : bool, optional
         Go on for ever; by default what the environment's plan says.
     """
-    settings, plan = load_settings(), Plan.from_environment()
+    plan = Plan.from_environment()
+    with reporting(plan.progress):
+        return _build(flows, load_settings(), plan, follow)
+
+
+def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | None) -> Dataflow:
     if follow is None:
         follow = plan.follow
     with _open(settings, ACTIONS) as log:
@@ -44,6 +49,7 @@ def build(flows: Sequence[str], follow: bool | None = None) -> Dataflow:
             f"{settings.data} has {partitions} partitions, the settings say {settings.partitions}; set partitions = {partitions}"
         )
     stopping.listen()
+    stopping.stop_without_reader(plan.progress)
     dataflow = Dataflow("tidemark_" + "_".join(flows))
     for flow in flows:
         ends = None if follow else _ends(settings, flow, flows, until)

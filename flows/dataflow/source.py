@@ -14,6 +14,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.dataflow import stopping
 from flows.dataflow.plan import Plan
+from flows.dataflow.progress import reporting
 from flows.log import Log, LogBatch
 
 POLL = timedelta(milliseconds=20)
@@ -63,24 +64,31 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         return [str(p) for p in range(self._partitions) if self._plan.owns(p)]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _LogPartition:
-        log = self._open_log()
-        partition = int(for_part)
-        start = log.group_positions(self._group).get(partition, 0) if resume_state is None else resume_state
-        return _LogPartition(log, partition, min(start, log.end_position(partition)), self._batch_records, self._ends)
+        with reporting(self._plan.progress):
+            log = self._open_log()
+            partition = int(for_part)
+            start = log.group_positions(self._group).get(partition, 0) if resume_state is None else resume_state
+            start = min(start, log.end_position(partition))
+        return _LogPartition(log, partition, start, self._batch_records, self._ends, self._plan.progress)
 
 
 class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
-    def __init__(self, log: Log, partition: int, start: int, batch_records: int, ends: Ends | None) -> None:
+    def __init__(self, log: Log, partition: int, start: int, batch_records: int, ends: Ends | None, progress: int | None) -> None:
         self._log = log
         self._partition = partition
         self._at = start
         self._batch_records = batch_records
         self._ends = ends
+        self._progress = progress
         self._opened = False
         self._idle = False
         self._ahead: Future[list[LogBatch]] | None = None
 
     def next_batch(self) -> Iterable[tuple[str, Part]]:
+        with reporting(self._progress):
+            return self._next()
+
+    def _next(self) -> list[tuple[str, Part]]:
         if not self._opened:
             self._opened = True
             return [(str(self._partition), Part(self._partition, self._at))]

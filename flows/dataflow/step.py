@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 
 from bytewax.operators import StatefulBatchLogic
 
-from flows.dataflow.progress import Applied, reporting
+from flows.dataflow import stopping
+from flows.dataflow.progress import Applied, reporting, tell
 from flows.dataflow.source import Part
 from flows.log import Log
 from flows.state.task import Task
@@ -57,6 +58,8 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
         with reporting(self._progress):
             self._task.close()
             self._tell(self._task)
+        if stopping.requested():
+            tell(self._progress, {"stopping": True})
         return [self._applied(self._task, 0)], True
 
     def snapshot(self) -> None:

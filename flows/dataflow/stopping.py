@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a flag that sources look at.
+"""SIGTERM, Ctrl-C and the end of whoever reads our progress, as a flag that sources look at.
 
 Untreated, SIGTERM ends a Bytewax process undrained, and an exception in a handler panics it. So the handler only sets a flag; sources then end,
 tasks commit and save their working set, and the process exits with 0.
@@ -6,6 +6,7 @@ tasks commit and save their working set, and the process exits with 0.
 
 from __future__ import annotations
 
+import select
 import signal
 import threading
 from typing import Any
@@ -23,6 +24,19 @@ def listen() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _request)
         signal.signal(signal.SIGINT, _request)
+
+
+def stop_without_reader(descriptor: int | None) -> None:
+    """Take it as a request to stop when nobody reads a pipe any more: a run that was killed must not leave workers behind."""
+    if descriptor is not None:
+        threading.Thread(target=_await_end, args=(descriptor,), name="awaiting-the-readers-end", daemon=True).start()
+
+
+def _await_end(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, 0)  # nothing but the end is told
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll()):
+        _requested.set()
 
 
 def _request(number: int, frame: Any) -> None:

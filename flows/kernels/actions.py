@@ -196,16 +196,23 @@ class WorkingSet:
         """The logical content, the same whatever the history of slots: what a digest covers."""
         node = self.nodes[np.concatenate([_queued(self.recent)[:, 1], _queued(self.held)[:, 1]])]
         bucket = self.buckets[node[:, N_BUCKET]]
+        open_ids = _queued(self.open)[:, 1]
+        is_open = np.zeros(len(self.saves) + 1, np.bool_)
+        is_open[open_ids] = True
         save = self.saves[np.maximum(node[:, N_SAVE], 0)] if len(self.saves) else np.zeros((len(node), 10), np.int64)
+        # A node may name a save that has gone, whose entry another one has taken since.
+        credited = is_open[node[:, N_SAVE]] & (save[:, S_BUCKET] == node[:, N_BUCKET]) & (save[:, S_TIME] < node[:, N_TIME])
+        of_save = np.where(credited, save[:, S_ID], 0), np.where(credited, save[:, S_TIME], -NEVER)
         lateness, horizon = int(self._limits[0]), int(self._limits[1])
         now = int(self.scalars[W])
-        # Only a revisit younger than L can change hands, and only an ID within the horizon can meet its duplicate.
-        credited = np.where(node[:, N_SAVE] >= 0, save[:, S_ID], 0), np.where(node[:, N_SAVE] >= 0, save[:, S_TIME], -NEVER)
-        nodes = np.column_stack([bucket[:, B_USER], bucket[:, B_PIN], node[:, N_TIME], node[:, N_CLICK], *credited])
-        nodes = nodes[nodes[:, 2] > now - lateness]
+        # A revisit younger than L can change hands, one of an open save can become its first; only an ID within the horizon can meet its duplicate.
+        nodes = np.column_stack([bucket[:, B_USER], bucket[:, B_PIN], node[:, N_TIME], node[:, N_CLICK], *of_save])
+        nodes = nodes[(nodes[:, 2] > now - lateness) | credited]
         seen = _queued(self.seen)
         seen = seen[seen[:, 2] >= now - horizon]
-        return b"".join(_sorted_rows(rows).tobytes() for rows in (self.scalars[[W, ARRIVAL]].reshape(1, 2), nodes, seen))
+        saves = np.column_stack([self.open_labels(), self.saves[open_ids][:, S_RELATED]])
+        header = np.array([[*self.scalars[[W, ARRIVAL]], len(saves), len(nodes), len(seen)]], np.int64)
+        return b"".join(_sorted_rows(rows).tobytes() for rows in (header, saves, nodes, seen))
 
     def _make_room(self, n: int) -> None:
         self.ids = with_room(self.ids, int(self.scalars[N_SEEN]), n)

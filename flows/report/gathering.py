@@ -120,6 +120,11 @@ class _Pass:
         at = 0
         while at < position:
             batches = log.read(partition, at, min(self._settings.batch_records, position - at))
+            if not batches:
+                raise CorruptionError(
+                    f"log '{log.name}', partition {partition}: state is at position {position}, but the log ends at {at}: "
+                    "it has lost records; restore the log"
+                )
             done = judge.judge(batches)
             columns, judged = done.columns, done.judged
             taken = (judged.status == ACCEPTED) & (columns.event_time <= as_of)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import IO, Any
 
 import orjson
@@ -23,6 +24,9 @@ from flows.errors import TidemarkError
 from flows.settings import Settings
 
 Listener = Callable[[dict[str, Any]], None]
+
+# By file, and with -P: a directory "flows" that happens to lie in the user's working directory must not be taken for ours.
+_FLOWS = Path(__file__).resolve().parent.parent
 
 
 class WorkerError(TidemarkError):
@@ -54,8 +58,8 @@ class Workers:
             own = replace(plan, worker=worker, progress=writing)
             output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _end
             process = subprocess.Popen(
-                [sys.executable, "-m", "bytewax.run", f"flows.{flow}:flow"],
-                env={**os.environ, **settings.environment(), **own.to_environment(), "RUST_BACKTRACE": "0"},
+                [sys.executable, "-P", "-m", "bytewax.run", f"{_FLOWS / flow}.py:flow"],
+                env={**_inherited(), **settings.environment(), **own.to_environment(), "RUST_BACKTRACE": "0"},
                 pass_fds=(writing, lock),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -85,15 +89,19 @@ class Workers:
             while self._selector.get_map():
                 for key, _ in self._selector.select(timeout=0.2):
                     self._take(key, listener)
-                if any(p.poll() not in (None, 0) for p in self._processes):
+                if any(map(self._failed, self._processes)):
                     self._fail(listener)
                 tick()
             for process in self._processes:
                 process.wait()
-            if any(p.returncode != 0 for p in self._processes):
+            if any(map(self._failed, self._processes)):
                 self._fail(listener)
         finally:
             self._end()
+
+    def _failed(self, process: subprocess.Popen[bytes]) -> bool:
+        # A worker that is asked to stop before it listens for that ends by the signal; it had begun nothing.
+        return process.poll() not in (None, 0) and not (self.stopping and process.returncode == -signal.SIGTERM)
 
     def _take(self, key: selectors.SelectorKey, listener: Listener) -> None:
         descriptor, held = key.fd, key.data
@@ -110,6 +118,9 @@ class Workers:
             if "error" in message:
                 # The first is the cause; others may follow from it.
                 self._error = self._error or (message["error"], message["exit_code"])
+            elif "stopping" in message:
+                # One alone was asked to stop. The others would wait for its partitions for ever.
+                self.stop()
             else:
                 listener(message)
 
@@ -124,7 +135,7 @@ class Workers:
             error = WorkerError(self._error[0])
             error.exit_code = self._error[1]
             raise error
-        number, process = next((i, p) for i, p in enumerate(self._processes) if p.poll() not in (None, 0))
+        number, process = next((i, p) for i, p in enumerate(self._processes) if self._failed(p))
         self._outputs[number].seek(0)
         last = [line for line in self._outputs[number].read().decode("utf-8", "replace").splitlines() if line.strip()][-1:]
         said = f"its last words: {last[0]}" if last else "it said nothing"
@@ -150,3 +161,8 @@ class Workers:
             self._selector.unregister(key.fd)
             os.close(key.fd)
         self._selector.close()
+
+
+def _inherited() -> dict[str, str]:
+    """The environment, without what would make Bytewax take a worker for a part of some other cluster."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("BYTEWAX_")}

@@ -33,6 +33,7 @@ from flows.vocabulary import IMPRESSION, Vocabulary
 
 FLOW = "actions"
 _ANCHOR, _TOPIC = b"anchor", b"T"
+_SEAL_BYTES = 16
 
 
 def state_fingerprint(settings: Settings, vocabulary: Vocabulary) -> str:
@@ -114,8 +115,9 @@ class ActionsTask(Task):
         behind = meta.position - meta.anchor
         if behind == 0 or (behind < self.settings.anchor_records and not force):
             return False
-        batch.put(_ANCHOR, self._judge.working_set.to_bytes())
         meta.anchor = meta.position
+        data = self._judge.working_set.to_bytes()
+        batch.put(_ANCHOR, _seal(meta, data) + data)
         meta.anchor_sequences = {name: list(numbers) for name, numbers in meta.sequences.items()}
         return True
 
@@ -215,16 +217,31 @@ def merged_labels(saved: Iterable[np.ndarray], working_set: WorkingSet) -> np.nd
     return sort_rows(np.ascontiguousarray(np.concatenate([working_set.open_labels(), *saved])), tables.LABELS.keys)
 
 
+def _seal(meta: Meta, data: bytes) -> bytes:
+    """Goes before a saved working set, so that one that was changed, or is of another position, is found."""
+    return hashlib.blake2b(b"%d,%d,%d," % (meta.generation, meta.partition, meta.anchor) + data, digest_size=_SEAL_BYTES).digest()
+
+
 def resume(judge: Judge, view: TaskStore | TaskView, meta: Meta, source: Log, batch_records: int) -> Iterator[Judged]:
     """Bring a fresh judge to a task's committed position: the saved working set, then the kernel over the records since.
 
     Yields what each stretch of records made, which the task has committed already.
     """
     saved = view.get(_ANCHOR)
-    if saved is not None:
-        judge.working_set.restore(saved)
+    if meta.anchor:
+        if saved is None or saved[:_SEAL_BYTES] != _seal(meta, saved[_SEAL_BYTES:]):
+            raise CorruptionError(
+                f"state {view.path}: the working set saved at position {meta.anchor} is not what was written; "
+                "delete this task's directory to rebuild it from the log"
+            )
+        judge.working_set.restore(saved[_SEAL_BYTES:])
     at = meta.anchor
     while at < meta.position:
         batches = source.read(meta.partition, at, min(batch_records, meta.position - at))
+        if not batches:
+            raise CorruptionError(
+                f"state {view.path} is at position {meta.position}, but log '{source.name}', partition {meta.partition}, ends at {at}: "
+                "the log has lost records; restore the log"
+            )
         yield judge.judge(batches).judged
         at = batches[-1].end_offset

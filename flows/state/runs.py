@@ -76,11 +76,17 @@ class RunReader:
         for gone in set(self._indexes) - runs:
             del self._indexes[gone]
 
+    def _found(self, keys: list[bytes]) -> list[Any]:
+        try:
+            return self._family.get(keys)
+        except Exception as error:
+            raise CorruptionError(f"state: rows can't be read ({error}); restore the task from a checkpoint") from error
+
     def index(self, run: Run) -> np.ndarray:
         """First entity of each block."""
         cached = self._indexes.get(run.id)
         if cached is None:
-            data = self._family.get(_key(run.id, _INDEX))
+            data = self._found([_key(run.id, _INDEX)])[0]
             if data is None:
                 raise CorruptionError(f"state: the index of run {run.id} is missing; restore the task from a checkpoint")
             cached = self._indexes[run.id] = np.frombuffer(data, np.int64)
@@ -88,7 +94,7 @@ class RunReader:
 
     def blocks(self, table: Table, run: Run, first: int, last: int) -> np.ndarray:
         """Rows of blocks first to last, both included."""
-        found = self._family.get([_key(run.id, block) for block in range(first, last + 1)])
+        found = self._found([_key(run.id, block) for block in range(first, last + 1)])
         if any(data is None for data in found):
             raise CorruptionError(f"state: a block of run {run.id} of table {table.name} is missing; restore the task from a checkpoint")
         return np.frombuffer(b"".join(found) if len(found) > 1 else found[0], np.int64).reshape(-1, table.columns)
@@ -115,7 +121,7 @@ class RunReader:
             wanted = sorted({block for a, b in zip(first, last, strict=True) for block in range(a, b + 1)})
             if not wanted:
                 continue
-            found = self._family.get([_key(run.id, block) for block in wanted])
+            found = self._found([_key(run.id, block) for block in wanted])
             if any(data is None for data in found):
                 raise CorruptionError(
                     f"state: a block of run {run.id} of table {table.name} is missing; restore the task from a checkpoint"

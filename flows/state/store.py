@@ -6,11 +6,13 @@ not say. A reader opens the same files as a secondary and sees whole commits onl
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,13 +79,13 @@ class Meta:
         """Read a meta record, refusing another format."""
         try:
             content = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise CorruptionError(f"state {path}: its meta record can't be read ({error}); restore the task from a checkpoint") from error
-        if content.get("format") != FORMAT:
-            raise DataDirectoryError(f"state {path} has format {content.get('format')}; this Tidemark reads format {FORMAT}")
-        content["manifest"] = {name: [Run(*r) for r in runs] for name, runs in content["manifest"].items()}
-        content["applied"] = {int(origin): last for origin, last in content["applied"].items()}
-        return cls(**content)
+            if content.get("format") != FORMAT:
+                raise DataDirectoryError(f"state {path} has format {content.get('format')}; this Tidemark reads format {FORMAT}")
+            content["manifest"] = {name: [Run(*r) for r in runs] for name, runs in content["manifest"].items()}
+            content["applied"] = {int(origin): last for origin, last in content["applied"].items()}
+            return cls(**content)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CorruptionError(f"state {path}: its meta record can't be read ({error!r}); restore the task from a checkpoint") from error
 
 
 class TaskStore:
@@ -116,20 +118,27 @@ class TaskStore:
         self._sync = WriteOptions()
         self._sync.sync = True
         self.runs: Runs = None  # type: ignore[assignment]
-        data = self.get(_META)
-        self.meta = Meta.from_json(data, path) if data is not None else Meta(flow, partition, fingerprint)
-        if self.meta.fingerprint != fingerprint:
-            self.close()
-            raise DataDirectoryError(
-                f"state {path} was made under other features or settings (fingerprint {self.meta.fingerprint}, now {fingerprint}); "
-                "put the settings back, or delete the data directory's state/ and run again to rebuild it from the logs"
+        try:
+            data = self.get(_META)
+            self.meta = Meta.from_json(data, path) if data is not None else Meta(flow, partition, fingerprint)
+            if self.meta.fingerprint != fingerprint:
+                raise DataDirectoryError(
+                    f"state {path} was made under other features or settings (fingerprint {self.meta.fingerprint}, now {fingerprint}); "
+                    "put the settings back, or delete the data directory's state/ and run again to rebuild it from the logs"
+                )
+            self.runs = Runs(
+                self._db.get_column_family(_FAMILY),
+                self._db.get_column_family_handle(_FAMILY),
+                tables,
+                self.meta.manifest,
+                self.meta.next_run,
             )
-        self.runs = Runs(
-            self._db.get_column_family(_FAMILY), self._db.get_column_family_handle(_FAMILY), tables, self.meta.manifest, self.meta.next_run
-        )
-        orphans = WriteBatch(raw_mode=True)
-        self.runs.drop_orphans(orphans)
-        self._write(orphans)
+            orphans = WriteBatch(raw_mode=True)
+            self.runs.drop_orphans(orphans)
+            self._write(orphans)
+        except BaseException:
+            self.close()
+            raise
 
     def get(self, key: bytes) -> bytes | None:
         """A value of the default family."""
@@ -138,13 +147,8 @@ class TaskStore:
 
     def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Keys and values of the default family that begin with a prefix, in order."""
-        out = []
         with _translated(self.path):
-            for key, value in self._db.items(from_key=prefix):
-                if not key.startswith(prefix):
-                    break
-                out.append((key, value))
-        return out
+            return _prefixed(self._db, prefix)
 
     def batch(self) -> WriteBatch:
         """An empty write batch."""
@@ -210,7 +214,7 @@ class TaskView:
     def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Keys and values of the default family that begin with a prefix, in order."""
         with _translated(self.path):
-            return [(k, v) for k, v in self._db.items(from_key=prefix) if k.startswith(prefix)]
+            return _prefixed(self._db, prefix)
 
     def close(self) -> None:
         """Release the files of this view."""
@@ -218,13 +222,23 @@ class TaskView:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _sizes(self) -> list[tuple[str, int]]:
-        with os.scandir(self.path) as entries:
-            return sorted((e.name, e.stat().st_size) for e in entries if e.name.endswith(".log") or e.name.startswith("MANIFEST"))
+        sizes = []
+        with _translated(self.path), os.scandir(self.path) as entries:
+            for entry in entries:
+                if entry.name.endswith(".log") or entry.name.startswith("MANIFEST"):
+                    # The writer may have deleted it this moment; that it is missing shows that there is something new.
+                    with suppress(FileNotFoundError):
+                        sizes.append((entry.name, entry.stat().st_size))
+            return sorted(sizes)
 
     def _load(self) -> None:
         data = self.get(_META)
         self.meta = Meta.from_json(data, self.path) if data is not None else None
         self.runs.forget_except({run.id for runs in (self.meta.manifest if self.meta else {}).values() for run in runs})
+
+
+def _prefixed(db: Any, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    return list(itertools.takewhile(lambda item: item[0].startswith(prefix), db.items(from_key=prefix)))
 
 
 def _options(create: bool = True) -> Options:
@@ -253,7 +267,8 @@ class _translated:
         if error is None or isinstance(error, TidemarkError) or not isinstance(error, Exception):
             return
         text = str(error)
-        if re.search(r"lock|LOCK", text) and "No space" not in text:
+        # Not just "lock": a block's checksum is another matter.
+        if re.search(r"While lock file|lock hold by", text):
             raise LockedError(f"state {self._path} is in use by another process; stop that run first, or use another --data") from error
         if re.search(r"No space left|File too large|disk full", text, re.IGNORECASE):
             raise StorageFullError(

@@ -162,9 +162,15 @@ class Task:
         before = expiry(self.settings, meta.watermark) if meta.watermark is not None else meta.expired_to
         for name, table in sorted(self.store.runs.tables.items()):
             total.update(name.encode())
+            # Hashed apart, so that it doesn't show where one slice of the scan ends and the next begins.
+            parts: list[hashlib.blake2b] = []
             for rows in self._digested_rows(table):
-                for part in canonical(table, rows, before):
-                    total.update(np.ascontiguousarray(part).tobytes())
+                for i, part in enumerate(canonical(table, rows, before)):
+                    if i == len(parts):
+                        parts.append(hashlib.blake2b(digest_size=16))
+                    parts[i].update(np.ascontiguousarray(part).tobytes())
+            for hashed in parts:
+                total.update(hashed.digest())
         total.update(repr((self._place(), meta.watermark, sorted(meta.sequences.items()))).encode())
         total.update(repr(sorted(meta.counts.items())).encode())
         self._digest_more(total)
