@@ -61,10 +61,10 @@ class Levels:
 class Contestant:
     """See the module. `prepare` loads the input; each `run` starts from nothing."""
 
-    def __init__(self, settings: Settings, scratch: Path, partitions: list[int]) -> None:
+    def __init__(self, settings: Settings, scratch: Path) -> None:
         self._settings = settings
         self._vocabulary = settings.load_vocabulary()
-        self._input = _stream.stretches(settings, partitions)
+        self._input = _stream.stretches(settings)
         self.events = sum(len(stretch.columns) for stretch in self._input)
         self._judges: dict[int, Judge] = {}
         self._users: dict[int, dict[str, Levels]] = {}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 _PACKAGES = ("bytewax", "numba", "numpy", "orjson", "pandas", "pyarrow", "rocksdict")
 
@@ -49,6 +52,11 @@ class Clock:
     def read(self) -> dict[str, float]:
         """``seconds`` and ``cpu_seconds``."""
         return {"seconds": time.perf_counter() - self._wall, "cpu_seconds": time.process_time() - self._cpu}
+
+
+def console() -> Console:
+    """Where tables go; wide enough for them where no terminal says how wide it is."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def forget_peak() -> float:

@@ -60,11 +60,11 @@ def fresh(settings: Settings, data: Path) -> Settings:
     return replace(settings, data=data)
 
 
-def stretches(settings: Settings, partitions: list[int]) -> list[Stretch]:
-    """All records of some partitions, in the pieces in which a task takes them."""
+def stretches(settings: Settings) -> list[Stretch]:
+    """All records, partition by partition, in the pieces in which a task takes them."""
     out = []
     with LocalLog.open(settings.logs, ACTIONS, read_only=True) as log:
-        for partition in partitions:
+        for partition in range(settings.partitions):
             decoder = Decoder(settings.load_vocabulary())
             at, end = 0, log.end_position(partition)
             while at < end:
@@ -74,7 +74,7 @@ def stretches(settings: Settings, partitions: list[int]) -> list[Stretch]:
     return out
 
 
-def records(settings: Settings, partitions: list[int] | None = None) -> pd.DataFrame:
+def records(settings: Settings) -> pd.DataFrame:
     """The log as the oracles take it, in order of arrival over all partitions, with the fate of each record.
 
     Columns partition, offset, event_id, user_id, pin_id, action, surface, event_time, duration_ms, topic, timestamp, arrival, bad, and
@@ -83,7 +83,7 @@ def records(settings: Settings, partitions: list[int] | None = None) -> pd.DataF
     vocabulary = settings.load_vocabulary()
     actions, surfaces = vocabulary.action_names(), vocabulary.surface_names()
     frames = []
-    for partition in range(settings.partitions) if partitions is None else partitions:
+    for partition in range(settings.partitions):
         decoder = Decoder(vocabulary)
         with LocalLog.open(settings.logs, ACTIONS, read_only=True) as log:
             end = log.end_position(partition)

@@ -21,7 +21,7 @@ from flows.settings import Settings
 class Contestant:
     """See the module. Each `run` has a data directory of its own, whose log is filled before the clock starts."""
 
-    def __init__(self, settings: Settings, scratch: Path, partitions: list[int]) -> None:
+    def __init__(self, settings: Settings, scratch: Path) -> None:
         self._settings = settings
         self._scratch = scratch
         self._last = settings

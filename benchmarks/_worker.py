@@ -31,18 +31,15 @@ class Worker:
         A data directory with a filled log; only read.
     scratch : Path
         Where the contestant may write.
-    partitions : list of int
-        Which of the log's partitions it runs on.
     """
 
-    def __init__(self, module: str, settings: Settings, scratch: Path, partitions: list[int]) -> None:
+    def __init__(self, module: str, settings: Settings, scratch: Path) -> None:
         self._scratch = scratch / module
         self._scratch.mkdir(parents=True)
         task = {
             "module": module,
             "settings": {f.name: str(v) if isinstance(v := getattr(settings, f.name), Path) else v for f in fields(settings)},
             "scratch": str(self._scratch),
-            "partitions": partitions,
         }
         # The user's own settings must not reach what is measured.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
@@ -90,7 +87,7 @@ def _serve(task: dict[str, Any], answers: int) -> None:
     scratch = Path(task["scratch"])
     paths = {name: Path(task["settings"][name]) for name in ("data", "vocabulary") if task["settings"][name]}
     module = importlib.import_module(f"benchmarks.{task['module']}")
-    contestant = module.Contestant(Settings(**task["settings"] | paths), scratch, task["partitions"])
+    contestant = module.Contestant(Settings(**task["settings"] | paths), scratch)
     _tell(answers, {})
     for line in sys.stdin:
         asked = json.loads(line)

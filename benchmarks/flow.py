@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,12 @@ NOTES = {
 }
 
 
-def measure(events: int, users: int, repeats: int, seed: int, idiomatic_partitions: int, scratch: Path) -> dict[str, Any]:
+def measure(events: int, users: int, repeats: int, seed: int, scratch: Path) -> dict[str, Any]:
     """Check, then time.
 
     Parameters
     ----------
     events, users, repeats, seed : int
-    idiomatic_partitions : int
-        The baseline runs on all events of so many partitions: fewer events, but whole histories of users.
     scratch : Path
         An empty directory.
 
@@ -49,28 +48,19 @@ def measure(events: int, users: int, repeats: int, seed: int, idiomatic_partitio
     """
     compared = check_against_oracles(scratch / "oracles", seed)
     settings = _stream.make(scratch / "stream", events, users, seed)
-    everything, part = list(range(settings.partitions)), list(range(min(idiomatic_partitions, settings.partitions)))
-    with (
-        Worker("_tidemark", settings, scratch, everything) as tidemark,
-        Worker("_kernels", settings, scratch, everything) as kernels,
-        Worker("_idiomatic", settings, scratch, part) as idiomatic,
-        Worker("_idiomatic_durable", settings, scratch, part) as durable,
-    ):
-        workers = {"tidemark": tidemark, "kernels": kernels, "idiomatic": idiomatic, "idiomatic_durable": durable}
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker(f"_{name}", settings, scratch)) for name in NOTES}
         # What a later run holds of memory depends on what the one before has left.
         first = {name: worker.run() for name, worker in workers.items()}
-        outcome = kernels.outcome()
-        _outcome.check_equal(tidemark.outcome(), outcome, "tidemark and kernels")
-        compared += _outcome.values(outcome)
-        of_part = _part_of(settings, scratch, part) if len(part) < len(everything) else outcome
-        for name in ("idiomatic", "idiomatic_durable"):
-            _outcome.check_equal(workers[name].outcome(), of_part, f"{name} and kernels")
-            compared += _outcome.values(of_part)
+        outcome = workers["kernels"].outcome()
+        for name in ("tidemark", "idiomatic", "idiomatic_durable"):
+            _outcome.check_equal(workers[name].outcome(), outcome, f"{name} and kernels")
+            compared += _outcome.values(outcome)
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
         for _ in range(repeats):
             for name, worker in workers.items():
                 runs[name].append(worker.run())
-        pieces = tidemark.run(pieces=True)["pieces"]
+        pieces = workers["tidemark"].run(pieces=True)["pieces"]
 
     def ratios(rate: str) -> dict[str, dict[str, float]]:
         of = {name: [run[rate] for run in ran] for name, ran in runs.items()}
@@ -100,7 +90,7 @@ def check_against_oracles(scratch: Path, seed: int, events: int = 20_000) -> int
 
     rates = {"late_rate": 0.02, "out_of_order_rate": 0.2, "duplicate_rate": 0.02, "bad_rate": 0.01}
     settings = _stream.make(scratch / "stream", events, max(events // 40, 1), seed, rates=rates)
-    with Worker("_tidemark", settings, scratch, []) as worker:
+    with Worker("_tidemark", settings, scratch) as worker:
         worker.run()
     settings = Settings(data=scratch / "_tidemark" / "data")
     decided = decide(_stream.records(settings))
@@ -114,14 +104,6 @@ def check_against_oracles(scratch: Path, seed: int, events: int = 20_000) -> int
             raise _measure.CheckFailedError(f"tidemark and the oracles at as_of {as_of}: {error}") from error
         compared += sum(frame.size for frame in exports.values())
     return compared
-
-
-def _part_of(settings: Settings, scratch: Path, partitions: list[int]) -> _outcome.Outcome:
-    from benchmarks import _kernels
-
-    part = _kernels.Contestant(settings, scratch, partitions)
-    part.run()
-    return part.outcome()
 
 
 def _summary(name: str, first: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -165,7 +147,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--quick", is_flag=True, help="200 000 events, the baseline on a quarter of them; ends within a minute.")
+@click.option("--quick", is_flag=True, help="200 000 events; ends within a minute.")
 @click.option("--events", type=click.IntRange(1_000), help="Default 1 000 000.")
 @click.option("--users", type=click.IntRange(10), help="Default a tenth of the events.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
@@ -175,14 +157,14 @@ def main(as_json: bool, quick: bool, events: int | None, users: int | None, repe
     events = events or (200_000 if quick else 1_000_000)
     with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as scratch:
         try:
-            result = measure(events, users or events // 10, repeats, seed, 2 if quick else 8, Path(scratch))
+            result = measure(events, users or events // 10, repeats, seed, Path(scratch))
         except _measure.CheckFailedError as error:
             print(f"benchmarks.flow: {error}", file=sys.stderr)
             sys.exit(1)
     if as_json:
         print(json.dumps(result))
     else:
-        show(result, Console())
+        show(result, _measure.console())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from typing import Any
 import click
 import pandas as pd
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import _measure
@@ -91,7 +90,7 @@ def check(dataset: Dataset, source: Path, directory: Path, times: int, most_rows
     directory : Path
         Empty.
     times : int
-        How many as-of times, the newest event (once by default, without --as-of) and one a month later among them.
+        How many as-of times, 2 or more: past ones, the newest event (without --as-of), and from 3 on a month after it.
     most_rows : int, optional
         Only so many of its first rows.
     """
@@ -104,10 +103,11 @@ def check(dataset: Dataset, source: Path, directory: Path, times: int, most_rows
     decided = decide(dataset.log(prepared, Settings().partitions))
     oracle = time.perf_counter() - started
     newest = int(decided["event_time"].max())
-    past = [int(decided["event_time"].quantile((i + 1) / (times - 1))) for i in range(times - 2)]
+    shares = [(i + 1) / (times - 1) for i in range(times - 2)] or [0.5]
+    moments = [*(int(decided["event_time"].quantile(share)) for share in shares), newest, newest + 30 * DAY_MS][:times]
     values = mismatches = 0
     examples: list[str] = []
-    for as_of in [*past, newest, newest + 30 * DAY_MS]:
+    for as_of in moments:
         exports = engine.exports(None if as_of == newest else as_of)
         started = time.perf_counter()
         tally = compare(exports, decided, as_of)
@@ -120,7 +120,7 @@ def check(dataset: Dataset, source: Path, directory: Path, times: int, most_rows
         "items": int(prepared["item"].nunique()),
         "saves": int((decided["action"] == "save").sum()),
         "credited_revisits": int(credited(decided)["save_time"].notna().sum()),
-        "as_of": [*past, newest, newest + 30 * DAY_MS],
+        "as_of": moments,
         "seconds": {name: round(value, 2) for name, value in (*engine.seconds.items(), ("oracles", oracle))},
         "compared_values": values,
         "mismatches": mismatches,
@@ -157,15 +157,14 @@ def main(data_dir: Path | None, as_json: bool, quick: bool, times: int) -> None:
 
 
 def _show(results: dict[str, Any]) -> None:
-    table = Table("", "rows", "users", "saves", "as-of times", "values compared", "mismatches", "seconds", title="realdata")
+    table = Table("", "rows", "users", "saves", "credited", "times", "values compared", "mismatches", title="realdata")
     for name, of in results.items():
-        seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in of["seconds"].items())
-        numbers = (of["rows"], of["users"], of["saves"], len(of["as_of"]), of["compared_values"], of["mismatches"])
-        table.add_row(name, *(f"{number:,}" for number in numbers), seconds)
-    Console().print(table)
-    for of in results.values():
-        for example in of["examples"]:
-            print(example)
+        numbers = [of[key] for key in ("rows", "users", "saves", "credited_revisits", "compared_values", "mismatches")]
+        table.add_row(name, *(f"{number:,}" for number in [*numbers[:4], len(of["as_of"]), *numbers[4:]]))
+    _measure.console().print(table)
+    for name, of in results.items():
+        print(f"{name}, seconds: {', '.join(f'{stage} {value:.1f}' for stage, value in of['seconds'].items())}")
+        print(*of["examples"], sep="\n", end="\n" * bool(of["examples"]))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def deadletters() -> None:
     """Records that the actions flow couldn't take: look at them, and put them back after a fix."""
 
 
-@deadletters.command("list")
+@deadletters.command("list", epilog="Example: tidemark deadletters list --reason unknown_action")
 @click.option("--reason", help="Only those with this reason.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(0), help="How many of the newest to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -59,7 +59,7 @@ def list_(settings: Settings, reason: str | None, limit: int, as_json: bool) -> 
         console.print(table)
 
 
-@deadletters.command()
+@deadletters.command(epilog="Example: tidemark deadletters show 3:1041")
 @click.argument("id")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
@@ -82,7 +82,7 @@ def show(settings: Settings, id: str, as_json: bool) -> None:
         click.echo(letter.raw.decode("utf-8", "backslashreplace"))
 
 
-@deadletters.command()
+@deadletters.command(epilog="Example: tidemark deadletters redrive --reason unknown_action --dry-run")
 @click.option("--id", "ids", multiple=True, metavar="ID", help="This one (may be given several times).")
 @click.option("--reason", help="All with this reason.")
 @click.option("--all", "everything", is_flag=True, help="All.")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import _idiomatic, _kernels, _outcome, _stream, flow, realdata
+from benchmarks import _idiomatic, _idiomatic_durable, _kernels, _outcome, _stream, flow, realdata
 from benchmarks._datasets import DATASETS
 from benchmarks._differences import compare
 from benchmarks._measure import CheckFailedError, ratio, spread
@@ -29,8 +29,8 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return _stream.make(tmp_path_factory.mktemp("stream"), events=6_000, users=100, seed=5, rates=rates)
 
 
-def outcome_of(module: object, stream: Settings, scratch: Path, partitions: list[int]) -> _outcome.Outcome:
-    contestant = module.Contestant(stream, scratch, partitions)  # type: ignore[attr-defined]
+def outcome_of(module: object, stream: Settings, scratch: Path) -> _outcome.Outcome:
+    contestant = module.Contestant(stream, scratch)  # type: ignore[attr-defined]
     told = contestant.run()
     assert told["seconds"] > 0
     assert contestant.events > 0
@@ -39,15 +39,15 @@ def outcome_of(module: object, stream: Settings, scratch: Path, partitions: list
     return outcome
 
 
-@pytest.mark.parametrize("partitions", [list(range(8)), [0, 1]])
-def test_the_baseline_and_the_kernels_lead_to_the_same(stream: Settings, tmp_path: Path, partitions: list[int]) -> None:
-    idiomatic, kernels = (outcome_of(module, stream, tmp_path, partitions) for module in (_idiomatic, _kernels))
+@pytest.mark.parametrize("baseline", [_idiomatic, _idiomatic_durable])
+def test_the_baseline_and_the_kernels_lead_to_the_same(stream: Settings, tmp_path: Path, baseline: object) -> None:
+    idiomatic, kernels = (outcome_of(module, stream, tmp_path) for module in (baseline, _kernels))
     _outcome.check_equal(idiomatic, kernels, "both")
 
 
 @pytest.mark.parametrize("table", ["sequences", "users", "pins", "labels"])
 def test_one_wrong_value_is_found(stream: Settings, tmp_path: Path, table: str) -> None:
-    right = outcome_of(_kernels, stream, tmp_path, [0])
+    right = outcome_of(_kernels, stream, tmp_path)
     wrong = {name: rows.copy() for name, rows in right.items()}
     wrong[table][-1, -1] += 1
     with pytest.raises(CheckFailedError, match=f"a and b: {table} differ"):
@@ -65,10 +65,10 @@ def test_one_wrong_value_is_found(stream: Settings, tmp_path: Path, table: str) 
     ],
 )
 def test_a_wrong_baseline_is_found(stream: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, value: object) -> None:
-    right = outcome_of(_kernels, stream, tmp_path, list(range(8)))
-    monkeypatch.setattr(f"benchmarks._idiomatic.{wrong}", value)
+    right = outcome_of(_kernels, stream, tmp_path)
+    monkeypatch.setattr(f"benchmarks._per_key.{wrong}", value)
     with pytest.raises(CheckFailedError, match="both"):
-        _outcome.check_equal(outcome_of(_idiomatic, stream, tmp_path, list(range(8))), right, "both")
+        _outcome.check_equal(outcome_of(_idiomatic, stream, tmp_path), right, "both")
 
 
 def test_a_failed_check_ends_with_1_and_prints_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from flows.log import LocalLog
 from flows.settings import Settings
 
 
-@click.command()
+@click.command(epilog="Example: tidemark ingest shop.csv --columns user_id=user,pin_id=item,event_time=ts --actions purchase=save")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--columns", multiple=True, metavar="OURS=THEIRS,...", help=f"Columns under other names. OURS: {', '.join(TARGETS)}.")
 @click.option("--actions", multiple=True, metavar="THEIRS=OURS,...", help="Actions under other names; all others pass by their own name.")

@@ -27,6 +27,10 @@ FORMAT = 1
 _META, _FAMILY = b"meta", "runs"
 
 
+class TaskNotMadeError(DataDirectoryError):
+    """The first start of a task has not come so far, or was killed, that there is anything to read."""
+
+
 @dataclass
 class Meta:
     """What a task's state is, as of its last commit.
@@ -274,6 +278,8 @@ class _translated:
             raise StorageFullError(
                 f"state {self._path}: the disk is full ({text}); free space and run again, nothing committed is lost"
             ) from error
+        if "Column family not found" in text:
+            raise TaskNotMadeError(f"state {self._path}: the task's first start has not made its tables yet; try again") from error
         if "orrupt" in text:
             raise CorruptionError(f"state {self._path}: {text}; restore the task from a checkpoint") from error
         raise DataDirectoryError(f"state {self._path}: {text}") from error
