@@ -63,11 +63,22 @@ class Change:
     weight: int
 
 
-class UserLogic(StatefulBatchLogic[Event, Change, Any]):
-    """One user: dedup, lateness, sequence, saves, attribution, labels, counters."""
+@dataclass(slots=True)
+class Row:
+    """A user's features after an event has changed them, on their way to whoever serves them."""
 
-    def __init__(self, lateness: int, horizon: int, durable: bool) -> None:
-        self.lateness, self.horizon, self.durable = lateness, horizon, durable
+    user_id: int
+    sequence: list[tuple[int, int, int, str, str, int]]
+
+
+class UserLogic(StatefulBatchLogic[Event, Change | Row, Any]):
+    """One user: dedup, lateness, sequence, saves, attribution, labels, counters.
+
+    With `serving`, the sequence goes out whenever an event has changed it: otherwise nobody could read it.
+    """
+
+    def __init__(self, lateness: int, horizon: int, serving: bool) -> None:
+        self.lateness, self.horizon, self.serving = lateness, horizon, serving
         self.user_id = 0
         self.seen: dict[int, int] = {}
         self.seen_in_order: deque[tuple[int, int]] = deque()
@@ -78,19 +89,19 @@ class UserLogic(StatefulBatchLogic[Event, Change, Any]):
         self.recent: list[Revisit] = []
         self.counts: defaultdict[tuple[int, bool, bool, int], int] = defaultdict(int)
 
-    def on_batch(self, values: list[Event]) -> tuple[Iterable[Change], bool]:
-        changes: list[Change] = []
+    def on_batch(self, values: list[Event]) -> tuple[Iterable[Change | Row], bool]:
+        changes: list[Change | Row] = []
         for event in values:
             if not self._repeats(event):
                 self._accept(event, changes)
         return changes, False
 
-    def on_eof(self) -> tuple[Iterable[Change], bool]:
+    def on_eof(self) -> tuple[Iterable[Change | Row], bool]:
         return (), False
 
     def snapshot(self) -> Any:
         # Not copied: Bytewax has pickled it before the next event changes it.
-        return self.__dict__ if self.durable else None
+        return self.__dict__ if self.serving else None
 
     def _repeats(self, event: Event) -> bool:
         oldest = event.watermark - self.horizon
@@ -107,7 +118,7 @@ class UserLogic(StatefulBatchLogic[Event, Change, Any]):
             in_order.append((event.time, event.event_id))
         return False
 
-    def _accept(self, event: Event, changes: list[Change]) -> None:
+    def _accept(self, event: Event, changes: list[Change | Row]) -> None:
         self.user_id = event.user_id
         action, at = event.action, event.time
         if action != "impression":
@@ -119,6 +130,8 @@ class UserLogic(StatefulBatchLogic[Event, Change, Any]):
                 bisect.insort(sequence, entry)
             if len(sequence) > SEQUENCE_LENGTH:
                 del sequence[0]
+            if self.serving:
+                changes.append(Row(self.user_id, sequence.copy()))
         if self.kept or self.recent:
             self._expire(event.watermark)
         if action == "save":
@@ -139,7 +152,7 @@ class UserLogic(StatefulBatchLogic[Event, Change, Any]):
         if self.recent and self.recent[0].time <= watermark - self.lateness:
             self.recent = [revisit for revisit in self.recent if revisit.time > watermark - self.lateness]
 
-    def _save(self, event: Event, changes: list[Change]) -> None:
+    def _save(self, event: Event, changes: list[Change | Row]) -> None:
         save = Save(event.time, event.event_id, event.pin_id, event.surface)
         self.kept.append(save)
         bisect.insort(self.saves.setdefault(save.pin_id, []), save, key=lambda s: (s.time, s.event_id))
@@ -157,7 +170,7 @@ class UserLogic(StatefulBatchLogic[Event, Change, Any]):
                     else:
                         self._change(revisit, save, 1, changes)
 
-    def _revisit(self, event: Event, changes: list[Change]) -> None:
+    def _revisit(self, event: Event, changes: list[Change | Row]) -> None:
         found: Save | None = None
         for save in reversed(self.saves.get(event.pin_id, ())):
             if save.time < event.time:
@@ -170,7 +183,7 @@ class UserLogic(StatefulBatchLogic[Event, Change, Any]):
             found.revisits.append(revisit)
             self._change(revisit, found, 1, changes)
 
-    def _change(self, revisit: Revisit, save: Save, weight: int, changes: list[Change]) -> None:
+    def _change(self, revisit: Revisit, save: Save, weight: int, changes: list[Change | Row]) -> None:
         related = save.surface == "related_pins"
         hour = revisit.time // HOUR_MS
         self.counts[revisit.pin_id, revisit.click, related, hour] += weight

@@ -66,6 +66,8 @@ class Columns:
         Of each bad record.
     raw : callable
         Index → the record as JSON bytes, for a dead letter.
+    topics : dict of int to str
+        The name of every topic among them, and maybe of others.
     """
 
     event_id: np.ndarray
@@ -80,6 +82,7 @@ class Columns:
     bad: np.ndarray
     faults: dict[int, tuple[str, str]]
     raw: Callable[[int], bytes]
+    topics: dict[int, str]
 
     def __len__(self) -> int:
         return len(self.event_id)
@@ -181,7 +184,8 @@ class Decoder:
             for column in (*integers.values(), action, surface, topic):
                 column[at] = 0
         return Columns(
-            integers["event_id"], integers["user_id"], integers["pin_id"], action, surface, time, duration, topic, timestamp, bad, faults, raw
+            integers["event_id"], integers["user_id"], integers["pin_id"], action, surface, time, duration, topic, timestamp, bad, faults, raw,
+            self.topics,
         )  # fmt: skip
 
     def _codes(self, records: pa.RecordBatch, name: str, known: Any, reason: str, n: int, faults: dict[int, tuple[str, str]]) -> np.ndarray:
@@ -226,7 +230,8 @@ def concatenated(parts: Sequence[Columns]) -> Columns:
 
     names = ("event_id", "user_id", "pin_id", "action", "surface", "event_time", "duration_ms", "topic", "timestamp", "bad")
     arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
-    return Columns(**arrays, faults=faults, raw=raw)
+    topics = {id_: name for table in {id(p.topics): p.topics for p in parts}.values() for id_, name in table.items()}
+    return Columns(**arrays, faults=faults, raw=raw, topics=topics)
 
 
 def _fault(faults: dict[int, tuple[str, str]], i: int, reason: str, detail: str) -> None:

@@ -145,7 +145,7 @@ def await_true(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"waited {PATIENCE_S:.0f} s in vain until {what}")
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 class Watch:
@@ -242,7 +242,7 @@ def simulated_once(factory: pytest.TempPathFactory) -> Simulated:
     return _simulated[0]
 
 
-def simulate(directory: Path, events: int = 5_000, files: int = 5) -> Simulated:
+def simulate(directory: Path, events: int = 4_000, files: int = 5) -> Simulated:
     """Simulate a small disorderly stream, ingest it and run it, all through the command line."""
     made, ingested, ran = directory / "simulated", directory / "ingested", directory / "ran"
     rates = ("--late-rate", 0.02, "--duplicate-rate", 0.02, "--bad-rate", 0.02)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import _idiomatic, _idiomatic_durable, _kernels, _outcome, _stream, flow, realdata
+from benchmarks import _idiomatic, _idiomatic_silent, _kernels, _outcome, _stream, flow, realdata
 from benchmarks._datasets import DATASETS
 from benchmarks._differences import compare
 from benchmarks._measure import CheckFailedError, ratio, spread
@@ -39,7 +39,7 @@ def outcome_of(module: object, stream: Settings, scratch: Path) -> _outcome.Outc
     return outcome
 
 
-@pytest.mark.parametrize("baseline", [_idiomatic, _idiomatic_durable])
+@pytest.mark.parametrize("baseline", [_idiomatic, _idiomatic_silent])
 def test_the_baseline_and_the_kernels_lead_to_the_same(stream: Settings, tmp_path: Path, baseline: object) -> None:
     idiomatic, kernels = (outcome_of(module, stream, tmp_path) for module in (baseline, _kernels))
     _outcome.check_equal(idiomatic, kernels, "both")
@@ -94,7 +94,7 @@ def test_the_flow_benchmark_prints_its_contract() -> None:
     assert list(result) == ["benchmark", "results", "ratios", "machine", "seed"]
     assert (result["benchmark"], result["seed"]) == ("flow", 3)
     assert {"cores", "memory", "cpu", "python", "versions"} == set(result["machine"])
-    for name in ("vs_idiomatic_bytewax", "vs_idiomatic_bytewax_durable", "vs_kernels"):
+    for name in ("vs_idiomatic_bytewax", "vs_idiomatic_bytewax_silent", "vs_kernels"):
         for suffix in ("", "_by_cpu_time"):
             of = result["ratios"][name + suffix]
             assert 0 < of["min"] <= of["median"] <= of["max"]

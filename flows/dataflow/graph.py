@@ -12,6 +12,7 @@ from flows.dataflow.plan import Plan
 from flows.dataflow.progress import ProgressSink, reporting
 from flows.dataflow.source import Ends, LogSource
 from flows.dataflow.step import TaskLogic
+from flows.decode import Decoder
 from flows.errors import DataDirectoryError
 from flows.log import LocalLog, Log
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
@@ -50,10 +51,12 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
         )
     stopping.listen()
     stopping.stop_without_reader(plan.progress)
+    vocabulary = settings.load_vocabulary()
     dataflow = Dataflow("tidemark_" + "_".join(flows))
     for flow in flows:
         ends = None if follow else _ends(settings, flow, flows, until)
-        source = LogSource(lambda flow=flow: _open(settings, flow), partitions, flow, plan, settings.batch_records, ends)  # type: ignore[misc]
+        decoder = (lambda: Decoder(vocabulary).decode) if flow == ACTIONS else None
+        source = LogSource(lambda flow=flow: _open(settings, flow), partitions, flow, plan, settings.batch_records, ends, decoder)  # type: ignore[misc]
         parts = op.input(f"{flow}_log", dataflow, source)
         applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan))
         told = op.map(f"{flow}_applied", applied, lambda item: item[1])

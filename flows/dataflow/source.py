@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.dataflow import stopping
@@ -33,6 +34,7 @@ class Part:
 
 Ends = Callable[[int], int | None]
 """Partition → the position where a bounded input ends, None while that isn't known yet."""
+Decode = Callable[[pa.RecordBatch], object]
 
 
 class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
@@ -50,15 +52,27 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         Greatest number of records of an item.
     ends : callable or None
         Where the input ends; None follows it for ever.
+    decoder : callable or None
+        Makes, for each partition, what turns records into what its task needs of them.
     """
 
-    def __init__(self, open_log: Callable[[], Log], partitions: int, group: str, plan: Plan, batch_records: int, ends: Ends | None) -> None:
+    def __init__(
+        self,
+        open_log: Callable[[], Log],
+        partitions: int,
+        group: str,
+        plan: Plan,
+        batch_records: int,
+        ends: Ends | None,
+        decoder: Callable[[], Decode] | None = None,
+    ) -> None:
         self._open_log = open_log
         self._partitions = partitions
         self._group = group
         self._plan = plan
         self._batch_records = batch_records
         self._ends = ends
+        self._decoder = decoder
 
     def list_parts(self) -> list[str]:
         return [str(p) for p in range(self._partitions) if self._plan.owns(p)]
@@ -69,16 +83,20 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
             partition = int(for_part)
             start = log.group_positions(self._group).get(partition, 0) if resume_state is None else resume_state
             start = min(start, log.end_position(partition))
-        return _LogPartition(log, partition, start, self._batch_records, self._ends, self._plan.progress)
+        decode = self._decoder() if self._decoder is not None else None
+        return _LogPartition(log, partition, start, self._batch_records, self._ends, decode, self._plan.progress)
 
 
 class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
-    def __init__(self, log: Log, partition: int, start: int, batch_records: int, ends: Ends | None, progress: int | None) -> None:
+    def __init__(
+        self, log: Log, partition: int, start: int, batch_records: int, ends: Ends | None, decode: Decode | None, progress: int | None
+    ) -> None:
         self._log = log
         self._partition = partition
         self._at = start
         self._batch_records = batch_records
         self._ends = ends
+        self._decode = decode
         self._progress = progress
         self._opened = False
         self._idle = False
@@ -91,6 +109,9 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
     def _next(self) -> list[tuple[str, Part]]:
         if not self._opened:
             self._opened = True
+            if self._decode is not None:
+                # Ready by the time that the tasks are open.
+                self._read_ahead(self._ends(self._partition) if self._ends is not None else None)
             return [(str(self._partition), Part(self._partition, self._at))]
         if stopping.requested():
             raise StopIteration()
@@ -104,14 +125,18 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         if not batches:
             return []
         start, self._at = self._at, batches[-1].end_offset
-        if end is None or self._at < end:
-            # Checksums and decompression of the next stretch run beside the kernel, which holds no lock of Python's while it loops.
-            self._ahead = _reading_ahead.submit(self._read, end)
+        self._read_ahead(end)
         return [(str(self._partition), Part(self._partition, start, tuple(batches)))]
+
+    def _read_ahead(self, end: int | None) -> None:
+        """Read and decode the next stretch beside the kernel, which holds no lock of Python's while it loops."""
+        if end is None or self._at < end:
+            self._ahead = _reading_ahead.submit(self._read, end)
 
     def _read(self, end: int | None) -> list[LogBatch]:
         limit = self._batch_records if end is None else min(self._batch_records, end - self._at)
-        return self._log.read(self._partition, self._at, limit)
+        batches = self._log.read(self._partition, self._at, limit)
+        return [replace(b, decoded=self._decode(b.records)) for b in batches] if self._decode is not None else batches
 
     def next_awake(self) -> datetime | None:
         return datetime.now(UTC) + POLL if self._idle else None

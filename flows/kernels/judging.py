@@ -50,13 +50,13 @@ from flows.kernels.pairmap import delete_at, put_at, slot_of
 
 @compiled
 def judge_records(  # type: ignore[no-untyped-def]
-    event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, limits,
+    stop, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, limits,
     scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held,
     status, lateness, changes, labels, tiles, done,
 ):  # fmt: skip
-    """Judge records from done[0] on. Returns 0 at the end, or how much room the outputs lack to go on."""
+    """Judge records from done[0] up to `stop`. Returns 0 there, or how much room the outputs lack to go on."""
     allowed, horizon, skew = limits[0], limits[1], limits[2]
-    for i in range(done[0], event_id.shape[0]):
+    for i in range(done[0], stop):
         # What one record can change at most: itself, and for a save the nodes that it may take over.
         most = 1
         user, pin, time = user_id[i], pin_id[i], event_time[i]

@@ -87,22 +87,42 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
             totals[message["flow"]] += message["records"]
             display.advance(message["flow"], message["records"], message["watermark"])
 
-        running = Workers(settings, flow, Plan(follow=follow, workers=workers, until=until), lock)
-        with _stopping(running):
+        with _stopping() as stopping:
+            running = Workers(settings, flow, Plan(follow=follow, workers=workers, until=until), lock)
+            stopping.begin(running)
             running.follow(listen, lambda: None)
         ended = time.monotonic()
     return Done(totals[ACTIONS], totals[REVISITS], ended - (first_word or [ended])[0], ended - started, workers, running.stopping)
 
 
+class _Stopping:
+    """A request to stop, that may come before there are workers to hand it to."""
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._running: Workers | None = None
+
+    def request(self, *_: object) -> None:
+        self._requested = True
+        if self._running is not None:
+            self._running.stop()
+
+    def begin(self, running: Workers) -> None:
+        self._running = running
+        if self._requested:
+            running.stop()
+
+
 @contextmanager
-def _stopping(running: Workers) -> Iterator[None]:
+def _stopping() -> Iterator[_Stopping]:
     """SIGTERM and Ctrl-C ask the workers to stop, and wait for them."""
+    stopping = _Stopping()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stopping
         return
-    previous = {number: signal.signal(number, lambda *_: running.stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, stopping.request) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield stopping
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

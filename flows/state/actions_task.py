@@ -76,7 +76,7 @@ class Judge:
 
     def judge(self, batches: list[LogBatch]) -> JudgedBatch:
         """Judge consecutive batches."""
-        c = concatenated([self.decoder.decode(b.records) for b in batches])
+        c = concatenated([b.decoded if b.decoded is not None else self.decoder.decode(b.records) for b in batches])
         before = self.working_set.arrival
         arrival = np.maximum.accumulate(c.timestamp)
         if before is not None:
@@ -129,7 +129,7 @@ class ActionsTask(Task):
         runs.add(batch, tables.REVISITS.name, done.revisit_rows())
         runs.add(batch, tables.LABELS.name, judged.labels)
         runs.add(batch, tables.TILES.name, judged.tiles)
-        self._put_topics(batch, judged.tiles)
+        self._put_topics(batch, judged.tiles, c.topics)
         self._put_changes(batch, done)
         self._put_late(batch, done)
         self._put_deadletters(batch, done)
@@ -141,9 +141,9 @@ class ActionsTask(Task):
         for code, n in enumerate(np.bincount(c.action[accepted], minlength=1)):
             self._count(f"action.{self._action_names.get(code, code)}", int(n))
 
-    def _put_topics(self, batch: WriteBatch, tiles: np.ndarray) -> None:
+    def _put_topics(self, batch: WriteBatch, tiles: np.ndarray, topics: dict[int, str]) -> None:
         for topic in {int(t) for t in np.unique(tiles[:, 0])} - self._topics_saved:
-            batch.put(_TOPIC + topic.to_bytes(8, "big", signed=True), self._judge.decoder.topics[topic].encode())
+            batch.put(_TOPIC + topic.to_bytes(8, "big", signed=True), topics[topic].encode())
             self._topics_saved.add(topic)
 
     def _put_changes(self, batch: WriteBatch, done: JudgedBatch) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -186,6 +187,8 @@ class TaskView:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._scratch = tempfile.mkdtemp(prefix="tidemark-view-")
+        # At the latest when the process ends: a reader that serves is never closed.
+        self._remove_scratch = weakref.finalize(self, shutil.rmtree, self._scratch, True)
         # Taken before the files are read: what is written in between is read again at the next refresh.
         self._seen = self._sizes()
         try:
@@ -195,7 +198,7 @@ class TaskView:
                     str(path), options, column_families={_FAMILY: _options(create=False)}, access_type=AccessType.secondary(self._scratch)
                 )
         except BaseException:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._remove_scratch()
             raise
         self.runs = RunReader(self._db.get_column_family(_FAMILY))
         self._load()
@@ -223,7 +226,7 @@ class TaskView:
     def close(self) -> None:
         """Release the files of this view."""
         self._db.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._remove_scratch()
 
     def _sizes(self) -> list[tuple[str, int]]:
         sizes = []
