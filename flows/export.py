@@ -163,6 +163,8 @@ def _about(reader: FeatureReader, as_of: int) -> dict[str, str]:
 
 
 def _write(out: Path, schema: pa.Schema, tables: Iterator[pa.Table], about: dict[str, str]) -> int:
+    if not out.name:
+        raise InputError(f"can't write to '{out}': it names no file")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     rows = 0
     try:

@@ -95,9 +95,10 @@ def tidemark(*arguments: object, data: Path, code: int | None = 0, limits: Calla
 def refused(*arguments: object, data: Path, limits: Callable[[], None] | None = None, **settings: object) -> str:
     """Run `tidemark`, which must fail with one line on standard error; returns it."""
     done = tidemark(*arguments, data=data, code=None, limits=limits, **settings)
-    assert done.code not in (0, None) and done.code > 0, f"{arguments}: exit code {done.code}\n{done.out}"
+    assert done.code > 0, f"{arguments}: exit code {done.code}\n{done.out}"
     lines = done.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("tidemark: "), done.err
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("tidemark: "), done.err
     return lines[0]
 
 
@@ -133,10 +134,8 @@ def end_all(process: subprocess.Popen[str]) -> None:
 
 
 def kill(process: int, number: int = signal.SIGKILL) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
-    except ProcessLookupError:
-        pass
 
 
 def await_true(condition: Callable[[], bool], what: str) -> None:

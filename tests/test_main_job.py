@@ -93,7 +93,9 @@ def test_every_row_of_the_sample_is_in_the_log_once(sample: Settings) -> None:
     surfaces = actions.map({"save": "related_pins", "hide": "homefeed"})
     events = logged(sample)
     got = events[["user_id", "pin_id", "event_time", "action", "surface"]]
-    assert Counter(got.itertuples(index=False, name=None)) == Counter(zip(rows["user"], rows["item"], rows["ts"], actions, surfaces, strict=True))
+    assert Counter(got.itertuples(index=False, name=None)) == Counter(
+        zip(rows["user"], rows["item"], rows["ts"], actions, surfaces, strict=True)
+    )
     assert events["event_id"].is_unique
 
 
@@ -102,7 +104,9 @@ def test_exports_of_the_sample_equal_the_oracles(sample: Settings, tmp_path: Pat
     last = int(decided.loc[decided["status"] == "accepted", "event_time"].max())
     exports = {}
     for entity in ("user", "pin", "topic"):
-        done = front_door("features", "export", "--entity", entity, "--out", tmp_path / entity, "--json", data=sample.data, monkeypatch=monkeypatch).json()
+        done = front_door(
+            "features", "export", "--entity", entity, "--out", tmp_path / entity, "--json", data=sample.data, monkeypatch=monkeypatch
+        ).json()
         exports[entity] = pq.read_table(tmp_path / entity).to_pandas()
         assert done == {"entity": entity, "rows": len(exports[entity]), "as_of": last, "out": str(tmp_path / entity)}
     front_door("labels", "export", "--out", tmp_path / "labels", data=sample.data, monkeypatch=monkeypatch)
@@ -112,13 +116,15 @@ def test_exports_of_the_sample_equal_the_oracles(sample: Settings, tmp_path: Pat
         agreement.check(driving.exported(sample, as_of, tmp_path / str(as_of)), decided, as_of)
 
 
-def test_one_users_features_equal_its_row_of_the_export(sample: Settings, tmp_path: Path) -> None:
-    tidemark("features", "export", "--entity", "user", "--out", tmp_path / "users", data=sample.data)
+def test_one_users_features_equal_its_row_of_the_export(sample: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    front_door("features", "export", "--entity", "user", "--out", tmp_path / "users", data=sample.data, monkeypatch=monkeypatch)
     row = pq.read_table(tmp_path / "users").to_pylist()[7]
     features = tidemark("features", "user", row["user_id"], "--json", data=sample.data).json()
     assert_equals_row(features, row, "user_id")
     names = ("pin_id", "action", "surface", "event_time", "duration_ms")
-    assert features["sequence"] == [dict(zip(names, action, strict=True)) for action in zip(*(row[f"sequence_{n}"] for n in names), strict=True)]
+    assert features["sequence"] == [
+        dict(zip(names, action, strict=True)) for action in zip(*(row[f"sequence_{n}"] for n in names), strict=True)
+    ]
     times = [action["event_time"] for action in features["sequence"]]
     assert times == sorted(times, reverse=True)
 
@@ -158,7 +164,9 @@ def number(text: str) -> int:
 
 
 @pytest.mark.parametrize("entity", ["user", "pin"])
-def test_features_of_any_id_equal_their_row_of_the_export(named: Path, entity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_of_any_id_equal_their_row_of_the_export(
+    named: Path, entity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = f"{entity}_id"
     front_door("features", "export", "--entity", entity, "--out", tmp_path / "all", data=named, monkeypatch=monkeypatch)
     rows = {row[key]: row for row in pq.read_table(tmp_path / "all").to_pylist()}
@@ -183,8 +191,8 @@ def test_a_topic_is_read_by_its_name(named: Path, monkeypatch: pytest.MonkeyPatc
 # A simulated stream, whose truth is known ----------------------------------------------------------------------------------------------
 
 
-def test_counts_equal_the_truth(simulated: Simulated) -> None:
-    status = tidemark("status", "--json", data=simulated.run).json()
+def test_counts_equal_the_truth(simulated: Simulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = front_door("status", "--json", data=simulated.run, monkeypatch=monkeypatch).json()
     assert sum(task["lag"] for task in status["tasks"]) == 0
     records, counts = simulated.truth["records"], status["counts"]
     assert min(records["late"], records["duplicates"], records["bad"]) > 20
@@ -196,14 +204,14 @@ def test_counts_equal_the_truth(simulated: Simulated) -> None:
     }
 
 
-def test_dead_letters_equal_the_truth(simulated: Simulated) -> None:
-    listed = tidemark("deadletters", "list", "--json", "--limit", 10, data=simulated.run).json()
+def test_dead_letters_equal_the_truth(simulated: Simulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = front_door("deadletters", "list", "--json", "--limit", 10, data=simulated.run, monkeypatch=monkeypatch).json()
     assert listed["reasons"] == simulated.truth["bad"]
     assert len(listed["newest"]) == 10
 
 
-def test_labels_equal_the_truth(simulated: Simulated, tmp_path: Path) -> None:
-    tidemark("labels", "export", "--out", tmp_path / "labels", data=simulated.run)
+def test_labels_equal_the_truth(simulated: Simulated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    front_door("labels", "export", "--out", tmp_path / "labels", data=simulated.run, monkeypatch=monkeypatch)
     got = pq.read_table(tmp_path / "labels")
     want = pq.read_table(simulated.directory / "truth-labels.parquet").select(got.column_names)
     want = want.set_column(3, "save_surface", want.column("save_surface").cast("string"))
@@ -248,14 +256,14 @@ def test_the_number_of_workers_changes_nothing(simulated: Simulated, workers: in
     assert digests == simulated.clean.digests
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_killed_anywhere_and_run_again_it_is_the_same(simulated: Simulated, seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     data = simulated.copy(tmp_path / "data")
     killed = 0
     for share in np.sort(rng.uniform(0.02, 0.95, 3)):
         workers, victim = int(rng.integers(1, 4)), str(rng.choice(["run", "worker", "all"]))
-        batch, anchor = int(rng.integers(5, 40)), int(rng.integers(1, 2_000))
+        batch, anchor = int(rng.integers(10, 50)), int(rng.integers(1, 2_000))
         print(f"seed {seed}: {victim} of {workers} workers at {share:.2f}, batches of {batch}, anchors after {anchor}")
         process = start("run", "--workers", workers, data=data, batch_records=batch, anchor_records=anchor)
         with watching(settings_of(data)) as watch:
@@ -312,17 +320,19 @@ def test_sigterm_to_one_worker_stops_the_whole_run(simulated: Simulated, tmp_pat
     assert_same_as_clean(data, simulated, tmp_path)
 
 
-def test_ingest_killed_and_continued_loses_and_doubles_nothing(simulated: Simulated, tmp_path: Path) -> None:
+def test_ingest_killed_and_continued_loses_and_doubles_nothing(
+    simulated: Simulated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_of(tmp_path / "data")
-    for _ in range(3):
+    for _ in range(2):
         before = ends(settings, ACTIONS)
         process = start("ingest", *simulated.files, data=settings.data)
         await_true(lambda: ends(settings, ACTIONS) > before or process.poll() is not None, "a file is in")  # noqa: B023
         end_all(process)
         ended(process)
-    tidemark("ingest", *simulated.files, data=settings.data)
+    front_door("ingest", *simulated.files, data=settings.data, monkeypatch=monkeypatch)
     assert ends(settings, ACTIONS) == simulated.records
-    assert "already ingested" in tidemark("ingest", *simulated.files, data=settings.data).out
+    assert "already ingested" in front_door("ingest", *simulated.files, data=settings.data, monkeypatch=monkeypatch).out
     tidemark("run", data=settings.data)
     assert_same_as_clean(settings.data, simulated, tmp_path)
 
@@ -341,7 +351,9 @@ def test_a_run_that_follows_takes_what_comes_until_it_is_stopped(simulated: Simu
         (tmp_path / "one.jsonl").write_text(json.dumps(event))
         tidemark("ingest", tmp_path / "one.jsonl", data=data)
         user = np.array([hash_id("new")])
-        await_true(lambda: watch.position() > simulated.records and bool(watch.reader.user_sequences(user).found[0]), "the new user is served")
+        await_true(
+            lambda: watch.position() > simulated.records and bool(watch.reader.user_sequences(user).found[0]), "the new user is served"
+        )
     process.send_signal(signal.SIGTERM)
     done = ended(process)
     assert (done.code, done.json()["stopped"], done.json()["events"]) == (0, True, simulated.records + 1)

@@ -29,7 +29,7 @@ from tests.oracles.decide import decide
 from tests.oracles.records import DAY, HOUR, T, click, log, save
 from tests.state.house import House
 from tests.state.small import small
-from tests.strategies import adversarial, interesting_times, random_stream, streams
+from tests.strategies import adversarial, interesting_times, play, random_stream, streams
 
 FAR = [-(2**63), -(2**62), -1, 0, 2**31, 2**62, 2**63 - 1, 2**70]
 
@@ -73,13 +73,13 @@ def house(events: pd.DataFrame, sizes: tuple[int, ...] = (5,), partitions: int =
         made.close()
 
 
-@hypothesis_settings(max_examples=15)
-@given(streams(60, partitions=2), st.data())
+@hypothesis_settings(max_examples=8)
+@given(streams(40, partitions=2), st.data())
 def test_reads_equal_the_oracles_at_any_time(events: pd.DataFrame, data: st.DataObject) -> None:
     with house(events, (data.draw(st.integers(1, 20)),), partitions=2) as made, FeatureReader(made.settings) as reader:
         decided = decide(events)
         check_reads(reader, decided, None)
-        for as_of in data.draw(st.lists(st.sampled_from(interesting_times(events) + FAR), min_size=1, max_size=4)):
+        for as_of in data.draw(st.lists(st.sampled_from(interesting_times(events) + FAR), min_size=1, max_size=3)):
             check_reads(reader, decided, as_of)
 
 
@@ -104,7 +104,7 @@ def test_reads_of_merged_and_expired_state_equal_the_oracles(seed: int, tmp_path
 
 def test_a_time_just_before_now_is_answered_from_state() -> None:
     """Within L + S + 1 h of the newest event counters and sequences need no log."""
-    events = random_stream(4, 3_000, partitions=1, users=60, pins=40, days=120)
+    events = random_stream(4, 1_000, partitions=1, users=12, pins=40, days=120)
     decided = decide(events)
     now = oracle.default_as_of(decided)
     assert now is not None
@@ -115,7 +115,7 @@ def test_a_time_just_before_now_is_answered_from_state() -> None:
             assert reader.meta(ACTIONS, 0).expired_to > T
             with mock.patch.object(Past, "_judged", side_effect=AssertionError("read from the log")):
                 users = decided["user_id"].unique()
-                for back in (0, 1, HOUR, 2 * HOUR):
+                for back in (0, 2 * HOUR):
                     want = oracle.counters(decided, "user", now - back)
                     got = reader.user_counters(want.index.to_numpy(), now - back)
                     assert got.values.tolist() == want[list(USER_COUNTERS)].to_numpy().tolist()
@@ -153,7 +153,7 @@ def test_a_long_sequence_that_a_later_run_has_cut(tmp_path: Path) -> None:
 def test_nothing_yet(tmp_path: Path) -> None:
     with pytest.raises(DataDirectoryError, match="there is no log"):
         FeatureReader(Settings(data=tmp_path))
-    made = House(tmp_path, log(), partitions=3)
+    made = House(tmp_path, play([]), partitions=3)
     for finished in (False, True):
         if finished:
             made.finish()

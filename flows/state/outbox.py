@@ -6,16 +6,22 @@ commit. A crash between these repeats records, which readers leave out by their 
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
 from rocksdict import WriteBatch
 
-from flows.log import Log
+from flows.errors import CorruptionError, DataDirectoryError
+from flows.log import LedgerConflictError, LedgerEntry, Log
 from flows.state.store import TaskStore
 
 _PREFIX = b"O"
+# Under which a log's ledger holds the fingerprint of those who write to it.
+_CLAIM = "written under"
 
 
 class Outbox:
@@ -39,6 +45,37 @@ class Outbox:
         for key, value in store.prefixed(_PREFIX):
             name, destination = self._names[key[1]], int.from_bytes(key[2:6], "big")
             self._waiting.append((key, name, destination, pa.ipc.open_stream(pa.py_buffer(value)).read_next_batch()))
+        for name, log in logs.items():
+            self._check_whole(name, log)
+            self._claim(name, log)
+
+    def _check_whole(self, name: str, log: Log) -> None:
+        """Refuse a log that lacks what was appended to it: nothing would ever append that again."""
+        waiting = Counter({destination: 0 for destination in range(log.partitions)})
+        for _, at, destination, records in self._waiting:
+            waiting[destination] += records.num_rows if at == name else 0
+        for destination, end in enumerate(log.end_positions()):
+            if end < self._store.meta.sequences[name][destination] - waiting[destination]:
+                raise CorruptionError(
+                    f"log '{name}', partition {destination}, ends at {end}, but state {self._store.path} has appended more: the log has lost "
+                    f"records; restore it, or delete state/ and every log but 'actions', and run again to make them anew"
+                )
+
+    def _claim(self, name: str, log: Log) -> None:
+        """Refuse a log whose records were made under other features or settings: readers would take ours for their repeats."""
+        mark = int.from_bytes(hashlib.blake2b(self._store.meta.fingerprint.encode(), digest_size=8).digest(), "big") >> 1
+        used = any(log.end_positions())
+        entry = log.ledger_entry(_CLAIM)
+        if entry is None or (entry.done != mark and not used):
+            # Another task may do the same this moment.
+            with suppress(LedgerConflictError):
+                log.append([], ledger=LedgerEntry(_CLAIM, mark, previous=entry.done if entry is not None else 0))
+            entry = log.ledger_entry(_CLAIM)
+        if entry is None or entry.done != mark:
+            raise DataDirectoryError(
+                f"log '{name}' was written under other features or settings than state {self._store.path}; put the settings back, or delete "
+                "state/ and every log but 'actions', and run again to make them anew"
+            )
 
     def put(
         self, batch: WriteBatch, name: str, destinations: np.ndarray, columns: Mapping[str, pa.Array | np.ndarray], schema: pa.Schema

@@ -129,7 +129,7 @@ class TaskStore:
             if self.meta.fingerprint != fingerprint:
                 raise DataDirectoryError(
                     f"state {path} was made under other features or settings (fingerprint {self.meta.fingerprint}, now {fingerprint}); "
-                    "put the settings back, or delete the data directory's state/ and run again to rebuild it from the logs"
+                    "put the settings back, or delete state/ and every log but 'actions' in the data directory, and run again to make them anew"
                 )
             self.runs = Runs(
                 self._db.get_column_family(_FAMILY),

@@ -62,7 +62,7 @@ class Task:
             if self.position > end:
                 raise CorruptionError(
                     f"state {self.store.path} is at position {self.position}, but log '{source.name}', partition {partition}, ends at {end}: "
-                    "the log has lost records; restore the log, or delete this task's directory and run again to rebuild it"
+                    "the log has lost records; restore it, or, unless it is 'actions', delete state/ and every log but 'actions', and run again"
                 )
             self.outbox = Outbox(self.store, outputs)
             self._restore()
