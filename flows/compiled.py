@@ -16,7 +16,7 @@ _HERE = Path(__file__).parent
 _SOURCES = [*sorted((_HERE / "kernels").glob("*.py")), _HERE / "partition.py", _HERE / "ingest" / "convert.py"]
 
 
-def _cache_folder() -> str:
+def _cache_folder() -> Path:
     digest = hashlib.blake2b(b"".join(path.read_bytes() for path in _SOURCES), digest_size=8).hexdigest()
     for base in (_HERE / "__pycache__", Path.home() / ".cache" / "tidemark"):
         folder = base / f"compiled-{digest}"
@@ -25,11 +25,12 @@ def _cache_folder() -> str:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError:
             continue
-        return str(folder)
+        return folder
     # Nowhere to keep it: compiled anew by each process.
-    return tempfile.mkdtemp(prefix="tidemark-compiled-")
+    return Path(tempfile.mkdtemp(prefix="tidemark-compiled-"))
 
 
-setattr(numba.config, "CACHE_DIR", _cache_folder())  # noqa: B010 - numba declares its settings at run time
+CACHE = _cache_folder()
+setattr(numba.config, "CACHE_DIR", str(CACHE))  # noqa: B010 - numba declares its settings at run time
 
 compiled = numba.njit(cache=True, nogil=True)

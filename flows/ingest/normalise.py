@@ -190,9 +190,7 @@ def _events(chosen: slice | np.ndarray, numbers: dict[str, Numbers], labels: dic
     return pa.record_batch(arrays, schema=EVENT_SCHEMA)
 
 
-def _as_json(
-    i: int, source: Any, numbers: dict[str, Numbers], labels: dict[str, Texts], arrival: Numbers, options: IngestOptions
-) -> bytes:
+def _as_json(i: int, source: Any, numbers: dict[str, Numbers], labels: dict[str, Texts], arrival: Numbers, options: IngestOptions) -> bytes:
     """The row as a JSON object of the contract: converted where that went, else the file's own value, so that the fault stays."""
     out: dict[str, Any] = {}
     for name, number in numbers.items():

@@ -26,6 +26,7 @@ class LiveDisplay:
 
     def __init__(self, quiet: bool = False) -> None:
         console = Console(stderr=True)
+        self._shown = not quiet and console.is_terminal
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<9}"),
@@ -35,7 +36,7 @@ class LiveDisplay:
             TextColumn("watermark {task.fields[watermark]}"),
             TimeRemainingColumn(compact=True),
             console=console,
-            disable=quiet or not console.is_terminal,
+            disable=not self._shown,
         )
         self._tasks: dict[str, TaskID] = {}
         self._marks: dict[str, int] = {}
@@ -46,6 +47,11 @@ class LiveDisplay:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
+
+    def note(self, line: str) -> None:
+        """A line that stays above the bars."""
+        if self._shown:
+            self._progress.console.print(line)
 
     def begin(self, flow: str, done: int, total: int | None) -> None:
         """A flow begins, with `done` records behind it, of `total` if it has an end."""

@@ -15,6 +15,7 @@ from flows.errors import SettingsError
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, REVISITS
 from flows.run.lock import run_lock
+from flows.run.warm_up import warm_up
 from flows.run.workers import Workers
 from flows.settings import Settings
 
@@ -50,6 +51,7 @@ class Done:
 class Display(Protocol):
     """What a run is shown on."""
 
+    def note(self, line: str) -> None: ...
     def begin(self, flow: str, done: int, total: int | None) -> None: ...
     def advance(self, flow: str, records: int, watermark: int | None) -> None: ...
 
@@ -70,6 +72,7 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
         raise SettingsError(
             f"{workers} workers for {settings.partitions} partitions: give 1 to {settings.partitions}, for a worker owns whole partitions"
         )
+    warm_up(display.note)
     started = time.monotonic()
     with LocalLog.open(settings.logs, ACTIONS, settings.partitions) as log, run_lock(settings.state) as lock:
         until = tuple(log.end_positions())
@@ -107,6 +110,7 @@ class _Stopping:
         if self._running is not None:
             self._running.stop()
 
+    def note(self, line: str) -> None: ...
     def begin(self, running: Workers) -> None:
         self._running = running
         if self._requested:

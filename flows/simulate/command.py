@@ -34,7 +34,12 @@ def simulate(settings: Settings, /, out: Path, as_json: bool, **options: Any) ->
     truth-labels.parquet; ingest events-*.parquet and events-bad.jsonl.
     """
     with Progress(
-        TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), disable=as_json, transient=True
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=as_json,
+        transient=True,
     ) as bar:
         task = bar.add_task("simulating", total=None)
         truth = run_simulation(

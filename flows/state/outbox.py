@@ -7,7 +7,6 @@ commit. A crash between these repeats records, which readers leave out by their 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -45,13 +44,24 @@ class Outbox:
         for key, value in store.prefixed(_PREFIX):
             name, destination = self._names[key[1]], int.from_bytes(key[2:6], "big")
             self._waiting.append((key, name, destination, pa.ipc.open_stream(pa.py_buffer(value)).read_next_batch()))
-        for name, log in logs.items():
+
+    def check(self) -> None:
+        """Make sure that what was appended is still there, and that what will be is not taken for something else.
+
+        Raises
+        ------
+        CorruptionError
+            A log has lost records.
+        DataDirectoryError
+            A log was written under other features or settings.
+        """
+        for name, log in self._logs.items():
             self._check_whole(name, log)
             self._claim(name, log)
 
     def _check_whole(self, name: str, log: Log) -> None:
         """Refuse a log that lacks what was appended to it: nothing would ever append that again."""
-        waiting = Counter({destination: 0 for destination in range(log.partitions)})
+        waiting = dict.fromkeys(range(log.partitions), 0)
         for _, at, destination, records in self._waiting:
             waiting[destination] += records.num_rows if at == name else 0
         for destination, end in enumerate(log.end_positions()):

@@ -66,6 +66,7 @@ class Task:
                 )
             self.outbox = Outbox(self.store, outputs)
             self._restore()
+            self.outbox.check()
             self.outbox.publish()
         except BaseException:
             self.store.close()

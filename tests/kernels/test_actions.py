@@ -133,6 +133,42 @@ def test_judging_leaves_its_arguments_alone() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(arrays, copies, strict=True))
 
 
+# Edges that random streams seldom reach ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("early", "credited_to_it"), [(1, True), (0, False), (-1, False)])
+def test_a_save_that_waits_behind_a_younger_one_is_no_longer_kept(early: int, credited_to_it: bool) -> None:
+    """The older save arrived last, so it leaves the working set later than its time says: that must not show."""
+    minute = 60_000
+    younger, older = save(20 * minute), save(0)
+    moves = {"action": "closeup", "user_id": 8}
+    events = log(younger, older, {**save(7 * DAY + HOUR - early), **moves}, seen(10 * minute, timestamp=T + 8 * DAY))
+    played = play(events)
+    check_equals_the_oracle(events, played)
+    assert len(played.changes) == credited_to_it
+
+
+@pytest.mark.parametrize(("after", "taken"), [(0, False), (1, True), (2, True)])
+def test_a_revisit_waits_for_its_save_as_long_as_one_may_come(after: int, taken: bool) -> None:
+    """At W the earliest save that isn't late is at W - L; a revisit just after it is remembered, one at that time is not needed."""
+    watermark = {**save(HOUR), "action": "closeup", "user_id": 8}
+    events = log(watermark, click(after, timestamp=T + HOUR), save(0, timestamp=T + HOUR))
+    played = play(events)
+    check_equals_the_oracle(events, played)
+    assert len(played.changes) == taken
+    assert play(events, restarts=[1, 2]).outputs() == played.outputs()
+
+
+@pytest.mark.parametrize(("age", "taken"), [(7 * DAY - 1, True), (7 * DAY, False)])
+def test_a_save_takes_over_no_revisit_that_is_7_days_later(age: int, taken: bool) -> None:
+    """Only where L is more than 7 days can a save come so long after its revisit."""
+    events = log(click(age), save(0, timestamp=T + age))
+    limits = (30 * DAY, HOUR, 0)
+    played = play(events, limits=limits)
+    check_equals_the_oracle(events, played, limits)
+    assert len(played.changes) == taken
+
+
 def test_one_save_may_take_over_any_number_of_revisits() -> None:
     """More changes than records: a save that arrives last takes thousands of revisits from another, of another scope."""
     n = 5_000

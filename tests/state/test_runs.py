@@ -79,6 +79,35 @@ def test_levels(tmp_path: Path) -> None:
         store.close()
 
 
+def test_a_merge_leaves_other_levels_alone(tmp_path: Path) -> None:
+    with small():
+        store = TaskStore(tmp_path / "state", "revisits", 0, "f", [TABLE])
+
+        def add(k: int) -> None:
+            batch = store.batch()
+            store.runs.add(batch, TABLE.name, np.array([[k, 0, 0, 0, 1]], np.int64))
+            store.commit(batch)
+
+        def merge() -> None:
+            batch = store.batch()
+            store.runs.merge(TABLE.name, batch)
+            store.commit(batch)
+
+        for k in range(8):
+            add(k)
+            if k % 2:
+                merge()
+            if k == 3:
+                merge()
+        assert sorted(run.level for run in store.meta.manifest[TABLE.name]) == [1, 1, 2]
+        add(8)
+        merge()
+        assert sorted(run.level for run in store.meta.manifest[TABLE.name]) == [0, 2, 2]
+        rows = np.concatenate(list(store.runs.scan(TABLE, store.meta.manifest[TABLE.name])))
+        assert rows[:, 0].tolist() == list(range(9))
+        store.close()
+
+
 def test_rows_that_cancel_leave_no_run(tmp_path: Path) -> None:
     with small():
         store = TaskStore(tmp_path / "state", "revisits", 0, "f", [TABLE])
