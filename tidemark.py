@@ -71,6 +71,8 @@ def _locate(ctx: click.Context, parameter: click.Parameter, value: Path | None) 
     given: dict[str, Any] = ctx.meta.setdefault("tidemark.location", {})
     if value is not None and parameter.name is not None:
         given[parameter.name] = value
+    elif ctx.obj is not None:
+        return
     ctx.obj = load_settings(data=given.get("data"), config=given.get("config"))
 
 

@@ -230,7 +230,10 @@ def concatenated(parts: Sequence[Columns]) -> Columns:
 
     names = ("event_id", "user_id", "pin_id", "action", "surface", "event_time", "duration_ms", "topic", "timestamp", "bad")
     arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
-    topics = {id_: name for table in {id(p.topics): p.topics for p in parts}.values() for id_, name in table.items()}
+    topics: dict[int, str] = {}
+    for table in {id(p.topics): p.topics for p in parts}.values():
+        # Not a loop over its items: a decoder that reads ahead in another thread goes on adding to it.
+        topics.update(table)
     return Columns(**arrays, faults=faults, raw=raw, topics=topics)
 
 
@@ -341,9 +344,9 @@ def _parse(values: list[bytes | None], faults: dict[int, tuple[str, str]]) -> li
     out: list[dict[str, Any]] = []
     for i, value in enumerate(values):
         one: Any = {}
-        if i not in faults:
+        if value is not None:
             try:
-                one = orjson.loads(value or b"")
+                one = orjson.loads(value)
                 if type(one) is not dict:
                     _fault(faults, i, "not_json", f"a JSON {type(one).__name__}, not an object")
             except orjson.JSONDecodeError as error:

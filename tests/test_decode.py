@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -170,7 +172,9 @@ def test_values_that_would_only_together_be_json(values: tuple[bytes, ...]) -> N
 
 def test_oversize() -> None:
     fits = b" " * (MAX_RAW_BYTES - len(orjson.dumps(GOOD))) + orjson.dumps(GOOD)
-    assert reasons(decode(raw(fits, fits + b" ", b"x" * (MAX_RAW_BYTES + 1)))) == {1: "oversize", 2: "oversize"}
+    large = orjson.dumps(GOOD | FAULTS["missing_field"] | {"topic": "x" * MAX_RAW_BYTES})
+    assert reasons(decode(raw(fits, fits + b" ", large))) == {1: "oversize", 2: "oversize"}
+    assert reasons(decode(raw(fits, b"x" * (MAX_RAW_BYTES + 1)))) == {1: "not_json"}, "of several reasons the first"
     long = WHOLE | {"topic": "x" * (MAX_RAW_BYTES + 1)}
     assert reasons(decode(typed(WHOLE, long))) == {1: "oversize"}
 
@@ -464,6 +468,29 @@ def test_batches_in_one() -> None:
     assert [columns.raw(i) for i in (0, 1, 5)] == [orjson.dumps(GOOD), b"x", b"y"]
     assert orjson.loads(columns.raw(3)) == GOOD | {"action": "flub"}
     assert concatenated(parts[:1]) is parts[0]
+
+
+def test_batches_in_one_while_their_decoder_reads_ahead() -> None:
+    """A source decodes the next stretch in a thread of its own, and its decoder learns topics meanwhile."""
+    ahead, done = Decoder(VOCABULARY), threading.Event()
+    first = ahead.decode(typed(*(GOOD | {"topic": f"a{i}"} for i in range(2_000))))
+    interval = sys.getswitchinterval()
+
+    def read_ahead() -> None:
+        for i in range(1_500):
+            ahead.decode(typed(GOOD | {"topic": f"b{i}"}))
+        done.set()
+
+    try:
+        sys.setswitchinterval(1e-6)
+        thread = threading.Thread(target=read_ahead)
+        thread.start()
+        while not done.is_set():
+            columns = concatenated([first, decode(typed(WHOLE))])
+            assert columns.topics.items() >= {hash_id("travel"): "travel", hash_id("a7"): "a7"}.items()
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_dead_letter_shows_the_record() -> None:

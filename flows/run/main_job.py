@@ -110,7 +110,6 @@ class _Stopping:
         if self._running is not None:
             self._running.stop()
 
-    def note(self, line: str) -> None: ...
     def begin(self, running: Workers) -> None:
         self._running = running
         if self._requested:

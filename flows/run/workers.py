@@ -126,6 +126,8 @@ class Workers:
 
     def _fail(self, listener: Listener) -> None:
         """End everything and say why."""
+        # Before the others are asked to stop: what they then say would make this one look as if it had been asked too.
+        number, process = next((i, p) for i, p in enumerate(self._processes) if self._failed(p))
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + 10
         while self._selector.get_map() and time.monotonic() < deadline:
@@ -135,7 +137,6 @@ class Workers:
             error = WorkerError(self._error[0])
             error.exit_code = self._error[1]
             raise error
-        number, process = next((i, p) for i, p in enumerate(self._processes) if self._failed(p))
         self._outputs[number].seek(0)
         last = [line for line in self._outputs[number].read().decode("utf-8", "replace").splitlines() if line.strip()][-1:]
         said = f"its last words: {last[0]}" if last else "it said nothing"

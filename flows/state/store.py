@@ -190,7 +190,7 @@ class TaskView:
         # At the latest when the process ends: a reader that serves is never closed.
         self._remove_scratch = weakref.finalize(self, shutil.rmtree, self._scratch, True)
         # Taken before the files are read: what is written in between is read again at the next refresh.
-        self._seen = self._sizes()
+        before = self._sizes()
         try:
             with _translated(path):
                 options = _options(create=False)
@@ -201,17 +201,32 @@ class TaskView:
             self._remove_scratch()
             raise
         self.runs = RunReader(self._db.get_column_family(_FAMILY))
+        self._catch_up(before)
         self._load()
 
     def refresh(self) -> None:
         """Catch up with the writer."""
         # RocksDB's own catch-up costs 2 ms even where nothing is new; the sizes of the files that it would read tell for a hundredth of that.
-        sizes = self._sizes()
-        if sizes != self._seen:
-            with _translated(self.path):
-                self._db.try_catch_up_with_primary()
+        if self._sizes() != self._seen:
+            self._catch_up()
             self._load()
-            self._seen = sizes
+
+    def _catch_up(self, before: list[tuple[str, int]] | None = None) -> None:
+        """Read what is new, again where the writer moved rows from its log into a table meanwhile.
+
+        RocksDB reads first which tables there are, then the logs. If a log is emptied into a table and deleted between the two, its rows are missing
+        while later ones are there. Then the manifest has grown and log files have come or gone.
+        """
+        while True:
+            if before is None:
+                before = self._sizes()
+                with _translated(self.path):
+                    self._db.try_catch_up_with_primary()
+            after = self._sizes()
+            if _layout(after) == _layout(before):
+                self._seen = before
+                return
+            before = None
 
     def get(self, key: bytes) -> bytes | None:
         """A value of the default family."""
@@ -242,6 +257,11 @@ class TaskView:
         data = self.get(_META)
         self.meta = Meta.from_json(data, self.path) if data is not None else None
         self.runs.forget_except({run.id for runs in (self.meta.manifest if self.meta else {}).values() for run in runs})
+
+
+def _layout(sizes: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """What changes when rows move from a log into a table: which logs there are, and the size of the manifest."""
+    return [(name, 0 if name.endswith(".log") else size) for name, size in sizes]
 
 
 def _prefixed(db: Any, prefix: bytes) -> list[tuple[bytes, bytes]]:

@@ -159,6 +159,25 @@ def test_a_revisit_waits_for_its_save_as_long_as_one_may_come(after: int, taken:
     assert play(events, restarts=[1, 2]).outputs() == played.outputs()
 
 
+def test_an_id_that_is_accepted_again_is_remembered_anew() -> None:
+    """Its first time waits behind a younger one to be forgotten; that must not take the second one along."""
+    minute = 60_000
+    moves = {"action": "closeup", "user_id": 8}
+    again = {**save(61 * minute), "event_id": 50}
+    events = log(
+        {**save(30 * minute), **moves},
+        {**save(0, timestamp=T + 30 * minute), "event_id": 50},
+        {**save(61 * minute), **moves},
+        again,
+        {**save(91 * minute), **moves},
+        {**again, "timestamp": T + 91 * minute},
+    )
+    played = play(events)
+    assert played.status.tolist() == [ACCEPTED] * 5 + [DUPLICATE]
+    check_equals_the_oracle(events, played)
+    assert play(events, restarts=range(6)).outputs() == played.outputs()
+
+
 @pytest.mark.parametrize(("age", "taken"), [(7 * DAY - 1, True), (7 * DAY, False)])
 def test_a_save_takes_over_no_revisit_that_is_7_days_later(age: int, taken: bool) -> None:
     """Only where L is more than 7 days can a save come so long after its revisit."""

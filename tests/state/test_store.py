@@ -211,6 +211,7 @@ def test_a_view_stands_still_between_refreshes(path: Path) -> None:
     assert (view.meta.position, view.get(b"said"), total(view)) == (1, b"0", 1)
     view.refresh()
     assert (view.meta.position, view.get(b"said"), total(view)) == (2, b"1", 2)
+    assert set(view.runs._indexes) == {run.id for run in view.meta.manifest["revisits"]}, "nothing is remembered of runs that are no more"
     assert view.prefixed(b"sa") == [(b"said", b"1")]
     assert view.prefixed(b"sb") == []
     view.close()

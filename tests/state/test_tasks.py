@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,21 @@ def test_a_source_may_resume_anywhere(tmp_path: Path, events: pd.DataFrame, plai
     assert task.catch_up(150) == 50
     assert task.digest() == plain[0]["actions-0"]
     task.close()
+
+
+def test_a_start_sends_what_a_kill_left(tmp_path: Path, events: pd.DataFrame, plain: tuple[object, dict[str, list[list[object]]]]) -> None:
+    """Also where no new record comes, and again where the kill came after sending."""
+    house = House(tmp_path / "house", events)
+    task = house.open()
+    with mock.patch.object(task.outbox, "publish"):
+        house.feed(task, [40])
+    task.abandon()
+    assert not any(outputs(house).values())
+    for _ in range(3):
+        house.open().abandon()
+        assert outputs(house) == plain[1]
+    assert house.logs[REVISITS].end_position(0) == 3 * len(plain[1]["revisits-0"])
+    house.close()
 
 
 def test_each_commit_holds_no_more_than_asked(tmp_path: Path, events: pd.DataFrame) -> None:
