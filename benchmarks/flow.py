@@ -148,13 +148,13 @@ def show(result: dict[str, Any], console: Console) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quick", is_flag=True, help="200 000 events; ends within a minute.")
-@click.option("--events", type=click.IntRange(1_000), help="Default 4 000 000.")
+@click.option("--events", type=click.IntRange(1_000), help="Default 2 000 000.")
 @click.option("--users", type=click.IntRange(10), help="Default a tenth of the events.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 def main(as_json: bool, quick: bool, events: int | None, users: int | None, repeats: int, seed: int) -> None:
     """Events per second of the whole flow, beside an idiomatic Bytewax flow and beside its own kernels alone."""
-    events = events or (200_000 if quick else 4_000_000)
+    events = events or (200_000 if quick else 2_000_000)
     with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as scratch:
         try:
             result = measure(events, users or events // 10, repeats, seed, Path(scratch))
