@@ -72,9 +72,9 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
         raise SettingsError(
             f"{workers} workers for {settings.partitions} partitions: give 1 to {settings.partitions}, for a worker owns whole partitions"
         )
-    warm_up(display.note)
-    started = time.monotonic()
     with LocalLog.open(settings.logs, ACTIONS, settings.partitions) as log, run_lock(settings.state) as lock:
+        warm_up(display.note)
+        started = time.monotonic()
         until = tuple(log.end_positions())
         before = sum(log.group_positions(ACTIONS).values())
         if flow != REVISITS:
