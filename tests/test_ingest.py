@@ -162,7 +162,8 @@ def test_faulty_json_rows_keep_their_faults(tmp_path: Path, settings: Settings) 
     path = lines(tmp_path / "a.jsonl", _each(BAD), *GARBAGE, _each([(row(i), "") for i in range(100, 110)]))
     result = summary(settings, path)
     assert result["rows"] == len(BAD) + len(GARBAGE) + 10
-    expected = Counter(reason for _, reason in BAD) + Counter({"not_json": len(GARBAGE) - 1, "oversize": 1})
+    # One of the garbage lines is over 64 KiB too, but of two reasons the first one counts.
+    expected = Counter(reason for _, reason in BAD) + Counter({"not_json": len(GARBAGE)})
     assert faults(settings) == expected
     values = [value for _, value, _ in raw(settings)]
     assert all(g in values for g in GARBAGE)  # byte for byte
