@@ -88,5 +88,5 @@ def _labels(tally: Tally, where: str, got: pd.DataFrame, want: pd.DataFrame) -> 
 
 
 def _rows(frame: pd.DataFrame) -> Counter[tuple[object, ...]]:
-    columns = [frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame.columns]
+    columns = [[None if missing else value for value, missing in zip(frame[n], frame[n].isna(), strict=True)] for n in frame.columns]
     return Counter(zip(*columns, strict=True))
