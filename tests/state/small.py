@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
+import flows.past
 import flows.state.runs
 import flows.state.tables
 from flows.kernels import reads, rows
@@ -19,8 +20,8 @@ KEPT, LENGTH = 5, 3
 def small(sequences: bool = False) -> Iterator[None]:
     """For a while; `sequences` also makes them LENGTH long, KEPT rows of which are kept, in the oracle too."""
     with ExitStack() as stack:
-        for name, value in (("FANOUT", 2), ("BLOCK_ROWS", 4)):
-            stack.enter_context(mock.patch.object(flows.state.runs, name, value))
+        for module, name, value in ((flows.state.runs, "FANOUT", 2), (flows.state.runs, "BLOCK_ROWS", 4), (flows.past, "_GATHER", 20)):
+            stack.enter_context(mock.patch.object(module, name, value))
         stack.enter_context(mock.patch.object(RunReader.scan, "__defaults__", (8,)))
         if sequences:
             stack.enter_context(mock.patch.object(rows.fold_sequences, "__defaults__", (KEPT,)))

@@ -40,7 +40,7 @@ def _small() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def events() -> pd.DataFrame:
-    return adversarial(11, 150, partitions=1)
+    return adversarial(20, 150, partitions=1)
 
 
 def outputs(house: House) -> dict[str, list[list[object]]]:
