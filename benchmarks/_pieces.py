@@ -17,7 +17,7 @@ import numpy as np
 from flows import log
 from flows.decode import Decoder
 from flows.kernels.actions import WorkingSet
-from flows.state import actions_task, outbox, runs, store, task
+from flows.state import actions_task, outbox, revisits_task, runs, store
 
 # Piece, owner, attribute. One that is no more is left out: this only looks on.
 _BESIDE = ", in another thread"
@@ -35,12 +35,12 @@ _STEPS: tuple[tuple[str, Any, str], ...] = (
     ("merge runs", runs.Runs, "merge"),
     ("outbox put", outbox.Outbox, "put"),
     ("outbox publish", outbox.Outbox, "publish"),
-    ("take from REVISITS", task.Task, "_apply_and_commit"),
+    ("take from REVISITS", revisits_task.RevisitsTask, "_put"),
     ("save working set", WorkingSet, "to_bytes"),
     ("commit and sync", store.TaskStore, "commit"),
     ("open state", store.TaskStore, "__init__"),
     ("close state", store.TaskStore, "close"),
-    ("actions task, rest", actions_task.ActionsTask, "_apply"),
+    ("actions task, rest", actions_task.ActionsTask, "_put"),
 )
 
 

@@ -6,7 +6,6 @@ Values and the position that they reflect are taken under one catch-up with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +21,7 @@ from flows.past import Past, PastUsers, labels_at
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import Judge, merged_labels, resume, state_fingerprint
-from flows.state.store import Meta, TaskNotMadeError, TaskView
+from flows.state.store import Meta, TaskView
 from flows.state.tables import LONGEST_WINDOW_MS
 from flows.state.task import task_path
 
@@ -101,8 +100,7 @@ class FeatureReader:
                 if view is not None:
                     view.refresh()
                 elif (path / "CURRENT").exists():
-                    with suppress(TaskNotMadeError):
-                        view = self._views[flow, partition] = TaskView(path)
+                    view = self._views[flow, partition] = TaskView(path)
                 if view is not None and view.meta is not None and view.meta.fingerprint != self._fingerprint:
                     raise DataDirectoryError(
                         f"state {path} was made under other features or settings (fingerprint {view.meta.fingerprint}, now {self._fingerprint}); "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from flows.dataflow import stopping
+from flows.dataflow.draining import RevisitsEnd, clear_drained
+from flows.dataflow.memory import keep_freed_memory
 from flows.dataflow.plan import Plan
 from flows.dataflow.progress import ProgressSink, reporting
 from flows.dataflow.source import Ends, LogSource
@@ -18,6 +21,7 @@ from flows.log import LocalLog, Log
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings, load_settings
 from flows.state.actions_task import ActionsTask
+from flows.state.behind import Behind
 from flows.state.revisits_task import RevisitsTask
 from flows.state.task import Task
 
@@ -45,20 +49,27 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     with _open(settings, ACTIONS) as log:
         partitions = log.partitions
         until = plan.until or tuple(log.end_positions())
+        # Whoever starts several processes that know nothing of each other has cleared it before the first.
+        if plan.until is None and not follow:
+            clear_drained(log)
     if settings.partitions != partitions:
         raise DataDirectoryError(
             f"{settings.data} has {partitions} partitions, the settings say {settings.partitions}; set partitions = {partitions}"
         )
     stopping.listen()
     stopping.stop_without_reader(plan.progress)
+    keep_freed_memory()
+    # What is loaded by now stays: the collector need not walk through it each time.
+    gc.freeze()
     vocabulary = settings.load_vocabulary()
+    behind = Behind()
     dataflow = Dataflow("tidemark_" + "_".join(flows))
     for flow in flows:
         ends = None if follow else _ends(settings, flow, flows, until)
         decoder = (lambda: Decoder(vocabulary).decode) if flow == ACTIONS else None
         source = LogSource(lambda flow=flow: _open(settings, flow), partitions, flow, plan, settings.batch_records, ends, decoder)  # type: ignore[misc]
         parts = op.input(f"{flow}_log", dataflow, source)
-        applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan))
+        applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan, behind))
         told = op.map(f"{flow}_applied", applied, lambda item: item[1])
         op.output(f"{flow}_progress", told, ProgressSink(plan.progress))
     return dataflow
@@ -76,28 +87,10 @@ def _ends(settings: Settings, flow: str, flows: Sequence[str], until: tuple[int,
         with _open(settings, REVISITS) as log:
             fixed = log.end_positions()
         return lambda partition: fixed[partition]
-    return _RevisitsEnd(settings, until)
+    return RevisitsEnd(lambda: _open(settings, ACTIONS), lambda: _open(settings, REVISITS), until)
 
 
-class _RevisitsEnd:
-    """The end of REVISITS: where it ends once every actions task has applied its input and emptied its outbox."""
-
-    def __init__(self, settings: Settings, until: tuple[int, ...]) -> None:
-        self._settings = settings
-        self._until = until
-        self._ends: list[int] | None = None
-
-    def __call__(self, partition: int) -> int | None:
-        if self._ends is None:
-            with _open(self._settings, ACTIONS) as actions:
-                told = actions.group_positions(ACTIONS)
-            if all(told.get(p, 0) >= end for p, end in enumerate(self._until)) or stopping.requested():
-                with _open(self._settings, REVISITS) as revisits:
-                    self._ends = revisits.end_positions()
-        return None if self._ends is None else self._ends[partition]
-
-
-def _logic(settings: Settings, flow: str, plan: Plan) -> Callable[[None], TaskLogic]:
+def _logic(settings: Settings, flow: str, plan: Plan, behind: Behind) -> Callable[[None], TaskLogic]:
     vocabulary = settings.load_vocabulary()
     # One handle per log and process: its cache and connections are per thread anyway.
     logs: dict[str, Log] = {}
@@ -109,7 +102,8 @@ def _logic(settings: Settings, flow: str, plan: Plan) -> Callable[[None], TaskLo
 
     def make(partition: int) -> Task:
         if flow == REVISITS:
-            return RevisitsTask(settings, partition, vocabulary, log(REVISITS))
-        return ActionsTask(settings, partition, vocabulary, log(ACTIONS), {name: log(name) for name in (REVISITS, LATE, DEADLETTERS)})
+            return RevisitsTask(settings, partition, vocabulary, log(REVISITS), behind)
+        outputs = {name: log(name) for name in (REVISITS, LATE, DEADLETTERS)}
+        return ActionsTask(settings, partition, vocabulary, log(ACTIONS), outputs, behind)
 
     return lambda state: TaskLogic(flow, make, log(flow), flow, plan.progress)

@@ -6,7 +6,7 @@ Each partition first gives an empty part, OPEN, so that its task is built, drain
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -14,13 +14,14 @@ import pyarrow as pa
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.dataflow import stopping
+from flows.dataflow.ahead import Ahead
 from flows.dataflow.plan import Plan
 from flows.dataflow.progress import reporting
 from flows.log import Log, LogBatch
 
 POLL = timedelta(milliseconds=20)
 
-_reading_ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reading-ahead")
+_ahead: Ahead[list[LogBatch]] = Ahead()
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,8 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
     def _next(self) -> list[tuple[str, Part]]:
         if not self._opened:
             self._opened = True
-            if self._decode is not None:
-                # Ready by the time that the tasks are open.
-                self._read_ahead(self._ends(self._partition) if self._ends is not None else None)
+            # Ready by the time that the tasks are open.
+            self._read_ahead(self._ends(self._partition) if self._ends is not None and self._decode is not None else None)
             return [(str(self._partition), Part(self._partition, self._at))]
         if stopping.requested():
             raise StopIteration()
@@ -120,7 +120,7 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         if end is not None and self._at >= end:
             raise StopIteration()
         ahead, self._ahead = self._ahead, None
-        batches = ahead.result() if ahead is not None else self._read(end)
+        batches = _ahead.take(ahead) if ahead is not None else self._read(end)
         self._idle = not batches
         if not batches:
             return []
@@ -129,9 +129,9 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         return [(str(self._partition), Part(self._partition, start, tuple(batches)))]
 
     def _read_ahead(self, end: int | None) -> None:
-        """Read and decode the next stretch beside the kernel, which holds no lock of Python's while it loops."""
-        if end is None or self._at < end:
-            self._ahead = _reading_ahead.submit(self._read, end)
+        """Read and decode the next stretch beside the kernels. Where there is nothing to decode, reading takes next to nothing."""
+        if self._decode is not None and (end is None or self._at < end):
+            self._ahead = _ahead.submit(lambda: self._read(end))
 
     def _read(self, end: int | None) -> list[LogBatch]:
         limit = self._batch_records if end is None else min(self._batch_records, end - self._at)
@@ -146,5 +146,5 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
 
     def close(self) -> None:
         if self._ahead is not None:
-            wait([self._ahead])
+            _ahead.drop(self._ahead)
         self._log.close()

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 from bytewax.operators import StatefulBatchLogic
 
 from flows.dataflow import stopping
+from flows.dataflow.draining import DRAINED
 from flows.dataflow.progress import Applied, reporting, tell
 from flows.dataflow.source import Part
 from flows.log import Log
+from flows.outputs import ACTIONS
 from flows.state.task import Task
 
 GROUP_COMMIT_SECONDS = 1.0
@@ -48,16 +50,19 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
                 records += task.apply(part.batches) if part.batches else task.catch_up(part.start)
             # A hint for lag tools and for where to start; how often it is written changes no result.
             if time.monotonic() - self._told > GROUP_COMMIT_SECONDS:
-                self._tell(task)
+                self._told = time.monotonic()
+                task.afterwards(self._tell)
         return [self._applied(task, records)], False
 
     def on_eof(self) -> tuple[Iterable[Applied], bool]:
         if self._task is None:
             return [], True
-        # The outbox is empty and the state is committed before the position is told: a reader downstream may take it for the end.
+        # Told once the outbox is empty and the state is committed: a reader downstream takes it for the end.
         with reporting(self._progress):
             self._task.close()
-            self._tell(self._task)
+            self._tell()
+            if self._flow == ACTIONS:
+                self._log.commit_group(DRAINED, {self._task.partition: self._task.position})
         if stopping.requested():
             tell(self._progress, {"stopping": True})
         return [self._applied(self._task, 0)], True
@@ -65,9 +70,9 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
     def snapshot(self) -> None:
         return None
 
-    def _tell(self, task: Task) -> None:
-        self._log.commit_group(self._group, {task.partition: task.position})
-        self._told = time.monotonic()
+    def _tell(self) -> None:
+        if self._task is not None:
+            self._log.commit_group(self._group, {self._task.partition: self._task.position})
 
     def _applied(self, task: Task, records: int) -> Applied:
-        return Applied(self._flow, task.partition, task.position, records, task.watermark)
+        return Applied(self._flow, task.partition, task.reached, records, task.watermark)

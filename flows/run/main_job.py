@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from flows.dataflow.draining import clear_drained
 from flows.dataflow.plan import Plan
 from flows.errors import SettingsError
 from flows.log import LocalLog
@@ -76,6 +77,7 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
         warm_up(display.note)
         started = time.monotonic()
         until = tuple(log.end_positions())
+        clear_drained(log)
         before = sum(log.group_positions(ACTIONS).values())
         if flow != REVISITS:
             display.begin(ACTIONS, min(before, sum(until)), None if follow else sum(until))

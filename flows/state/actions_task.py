@@ -26,6 +26,7 @@ from flows.outputs import ACTIONS, DEADLETTER_SCHEMA, DEADLETTERS, LATE, LATE_SC
 from flows.partition import partition_of
 from flows.settings import Settings
 from flows.state import tables
+from flows.state.behind import Behind
 from flows.state.runs import Table
 from flows.state.store import Meta, TaskStore, TaskView
 from flows.state.task import Task
@@ -87,45 +88,86 @@ class Judge:
         return JudgedBatch(c, judged, batches[0].first_offset, arrival)
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What the kernel made of a batch, and of it what the next batch will change.
+
+    Attributes
+    ----------
+    watermark : int or None
+        After the batch, ms.
+    saved : bytes or None
+        The working set after the batch, if it is time to save it.
+    """
+
+    batch: JudgedBatch
+    watermark: int | None
+    saved: bytes | None
+
+
 class ActionsTask(Task):
     """See the module."""
 
-    def __init__(self, settings: Settings, partition: int, vocabulary: Vocabulary, source: Log, outputs: Mapping[str, Log]) -> None:
-        self._judge = Judge(settings, vocabulary)
+    def __init__(
+        self,
+        settings: Settings,
+        partition: int,
+        vocabulary: Vocabulary,
+        source: Log,
+        outputs: Mapping[str, Log],
+        behind: Behind | None = None,
+    ) -> None:
+        self._judging = Judge(settings, vocabulary)
         self._action_names = vocabulary.action_names()
         self._topics_saved: set[int] = set()
         mark = state_fingerprint(settings, vocabulary)
-        super().__init__(settings, FLOW, partition, mark, tables.ACTIONS_TABLES, source, outputs)
+        super().__init__(settings, FLOW, partition, mark, tables.ACTIONS_TABLES, source, outputs, behind)
 
     def _restore(self) -> None:
         meta = self.store.meta
         self._topics_saved = {int.from_bytes(key[1:], "big", signed=True) for key, _ in self.store.prefixed(_TOPIC)}
         sequences = list(meta.anchor_sequences.get(REVISITS, [0] * self._revisit_partitions()))
-        for judged in resume(self._judge, self.store, meta, self.source, self.settings.batch_records):
+        for judged in resume(self._judging, self.store, meta, self.source, self.settings.batch_records):
             for destination in partition_of(np.ascontiguousarray(judged.changes[:, 0]), len(sequences)):
                 sequences[destination] += 1
-        if sequences != meta.sequences[REVISITS] or self._judge.working_set.watermark != meta.watermark:
+        if sequences != meta.sequences[REVISITS] or self._judging.working_set.watermark != meta.watermark:
             raise CorruptionError(
                 f"state {self.store.path}: replaying log '{self.source.name}', partition {self.partition}, offsets {meta.anchor} to {meta.position} "
                 "does not lead to the committed state; the log or the state was altered: delete this task's directory to rebuild it from the log"
             )
+        self._saved_at = meta.anchor
 
-    def _anchor(self, batch: WriteBatch, force: bool) -> bool:
-        meta = self.store.meta
-        behind = meta.position - meta.anchor
-        if behind == 0 or (behind < self.settings.anchor_records and not force):
+    def _judge(self, batches: list[LogBatch]) -> Judgement:
+        done = self._judging.judge(batches)
+        working_set = self._judging.working_set
+        end = batches[-1].end_offset
+        due = end - self._saved_at >= self.settings.anchor_records
+        if due:
+            self._saved_at = end
+        return Judgement(done, working_set.watermark, working_set.to_bytes() if due else None)
+
+    def _moved(self, judgement: Judgement, batch: WriteBatch) -> None:
+        self.store.meta.watermark = judgement.watermark
+        if judgement.saved is not None:
+            self._put_anchor(batch, judgement.saved)
+
+    def _anchor(self, batch: WriteBatch) -> bool:
+        if self.store.meta.position == self.store.meta.anchor:
             return False
-        meta.anchor = meta.position
-        data = self._judge.working_set.to_bytes()
-        batch.put(_ANCHOR, _seal(meta, data) + data)
-        meta.anchor_sequences = {name: list(numbers) for name, numbers in meta.sequences.items()}
+        self._put_anchor(batch, self._judging.working_set.to_bytes())
         return True
 
-    def _apply(self, batches: list[LogBatch], batch: WriteBatch) -> None:
-        done = self._judge.judge(batches)
+    def _put_anchor(self, batch: WriteBatch, data: bytes) -> None:
+        meta = self.store.meta
+        meta.anchor = meta.position
+        batch.put(_ANCHOR, _seal(meta, data) + data)
+        meta.anchor_sequences = {name: list(numbers) for name, numbers in meta.sequences.items()}
+
+    def _put(self, judgement: Judgement, batch: WriteBatch) -> None:
+        done = judgement.batch
         c, judged = done.columns, done.judged
         runs = self.store.runs
-        runs.add(batch, tables.SEQUENCES.name, done.sequence_rows(self._judge.impression))
+        runs.add(batch, tables.SEQUENCES.name, done.sequence_rows(self._judging.impression))
         runs.add(batch, tables.REVISITS.name, done.revisit_rows())
         runs.add(batch, tables.LABELS.name, judged.labels)
         runs.add(batch, tables.TILES.name, judged.tiles)
@@ -133,7 +175,6 @@ class ActionsTask(Task):
         self._put_changes(batch, done)
         self._put_late(batch, done)
         self._put_deadletters(batch, done)
-        self.store.meta.watermark = self._judge.working_set.watermark
         accepted = judged.status == ACCEPTED
         self._count("records", len(c))
         self._count("accepted", int(accepted.sum()))
@@ -206,10 +247,10 @@ class ActionsTask(Task):
     def labels(self) -> np.ndarray:
         """Every save's row, sorted: int64[n, 8], columns LABEL_COLUMNS."""
         saved = super()._digested_rows(tables.LABELS)
-        return merged_labels(saved, self._judge.working_set)
+        return merged_labels(saved, self._judging.working_set)
 
     def _digest_more(self, total: hashlib.blake2b) -> None:
-        total.update(self._judge.working_set.canonical())
+        total.update(self._judging.working_set.canonical())
 
 
 def merged_labels(saved: Iterable[np.ndarray], working_set: WorkingSet) -> np.ndarray:

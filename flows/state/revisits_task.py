@@ -13,6 +13,7 @@ from flows.outputs import REVISITS, take_next
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import state_fingerprint
+from flows.state.behind import Behind
 from flows.state.task import Task
 from flows.vocabulary import Vocabulary
 
@@ -22,10 +23,13 @@ FLOW = "revisits"
 class RevisitsTask(Task):
     """See the module."""
 
-    def __init__(self, settings: Settings, partition: int, vocabulary: Vocabulary, source: Log) -> None:
-        super().__init__(settings, FLOW, partition, state_fingerprint(settings, vocabulary), tables.PIN_TABLES, source, {})
+    def __init__(self, settings: Settings, partition: int, vocabulary: Vocabulary, source: Log, behind: Behind | None = None) -> None:
+        super().__init__(settings, FLOW, partition, state_fingerprint(settings, vocabulary), tables.PIN_TABLES, source, {}, behind)
 
-    def _apply(self, batches: list[LogBatch], batch: WriteBatch) -> None:
+    def _judge(self, batches: list[LogBatch]) -> list[LogBatch]:
+        return batches
+
+    def _put(self, batches: list[LogBatch], batch: WriteBatch) -> None:
         meta = self.store.meta
         where = f"log '{REVISITS}', partition {self.partition}"
         parts = []

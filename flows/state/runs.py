@@ -21,6 +21,7 @@ from flows.kernels.rows import merge_rows, sort_rows
 FANOUT = 8
 BLOCK_ROWS = 1024
 _INDEX = 0xFFFFFFFF
+PREFIX = b"R"
 # Rows that a merge holds in memory at a time, about 25 MB of the widest table.
 SLICE_ROWS = 1 << 19
 
@@ -59,16 +60,15 @@ Manifest = dict[str, list[Run]]
 
 
 class RunReader:
-    """Reads rows of runs from a column family, the writer's own or a secondary's.
+    """Reads rows of runs from a database, the writer's own or a secondary's.
 
     Parameters
     ----------
-    family : rocksdict.Rdict
-        The column family of blocks.
+    db : rocksdict.Rdict
     """
 
-    def __init__(self, family: Any) -> None:
-        self._family = family
+    def __init__(self, db: Any) -> None:
+        self._db = db
         self._indexes: dict[int, np.ndarray] = {}
 
     def forget_except(self, runs: set[int]) -> None:
@@ -78,7 +78,7 @@ class RunReader:
 
     def _found(self, keys: list[bytes]) -> list[Any]:
         try:
-            return self._family.get(keys)
+            return self._db.get(keys)
         except Exception as error:
             raise CorruptionError(f"state: rows can't be read ({error}); restore the task from a checkpoint") from error
 
@@ -155,31 +155,29 @@ class Runs(RunReader):
 
     Parameters
     ----------
-    family, handle : rocksdict column family and its handle
+    db : rocksdict.Rdict
     tables : sequence of Table
     manifest : dict of table name to its runs
     next_id : int
         Least run ID never used.
     """
 
-    def __init__(self, family: Any, handle: Any, tables: Sequence[Table], manifest: Manifest, next_id: int) -> None:
-        super().__init__(family)
-        self._handle = handle
+    def __init__(self, db: Any, tables: Sequence[Table], manifest: Manifest, next_id: int) -> None:
+        super().__init__(db)
         self.tables = {table.name: table for table in tables}
         self.manifest: Manifest = {table.name: list(manifest.get(table.name, [])) for table in tables}
         self.next_id = next_id
 
     def release(self) -> None:
-        """Let go of the column family, or its database can't close."""
-        self.__dict__.pop("_family", None)
-        self.__dict__.pop("_handle", None)
+        """Let go of the database, or it can't close."""
+        self.__dict__.pop("_db", None)
 
     def add(self, batch: WriteBatch, name: str, rows: np.ndarray) -> None:
         """Put unsorted rows as a new run of level 0 into a write batch."""
         if len(rows):
             table = self.tables[name]
             rows = sort_rows(rows, table.keys)
-            writer = _RunWriter(batch, self._handle, self.next_id)
+            writer = _RunWriter(batch, self.next_id)
             writer.add(table.fold(rows) if table.fold is not None else rows)
             self._finish(writer, name, 0)
 
@@ -199,18 +197,14 @@ class Runs(RunReader):
         if level is None:
             return
         merged = [run for run in self.manifest[name] if run.level == level]
-        writer = _RunWriter(batch, self._handle, self.next_id)
+        writer = _RunWriter(batch, self.next_id)
         for rows in self.scan(self.tables[name], merged):
             writer.add(expire(rows) if expire is not None else rows)
         self.manifest[name] = [run for run in self.manifest[name] if run.level != level]
         self._finish(writer, name, level + 1)
         for run in merged:
-            batch.delete_range(_key(run.id, 0), _key(run.id + 1, 0), self._handle)
+            batch.delete_range(_key(run.id, 0), _key(run.id + 1, 0))
             self._indexes.pop(run.id, None)
-
-    def drop_orphans(self, batch: WriteBatch) -> None:
-        """Delete blocks of runs that no commit has named (left by a crash)."""
-        batch.delete_range(_key(self.next_id, 0), b"\xff" * 13, self._handle)
 
     def _finish(self, writer: _RunWriter, name: str, level: int) -> None:
         rows = writer.finish()
@@ -222,8 +216,8 @@ class Runs(RunReader):
 class _RunWriter:
     """Cuts sorted rows into blocks and puts them, then the index."""
 
-    def __init__(self, batch: WriteBatch, handle: Any, run: int) -> None:
-        self._batch, self._handle, self._run = batch, handle, run
+    def __init__(self, batch: WriteBatch, run: int) -> None:
+        self._batch, self._run = batch, run
         self._first: list[np.ndarray] = []
         self._blocks = 0
         self._rows = 0
@@ -234,13 +228,13 @@ class _RunWriter:
         rows = np.ascontiguousarray(rows)
         self._first.append(rows[::BLOCK_ROWS, 0].copy())
         for start in range(0, len(rows), BLOCK_ROWS):
-            self._batch.put(_key(self._run, self._blocks), rows[start : start + BLOCK_ROWS].tobytes(), self._handle)
+            self._batch.put(_key(self._run, self._blocks), rows[start : start + BLOCK_ROWS].tobytes())
             self._blocks += 1
         self._rows += len(rows)
 
     def finish(self) -> int:
         if self._rows:
-            self._batch.put(_key(self._run, _INDEX), np.concatenate(self._first).tobytes(), self._handle)
+            self._batch.put(_key(self._run, _INDEX), np.concatenate(self._first).tobytes())
         return self._rows
 
 
@@ -250,4 +244,4 @@ def _full_level(runs: Sequence[Run]) -> int | None:
 
 
 def _key(run: int, block: int) -> bytes:
-    return run.to_bytes(8, "big") + block.to_bytes(4, "big")
+    return PREFIX + run.to_bytes(8, "big") + block.to_bytes(4, "big")

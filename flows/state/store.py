@@ -19,17 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch
 
 from flows.errors import CorruptionError, DataDirectoryError, LockedError, StorageFullError, TidemarkError
 from flows.state.runs import Manifest, Run, RunReader, Runs, Table
 
-FORMAT = 1
-_META, _FAMILY = b"meta", "runs"
-
-
-class TaskNotMadeError(DataDirectoryError):
-    """The first start of a task has not come so far, or was killed, that there is anything to read."""
+FORMAT = 2
+_META = b"meta"
 
 
 @dataclass
@@ -119,9 +115,7 @@ class TaskStore:
         except OSError as error:
             raise DataDirectoryError(f"can't make {path.parent}: {error}") from error
         with _translated(path):
-            self._db = Rdict(str(path), _options(), column_families={_FAMILY: _options()})
-        self._sync = WriteOptions()
-        self._sync.sync = True
+            self._db = Rdict(str(path), _options())
         self.runs: Runs = None  # type: ignore[assignment]
         try:
             data = self.get(_META)
@@ -131,27 +125,18 @@ class TaskStore:
                     f"state {path} was made under other features or settings (fingerprint {self.meta.fingerprint}, now {fingerprint}); "
                     "put the settings back, or delete state/ and every log but 'actions' in the data directory, and run again to make them anew"
                 )
-            self.runs = Runs(
-                self._db.get_column_family(_FAMILY),
-                self._db.get_column_family_handle(_FAMILY),
-                tables,
-                self.meta.manifest,
-                self.meta.next_run,
-            )
-            orphans = WriteBatch(raw_mode=True)
-            self.runs.drop_orphans(orphans)
-            self._write(orphans)
+            self.runs = Runs(self._db, tables, self.meta.manifest, self.meta.next_run)
         except BaseException:
             self.close()
             raise
 
     def get(self, key: bytes) -> bytes | None:
-        """A value of the default family."""
+        """The value of a key, None if there is none."""
         with _translated(self.path):
             return self._db.get(key)
 
     def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        """Keys and values of the default family that begin with a prefix, in order."""
+        """Keys that begin with a prefix, with their values, in order."""
         with _translated(self.path):
             return _prefixed(self._db, prefix)
 
@@ -164,18 +149,19 @@ class TaskStore:
         self.meta.manifest = self.runs.manifest
         self.meta.next_run = self.runs.next_id
         batch.put(_META, self.meta.to_json())
-        self._write(batch)
+        with _translated(self.path):
+            self._db.write(batch)
+            # Apart from the write, because here Python's lock is let go of while the disk works.
+            self._db.flush_wal(True)
 
     def close(self) -> None:
         """Release the task. What was committed is in the write-ahead log, synced; nothing needs to be flushed."""
         if self.runs is not None:
             self.runs.release()
-        # Rdict.close would flush memory tables, 25 ms a task; letting go of the last reference closes the database without.
-        self.__dict__.pop("_db", None)
-
-    def _write(self, batch: WriteBatch) -> None:
-        with _translated(self.path):
-            self._db.write(batch, self._sync)
+        db = self.__dict__.pop("_db", None)
+        if db is not None:
+            # Or letting go of it would write out memory tables, 25 ms a task, which a start after a kill does as well.
+            db.cancel_all_background(True)
 
 
 class TaskView:
@@ -193,14 +179,11 @@ class TaskView:
         before = self._sizes()
         try:
             with _translated(path):
-                options = _options(create=False)
-                self._db = Rdict(
-                    str(path), options, column_families={_FAMILY: _options(create=False)}, access_type=AccessType.secondary(self._scratch)
-                )
+                self._db = Rdict(str(path), _options(create=False), access_type=AccessType.secondary(self._scratch))
         except BaseException:
             self._remove_scratch()
             raise
-        self.runs = RunReader(self._db.get_column_family(_FAMILY))
+        self.runs = RunReader(self._db)
         self._catch_up(before)
         self._load()
 
@@ -229,12 +212,12 @@ class TaskView:
             before = None
 
     def get(self, key: bytes) -> bytes | None:
-        """A value of the default family."""
+        """The value of a key, None if there is none."""
         with _translated(self.path):
             return self._db.get(key)
 
     def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        """Keys and values of the default family that begin with a prefix, in order."""
+        """Keys that begin with a prefix, with their values, in order."""
         with _translated(self.path):
             return _prefixed(self._db, prefix)
 
@@ -271,13 +254,17 @@ def _prefixed(db: Any, prefix: bytes) -> list[tuple[bytes, bytes]]:
 def _options(create: bool = True) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(create)
-    options.create_missing_column_families(create)
     options.set_compression_type(DBCompressionType.lz4())
     # A task writes a few large values per commit; there are many tasks in a process.
     options.set_write_buffer_size(16 << 20)
     options.set_keep_log_file_num(2)
     # A secondary must keep files open, because the primary may delete them under it.
     options.set_max_open_files(256 if create else -1)
+    # Nothing here reads RocksDB's own statistics, and there is little to open: both cost each start a few ms.
+    options.set_skip_stats_update_on_db_open(True)
+    options.set_stats_dump_period_sec(0)
+    options.set_stats_persist_period_sec(0)
+    options.set_max_file_opening_threads(1)
     return options
 
 
@@ -301,8 +288,6 @@ class _translated:
             raise StorageFullError(
                 f"state {self._path}: the disk is full ({text}); free space and run again, nothing committed is lost"
             ) from error
-        if "Column family not found" in text:
-            raise TaskNotMadeError(f"state {self._path}: the task's first start has not made its tables yet; try again") from error
         if "orrupt" in text:
             raise CorruptionError(f"state {self._path}: {text}; restore the task from a checkpoint") from error
         raise DataDirectoryError(f"state {self._path}: {text}") from error

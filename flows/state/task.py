@@ -7,8 +7,11 @@ the log, and a position beyond the log's end is refused.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rocksdict import WriteBatch
@@ -16,6 +19,7 @@ from rocksdict import WriteBatch
 from flows.errors import CorruptionError
 from flows.log import Log, LogBatch
 from flows.settings import Settings
+from flows.state.behind import Behind
 from flows.state.outbox import Outbox
 from flows.state.runs import Table
 from flows.state.store import TaskStore
@@ -28,7 +32,7 @@ def task_path(settings: Settings, flow: str, partition: int) -> Path:
 
 
 class Task:
-    """A (flow, partition) with its state. Subclasses implement `_apply`.
+    """A (flow, partition) with its state. Subclasses implement `_judge` and `_put`.
 
     Parameters
     ----------
@@ -41,6 +45,8 @@ class Task:
         The task's input.
     outputs : mapping of name to Log
         Where its records go.
+    behind : Behind, optional
+        Who commits, beside the judging of what comes next; without it `apply` returns when all is committed and published.
     """
 
     def __init__(
@@ -52,10 +58,13 @@ class Task:
         tables: Sequence[Table],
         source: Log,
         outputs: Mapping[str, Log],
+        behind: Behind | None = None,
     ) -> None:
         self.settings = settings
         self.partition = partition
         self.source = source
+        self._behind = behind
+        self._last: Future[None] | None = None
         self.store = TaskStore(task_path(settings, flow, partition), flow, partition, fingerprint, tables)
         try:
             end = source.end_position(partition)
@@ -71,10 +80,12 @@ class Task:
         except BaseException:
             self.store.close()
             raise
+        self.reached = self.position
+        """Next offset to judge."""
 
     @property
     def position(self) -> int:
-        """Next offset to read."""
+        """Next offset to read, of what is committed."""
         return self.store.meta.position
 
     @property
@@ -83,23 +94,46 @@ class Task:
         return self.store.meta.watermark
 
     def apply(self, batches: Sequence[LogBatch]) -> int:
-        """Apply what is new of some batches, commit, publish. Returns how many records were new."""
-        return sum(self._apply_and_commit(part) for part in self._placed(batches))
+        """Apply what is new of some batches, commit, publish. Returns how many records were new.
+
+        Where there is a `behind`, commits may still be under way; their errors are raised by a later call, at the latest by `close`.
+        """
+        before = self.reached
+        for part in self._placed(batches):
+            judged, end = self._judge(part), part[-1].end_offset
+            self.afterwards(partial(self._commit, judged, end))
+            self.reached = end
+        return self.reached - before
 
     def catch_up(self, position: int) -> int:
         """Read by itself what lies before `position`; returns how many records that was."""
         records = 0
-        while self.position < position:
-            records += self.apply(
-                self.source.read(self.partition, self.position, min(self.settings.batch_records, position - self.position))
-            )
+        while self.reached < position:
+            records += self.apply(self.source.read(self.partition, self.reached, min(self.settings.batch_records, position - self.reached)))
         return records
 
+    def afterwards(self, job: Callable[[], None]) -> None:
+        """Do something when what has been applied so far is committed and published."""
+        if self._behind is None:
+            job()
+        else:
+            self._last = self._behind.do(job)
+
+    def settle(self) -> None:
+        """Wait until everything is committed and published."""
+        if self._last is not None:
+            self._last.result()
+
     def close(self) -> None:
-        """Save the working set, so that the next start replays nothing, and release the task."""
+        """Commit, save the working set, so that the next start replays nothing, and release the task."""
+        try:
+            self.settle()
+        except BaseException:
+            self.store.close()
+            raise
         batch = self.store.batch()
         deleted = self.outbox.delete_published(batch)
-        if self._anchor(batch, force=True) or deleted:
+        if self._anchor(batch) or deleted:
             self.store.commit(batch)
         self.store.close()
 
@@ -110,7 +144,7 @@ class Task:
     def _placed(self, batches: Sequence[LogBatch]) -> Iterator[list[LogBatch]]:
         """Groups of batches that continue exactly at the position: overlap cut off, gaps read from the log."""
         fresh: list[LogBatch] = []
-        at = self.position
+        at = self.reached
         for batch in batches:
             if batch.end_offset <= at:
                 continue
@@ -131,16 +165,15 @@ class Task:
         if fresh:
             yield fresh
 
-    def _apply_and_commit(self, batches: list[LogBatch]) -> int:
+    def _commit(self, judged: Any, end: int) -> None:
         batch = self.store.batch()
         self.outbox.delete_published(batch)
-        self._apply(batches, batch)
-        before, self.store.meta.position = self.position, batches[-1].end_offset
-        self._anchor(batch, force=False)
+        self._put(judged, batch)
+        self.store.meta.position = end
+        self._moved(judged, batch)
         self.store.commit(batch)
         self.outbox.publish()
         self._merge_due()
-        return self.position - before
 
     def _merge_due(self) -> None:
         meta, runs = self.store.meta, self.store.runs
@@ -183,14 +216,22 @@ class Task:
 
     # What a kind of task adds ------------------------------------------------------------------------------------------------------
 
-    def _apply(self, batches: list[LogBatch], batch: WriteBatch) -> None:
+    def _judge(self, batches: list[LogBatch]) -> Any:
+        """What batches mean, given all before them. Touches nothing that `_put` does: the two may run at once, for different batches."""
+        raise NotImplementedError
+
+    def _put(self, judged: Any, batch: WriteBatch) -> None:
+        """Put what was judged into a write batch."""
         raise NotImplementedError
 
     def _restore(self) -> None:
         """Bring back what is kept in memory; nothing here."""
 
-    def _anchor(self, batch: WriteBatch, force: bool) -> bool:
-        """Save what is kept in memory, when it is time; False if nothing was put."""
+    def _moved(self, judged: Any, batch: WriteBatch) -> None:
+        """Put what is said of the new position; nothing here."""
+
+    def _anchor(self, batch: WriteBatch) -> bool:
+        """Save what is kept in memory; False if nothing was put."""
         return False
 
     def _place(self) -> object:

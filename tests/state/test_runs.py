@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flows.kernels.rows import fold_sums, sort_rows
 from flows.state import tables
+from flows.state.runs import PREFIX
 from flows.state.store import TaskStore, TaskView
 from tests.state.small import small
 
@@ -73,9 +74,7 @@ def test_levels(tmp_path: Path) -> None:
                 store.commit(batch)
         runs = store.meta.manifest[TABLE.name]
         assert sorted((run.level, run.rows) for run in runs) == [(0, 1), (1, 2), (3, 8)]
-        family = store._db.get_column_family("runs")
-        assert {int.from_bytes(key[:8], "big") for key in family.keys()} == {run.id for run in runs}  # noqa: SIM118
-        del family
+        assert {int.from_bytes(key[1:9], "big") for key, _ in store.prefixed(PREFIX)} == {run.id for run in runs}
         store.close()
 
 
