@@ -87,9 +87,8 @@ class Contestant:
             self._judges[partition] = Judge(self._settings, self._vocabulary)
             self._users[partition] = {table.name: Levels(table) for table in tables.ACTIONS_TABLES}
         judge, levels = self._judges[partition], self._users[partition]
-        roles = judge.decoder.roles(c)
-        judged = judge.working_set.judge(c.event_id, c.user_id, c.pin_id, c.event_time, roles, c.surface, c.topic, c.timestamp, c.bad)
-        done = JudgedBatch(c, judged, stretch.first_offset, np.maximum.accumulate(c.timestamp))
+        judged = judge.working_set.judge(c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad)
+        done = JudgedBatch(c, judged, stretch.first_offset, None)
         expired = tables.expiry(self._settings, judge.working_set.watermark or 0)
         for table, rows in (
             (tables.SEQUENCES, done.sequence_rows(judge.impression)),

@@ -27,7 +27,6 @@ _STEPS: tuple[tuple[str, Any, str], ...] = (
     ("log group positions", log.LocalLog, "commit_group"),
     ("log group positions", log.LocalLog, "group_positions"),
     ("decode", Decoder, "decode"),
-    ("decode", actions_task, "concatenated"),
     ("judge", WorkingSet, "judge"),
     ("sequence rows", actions_task.JudgedBatch, "sequence_rows"),
     ("sort", runs, "sort_rows"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flows.decode import Columns, Decoder, concatenated
+from flows.decode import Columns, Decoder
 from flows.ingest.options import IngestOptions
 from flows.ingest.producer import check_file, ingest_file
 from flows.kernels.actions import WorkingSet
@@ -69,7 +69,7 @@ def stretches(settings: Settings) -> list[Stretch]:
             at, end = 0, log.end_position(partition)
             while at < end:
                 batches = log.read(partition, at, settings.batch_records)
-                out.append(Stretch(partition, at, concatenated([decoder.decode(b.records) for b in batches])))
+                out.append(Stretch(partition, at, decoder.decode(*(b.records for b in batches))))
                 at = batches[-1].end_offset
     return out
 
@@ -89,9 +89,9 @@ def records(settings: Settings) -> pd.DataFrame:
             end = log.end_position(partition)
             if not end:
                 continue
-            c = concatenated([decoder.decode(b.records) for b in log.read(partition, 0, end)])
+            c = decoder.decode(*(b.records for b in log.read(partition, 0, end)))
         judge = WorkingSet(settings.allowed_lateness_ms, settings.dedup_horizon_ms, settings.clock_skew_ms)
-        roles = decoder.roles(c)
+        roles = c.role
         status = judge.judge(c.event_id, c.user_id, c.pin_id, c.event_time, roles, c.surface, c.topic, c.timestamp, c.bad).status
         reached = np.maximum.accumulate(np.where(status == ACCEPTED, c.event_time, -(2**62)))
         frames.append(

@@ -10,7 +10,7 @@ import re
 import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -35,11 +35,6 @@ class LogBatch:
     first_offset: int
     end_offset: int
     records: pa.RecordBatch
-    # What a reader has made of the records already, so that it need not be made twice. Not part of the batch: it goes into no other process.
-    decoded: Any = field(default=None, compare=False, repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "decoded": None}
 
 
 @dataclass(frozen=True)

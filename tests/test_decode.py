@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.decode import REASONS, Columns, Decoder, concatenated
+from flows.decode import Columns, Decoder
+from flows.decode_values import REASONS
 from flows.events import EVENT_SCHEMA, MAX_EVENT_TIME, MAX_RAW_BYTES, RAW_SCHEMA, hash_id
 from flows.vocabulary import Vocabulary
 
@@ -48,8 +47,8 @@ def one(name: str, column: pa.Array) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([column if i == at else c for i, c in enumerate(batch.columns)], names=batch.schema.names)
 
 
-def decode(batch: pa.RecordBatch) -> Columns:
-    return Decoder(VOCABULARY).decode(batch)
+def decode(*batches: pa.RecordBatch) -> Columns:
+    return Decoder(VOCABULARY).decode(*batches)
 
 
 def reasons(columns: Columns) -> dict[int, str]:
@@ -348,7 +347,7 @@ def test_both_lanes_give_the_same(events: list[dict[str, Any]]) -> None:
     assert rows(one) == rows(other)
     assert one.timestamp.tolist() == other.timestamp.tolist() == list(range(len(events)))
     assert from_json.topics == from_columns.topics
-    assert from_json.roles(one).tolist() == from_columns.roles(other).tolist()
+    assert one.role.tolist() == other.role.tolist()
 
 
 @given(st.lists(EVENTS, min_size=1, max_size=6), st.data())
@@ -460,37 +459,15 @@ def test_decoding_columns_of_any_type_never_raises(data: st.DataObject) -> None:
 
 
 def test_batches_in_one() -> None:
-    decoder = Decoder(VOCABULARY)
-    parts = [decoder.decode(b) for b in (raw(GOOD, b"x"), typed(WHOLE, GOOD | {"action": "flub"}, GOOD), raw(b"y"))]
-    columns = concatenated(parts)
-    assert reasons(columns) == {1: "not_json", 3: "unknown_action", 5: "not_json"}
+    batches = [raw(GOOD, b"x"), typed(WHOLE, GOOD | {"action": "flub"}, GOOD), typed(WHOLE), raw(), typed(), raw(b"y")]
+    parts = [decode(b) for b in batches]
+    columns = decode(*batches)
+    assert reasons(columns) == {1: "not_json", 3: "unknown_action", 6: "not_json"}
     assert rows(columns) == [row for part in parts for row in rows(part)]
-    assert [columns.raw(i) for i in (0, 1, 5)] == [orjson.dumps(GOOD), b"x", b"y"]
+    assert columns.role.tolist() == [role for part in parts for role in part.role.tolist()]
+    assert [columns.raw(i) for i in (0, 1, 6)] == [orjson.dumps(GOOD), b"x", b"y"]
     assert orjson.loads(columns.raw(3)) == GOOD | {"action": "flub"}
-    assert concatenated(parts[:1]) is parts[0]
-
-
-def test_batches_in_one_while_their_decoder_reads_ahead() -> None:
-    """A source decodes the next stretch in a thread of its own, and its decoder learns topics meanwhile."""
-    ahead, done = Decoder(VOCABULARY), threading.Event()
-    first = ahead.decode(typed(*(GOOD | {"topic": f"a{i}"} for i in range(2_000))))
-    interval = sys.getswitchinterval()
-
-    def read_ahead() -> None:
-        for i in range(1_500):
-            ahead.decode(typed(GOOD | {"topic": f"b{i}"}))
-        done.set()
-
-    try:
-        sys.setswitchinterval(1e-6)
-        thread = threading.Thread(target=read_ahead)
-        thread.start()
-        while not done.is_set():
-            columns = concatenated([first, decode(typed(WHOLE))])
-            assert columns.topics.items() >= {hash_id("travel"): "travel", hash_id("a7"): "a7"}.items()
-        thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    assert len(decode()) == 0
 
 
 def test_a_dead_letter_shows_the_record() -> None:

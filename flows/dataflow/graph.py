@@ -10,6 +10,7 @@ from bytewax.dataflow import Dataflow
 
 from flows.dataflow import stopping
 from flows.dataflow.draining import RevisitsEnd, clear_drained
+from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.memory import keep_freed_memory
 from flows.dataflow.plan import Plan
 from flows.dataflow.progress import ProgressSink, reporting
@@ -62,14 +63,14 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     # What is loaded by now stays: the collector need not walk through it each time.
     gc.freeze()
     vocabulary = settings.load_vocabulary()
-    behind = Behind()
+    behind, lifecycle = Behind(), Lifecycle()
     dataflow = Dataflow("tidemark_" + "_".join(flows))
     for flow in flows:
         ends = None if follow else _ends(settings, flow, flows, until)
         decoder = (lambda: Decoder(vocabulary).decode) if flow == ACTIONS else None
         source = LogSource(lambda flow=flow: _open(settings, flow), partitions, flow, plan, settings.batch_records, ends, decoder)  # type: ignore[misc]
         parts = op.input(f"{flow}_log", dataflow, source)
-        applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan, behind))
+        applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan, behind, lifecycle))
         told = op.map(f"{flow}_applied", applied, lambda item: item[1])
         op.output(f"{flow}_progress", told, ProgressSink(plan.progress))
     return dataflow
@@ -90,7 +91,7 @@ def _ends(settings: Settings, flow: str, flows: Sequence[str], until: tuple[int,
     return RevisitsEnd(lambda: _open(settings, ACTIONS), lambda: _open(settings, REVISITS), until)
 
 
-def _logic(settings: Settings, flow: str, plan: Plan, behind: Behind) -> Callable[[None], TaskLogic]:
+def _logic(settings: Settings, flow: str, plan: Plan, behind: Behind, lifecycle: Lifecycle) -> Callable[[None], TaskLogic]:
     vocabulary = settings.load_vocabulary()
     # One handle per log and process: its cache and connections are per thread anyway.
     logs: dict[str, Log] = {}
@@ -106,4 +107,4 @@ def _logic(settings: Settings, flow: str, plan: Plan, behind: Behind) -> Callabl
         outputs = {name: log(name) for name in (REVISITS, LATE, DEADLETTERS)}
         return ActionsTask(settings, partition, vocabulary, log(ACTIONS), outputs, behind)
 
-    return lambda state: TaskLogic(flow, make, log(flow), flow, plan.progress)
+    return lambda state: TaskLogic(flow, make, log(flow), flow, lifecycle, plan.progress)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-import pyarrow as pa
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.dataflow import stopping
@@ -20,8 +20,13 @@ from flows.dataflow.progress import reporting
 from flows.log import Log, LogBatch
 
 POLL = timedelta(milliseconds=20)
+SOON = timedelta(milliseconds=2)
+# Records that a bounded run waits for where it doesn't know yet where its input ends: each commit costs a sync.
+_ENOUGH = 16_384
 
-_ahead: Ahead[list[LogBatch]] = Ahead()
+Read = tuple[tuple[LogBatch, ...], Any]
+
+_ahead: Ahead[Read] = Ahead()
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,17 @@ class Part:
     partition: int
     start: int
     batches: tuple[LogBatch, ...] = ()
+    # What a reader has made of all the records, so that it need not be made twice. It goes into no other process: there it is made anew.
+    decoded: Any = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "decoded": None}
 
 
 Ends = Callable[[int], int | None]
 """Partition → the position where a bounded input ends, None while that isn't known yet."""
-Decode = Callable[[pa.RecordBatch], object]
+Decode = Callable[..., object]
+"""Record batches → what a task needs of them."""
 
 
 class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
@@ -100,8 +111,8 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         self._decode = decode
         self._progress = progress
         self._opened = False
-        self._idle = False
-        self._ahead: Future[list[LogBatch]] | None = None
+        self._wait: timedelta | None = None
+        self._ahead: Future[Read] | None = None
 
     def next_batch(self) -> Iterable[tuple[str, Part]]:
         with reporting(self._progress):
@@ -119,27 +130,34 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         end = self._ends(self._partition) if self._ends is not None else None
         if end is not None and self._at >= end:
             raise StopIteration()
+        if self._ahead is not None and not self._ahead.done():
+            # Bytewax asks all partitions before any part goes downstream: waiting here would keep the kernels waiting too.
+            self._wait = SOON
+            return []
+        if self._ends is not None and end is None and self._log.end_position(self._partition) - self._at < _ENOUGH:
+            self._wait = POLL
+            return []
         ahead, self._ahead = self._ahead, None
-        batches = _ahead.take(ahead) if ahead is not None else self._read(end)
-        self._idle = not batches
+        batches, decoded = _ahead.take(ahead) if ahead is not None else self._read(end)
+        self._wait = None if batches else POLL
         if not batches:
             return []
         start, self._at = self._at, batches[-1].end_offset
         self._read_ahead(end)
-        return [(str(self._partition), Part(self._partition, start, tuple(batches)))]
+        return [(str(self._partition), Part(self._partition, start, batches, decoded))]
 
     def _read_ahead(self, end: int | None) -> None:
         """Read and decode the next stretch beside the kernels. Where there is nothing to decode, reading takes next to nothing."""
         if self._decode is not None and (end is None or self._at < end):
             self._ahead = _ahead.submit(lambda: self._read(end))
 
-    def _read(self, end: int | None) -> list[LogBatch]:
+    def _read(self, end: int | None) -> Read:
         limit = self._batch_records if end is None else min(self._batch_records, end - self._at)
-        batches = self._log.read(self._partition, self._at, limit)
-        return [replace(b, decoded=self._decode(b.records)) for b in batches] if self._decode is not None else batches
+        batches = tuple(self._log.read(self._partition, self._at, limit))
+        return batches, self._decode(*(b.records for b in batches)) if self._decode is not None and batches else None
 
     def next_awake(self) -> datetime | None:
-        return datetime.now(UTC) + POLL if self._idle else None
+        return datetime.now(UTC) + self._wait if self._wait is not None else None
 
     def snapshot(self) -> int:
         return self._at

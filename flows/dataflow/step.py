@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from datetime import UTC, datetime
 
 from bytewax.operators import StatefulBatchLogic
 
 from flows.dataflow import stopping
 from flows.dataflow.draining import DRAINED
+from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.progress import Applied, reporting, tell
-from flows.dataflow.source import Part
+from flows.dataflow.source import SOON, Part
 from flows.log import Log
 from flows.outputs import ACTIONS
 from flows.state.task import Task
@@ -29,50 +32,76 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
     log : Log
         The input, for the committed positions of the consumer group.
     group : str
+    lifecycle : Lifecycle
+        Opens and closes tasks beside the others' work.
     progress : int or None
         Where an error is told before it ends the process.
     """
 
-    def __init__(self, flow: str, make: Callable[[int], Task], log: Log, group: str, progress: int | None) -> None:
+    def __init__(
+        self, flow: str, make: Callable[[int], Task], log: Log, group: str, lifecycle: Lifecycle, progress: int | None
+    ) -> None:
         self._flow = flow
         self._progress = progress
         self._make = make
-        self._task: Task | None = None
+        self._opening: Future[Task] | None = None
+        self._lifecycle = lifecycle
+        self._waiting: list[Part] = []
         self._log = log
         self._group = group
-        self._told = 0.0
+        self._told = time.monotonic()
 
     def on_batch(self, values: list[Part]) -> tuple[Iterable[Applied], bool]:
-        records = 0
+        self._waiting += values
+        if self._opening is None:
+            self._opening = self._lifecycle.open(lambda: self._make(values[0].partition))
+        return self.on_notify()
+
+    def notify_at(self) -> datetime | None:
+        return datetime.now(UTC) + SOON if self._waiting else None
+
+    def on_notify(self) -> tuple[Iterable[Applied], bool]:
+        # While it opens, what other tasks have to do goes first; records are waited for, or they would pile up.
+        if self._opening is None or not (self._opening.done() or any(part.batches for part in self._waiting)):
+            return [], False
         with reporting(self._progress):
-            task = self._task = self._task or self._make(values[0].partition)
-            for part in values:
-                records += task.apply(part.batches) if part.batches else task.catch_up(part.start)
-            # A hint for lag tools and for where to start; how often it is written changes no result.
-            if time.monotonic() - self._told > GROUP_COMMIT_SECONDS:
-                self._told = time.monotonic()
-                task.afterwards(self._tell)
-        return [self._applied(task, records)], False
+            task = self._opening.result()
+            return [self._applied(task, self._work(task))], False
 
     def on_eof(self) -> tuple[Iterable[Applied], bool]:
-        if self._task is None:
+        if self._opening is None:
             return [], True
-        # Told once the outbox is empty and the state is committed: a reader downstream takes it for the end.
         with reporting(self._progress):
-            self._task.close()
-            self._tell()
-            if self._flow == ACTIONS:
-                self._log.commit_group(DRAINED, {self._task.partition: self._task.position})
+            task = self._opening.result()
+            records = self._work(task)
+            self._lifecycle.close(lambda: self._close(task))
         if stopping.requested():
             tell(self._progress, {"stopping": True})
-        return [self._applied(self._task, 0)], True
+        return [self._applied(task, records)], True
 
     def snapshot(self) -> None:
         return None
 
-    def _tell(self) -> None:
-        if self._task is not None:
-            self._log.commit_group(self._group, {self._task.partition: self._task.position})
+    def _work(self, task: Task) -> int:
+        records = 0
+        parts, self._waiting = self._waiting, []
+        for part in parts:
+            records += task.apply(part.batches, part.decoded) if part.batches else task.catch_up(part.start)
+        # A hint for lag tools and for where to start; how often it is written changes no result.
+        if time.monotonic() - self._told > GROUP_COMMIT_SECONDS:
+            self._told = time.monotonic()
+            task.afterwards(lambda: self._tell(task))
+        return records
+
+    def _close(self, task: Task) -> None:
+        """Told once the outbox is empty and the state is committed: a reader downstream takes it for the end."""
+        task.close()
+        self._tell(task)
+        if self._flow == ACTIONS:
+            self._log.commit_group(DRAINED, {task.partition: task.position})
+
+    def _tell(self, task: Task) -> None:
+        self._log.commit_group(self._group, {task.partition: task.position})
 
     def _applied(self, task: Task, records: int) -> Applied:
         return Applied(self._flow, task.partition, task.reached, records, task.watermark)

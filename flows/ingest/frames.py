@@ -11,7 +11,8 @@ import numpy as np
 
 from flows.ingest.convert import Column
 
-CHUNK_ROWS = 131_072
+# Cut into partitions, it should still make large batches: readers pay for each.
+CHUNK_ROWS = 524_288
 
 
 @dataclass(frozen=True)

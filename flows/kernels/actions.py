@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flows.compiled import compiled
 from flows.kernels.entries import restore_entries
 from flows.kernels.judging import judge_records
 from flows.kernels.layout import (
+    ACCEPTED,
     ARRIVAL,
     B_PIN,
     B_USER,
@@ -148,17 +150,18 @@ class WorkingSet:
         changes, tiles = np.empty((n + 1024, 6), np.int64), np.empty((3 * n + 1024, 4), np.int64)
         labels = np.empty((n + int(self.open[0, 1]), 8), np.int64)
         done = np.zeros(4, np.int64)  # records, changes, labels, tiles
-        while done[0] < n:
-            stop = min(int(done[0]) + STRETCH, n)
-            self._make_room(STRETCH)
+        need = -1
+        while need:
+            if need < 0:
+                self._make_room(STRETCH)
+            else:
+                # A save can take over any number of revisits.
+                changes, tiles = _grown(changes, need), _grown(tiles, need)
             need = judge_records(
-                stop, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, self._limits,
+                STRETCH, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, self._limits,
                 self.scalars, self.ids, self.pairs, self.buckets, self.saves, self.nodes, self.seen, self.open, self.recent, self.held,
                 status, lateness, changes, labels, tiles, done,
             )  # fmt: skip
-            if need:
-                # A save can take over any number of revisits.
-                changes, tiles = _grown(changes, need), _grown(tiles, need)
         return Judged(status, lateness, changes[: done[1]].copy(), labels[: done[2]].copy(), tiles[: done[3]].copy())
 
     def open_labels(self) -> np.ndarray:
@@ -248,6 +251,21 @@ class WorkingSet:
         grown[-1, column] = self.scalars[free]
         self.scalars[free] = size
         setattr(self, name, grown)
+
+
+def tally(status: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many records have each status, int64[4], and how many accepted ones each action, int64[128]."""
+    by_status, by_action = np.zeros(4, np.int64), np.zeros(128, np.int64)
+    _tally(status, action, by_status, by_action)
+    return by_status, by_action
+
+
+@compiled
+def _tally(status, action, by_status, by_action):  # type: ignore[no-untyped-def]
+    for i in range(status.shape[0]):
+        by_status[status[i]] += 1
+        if status[i] == ACCEPTED:
+            by_action[action[i]] += 1
 
 
 def _grown(array: np.ndarray, more: int) -> np.ndarray:

@@ -22,7 +22,9 @@ from flows.kernels.layout import (
     FREE_SAVE,
     FUTURE,
     HOUR_MS,
+    N_BUCKETS,
     N_CLICK,
+    N_NODES,
     N_OLDER,
     N_SAVE,
     N_SAVES,
@@ -47,16 +49,40 @@ from flows.kernels.layout import (
 )
 from flows.kernels.pairmap import delete_at, put_at, slot_of
 
+NO_ROOM = -1
+
+
+@compiled
+def _has_room(n, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held):  # type: ignore[no-untyped-def]
+    """Whether n more records have room, whatever they are. Tables are at most half full; a record can move all of `recent` along."""
+    return (
+        2 * (scalars[N_SEEN] + n) <= ids.shape[0]
+        and 2 * (scalars[N_BUCKETS] + n) <= pairs.shape[0]
+        and scalars[N_BUCKETS] + n <= buckets.shape[0]
+        and scalars[N_SAVES] + n <= saves.shape[0]
+        and scalars[N_NODES] + n <= nodes.shape[0]
+        and seen[0, 1] + n <= seen.shape[0] - 1
+        and opened[0, 1] + n <= opened.shape[0] - 1
+        and recent[0, 1] + n <= recent.shape[0] - 1
+        and held[0, 1] + n + recent[0, 1] <= held.shape[0] - 1
+    )
+
 
 @compiled
 def judge_records(  # type: ignore[no-untyped-def]
-    stop, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, limits,
+    stretch, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, limits,
     scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held,
     status, lateness, changes, labels, tiles, done,
 ):  # fmt: skip
-    """Judge records from done[0] up to `stop`. Returns 0 there, or how much room the outputs lack to go on."""
+    """Judge records from done[0] on. Returns 0 at the end, NO_ROOM if the working set has none for `stretch` more, or what the outputs lack."""
     allowed, horizon, skew = limits[0], limits[1], limits[2]
-    for i in range(done[0], stop):
+    looked = done[0]
+    for i in range(done[0], event_id.shape[0]):
+        # Here and not between calls: to come back to Python is to wait for its lock.
+        if i == looked:
+            if not _has_room(stretch, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held):
+                return NO_ROOM
+            looked += stretch
         # What one record can change at most: itself, and for a save the nodes that it may take over.
         most = 1
         user, pin, time = user_id[i], pin_id[i], event_time[i]

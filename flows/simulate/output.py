@@ -28,7 +28,7 @@ from flows.simulate.table import ACTIONS, NONE, OTHER, SURFACES, Events
 from flows.simulate.truth import LABELS, NEVER, Labels
 
 MARKER, TRUTH = ".simulating", "truth.json"
-FILE_ROWS, GROUP_ROWS = 500_000, 100_000
+FILE_ROWS = 500_000
 _EVENT_FILE = re.compile(r"events-\d{4,}\.parquet")
 # The last name of each list is in no vocabulary: malformed rows use it.
 _ACTION_NAMES = [*ACTIONS, "teleport"]
@@ -175,7 +175,7 @@ def _names(codes: np.ndarray, names: list[str]) -> pa.Array:
 
 
 def _parquet(path: Path, table: pa.Table) -> None:
-    _whole(path, lambda temporary: pq.write_table(table, temporary, row_group_size=GROUP_ROWS, compression="zstd"))
+    _whole(path, lambda temporary: pq.write_table(table, temporary, row_group_size=FILE_ROWS, compression="zstd"))
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from rocksdict import WriteBatch
 
-from flows.decode import Columns, Decoder, concatenated
+from flows.decode import Columns, Decoder
 from flows.errors import CorruptionError
 from flows.features import fingerprint
-from flows.kernels.actions import Judged, WorkingSet
+from flows.kernels.actions import Judged, WorkingSet, tally
 from flows.kernels.layout import ACCEPTED, DUPLICATE, FUTURE
 from flows.kernels.rows import OFFSET_SHIFT, sort_rows
 from flows.log import Log, LogBatch
@@ -45,12 +46,24 @@ def state_fingerprint(settings: Settings, vocabulary: Vocabulary) -> str:
 
 @dataclass(frozen=True)
 class JudgedBatch:
-    """Columns of consecutive records and what the kernel made of them."""
+    """Columns of consecutive records and what the kernel made of them.
+
+    Attributes
+    ----------
+    before : int or None
+        Arrival of the record before the first, ms.
+    """
 
     columns: Columns
     judged: Judged
     first_offset: int
-    arrival: np.ndarray  # int64[n]: running maximum of timestamps
+    before: int | None
+
+    @cached_property
+    def arrival(self) -> np.ndarray:
+        """Running maximum of timestamps: int64[n], ms."""
+        running = np.maximum.accumulate(self.columns.timestamp)
+        return running if self.before is None else np.maximum(running, self.before)
 
     def sequence_rows(self, impression: int) -> np.ndarray:
         """Rows of accepted engagements: int64[m, 6], columns SEQUENCE_COLUMNS."""
@@ -75,17 +88,12 @@ class Judge:
         self.working_set = WorkingSet(settings.allowed_lateness_ms, settings.dedup_horizon_ms, settings.clock_skew_ms)
         self.impression = vocabulary.actions[IMPRESSION]
 
-    def judge(self, batches: list[LogBatch]) -> JudgedBatch:
+    def judge(self, batches: list[LogBatch], decoded: Columns | None = None) -> JudgedBatch:
         """Judge consecutive batches."""
-        c = concatenated([b.decoded if b.decoded is not None else self.decoder.decode(b.records) for b in batches])
+        c = decoded if decoded is not None else self.decoder.decode(*(b.records for b in batches))
         before = self.working_set.arrival
-        arrival = np.maximum.accumulate(c.timestamp)
-        if before is not None:
-            arrival = np.maximum(arrival, before)
-        judged = self.working_set.judge(
-            c.event_id, c.user_id, c.pin_id, c.event_time, self.decoder.roles(c), c.surface, c.topic, c.timestamp, c.bad
-        )  # fmt: skip
-        return JudgedBatch(c, judged, batches[0].first_offset, arrival)
+        judged = self.working_set.judge(c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad)
+        return JudgedBatch(c, judged, batches[0].first_offset, before)
 
 
 @dataclass(frozen=True)
@@ -137,8 +145,8 @@ class ActionsTask(Task):
             )
         self._saved_at = meta.anchor
 
-    def _judge(self, batches: list[LogBatch]) -> Judgement:
-        done = self._judging.judge(batches)
+    def _judge(self, batches: list[LogBatch], decoded: Columns | None) -> Judgement:
+        done = self._judging.judge(batches, decoded)
         working_set = self._judging.working_set
         end = batches[-1].end_offset
         due = end - self._saved_at >= self.settings.anchor_records
@@ -175,12 +183,11 @@ class ActionsTask(Task):
         self._put_changes(batch, done)
         self._put_late(batch, done)
         self._put_deadletters(batch, done)
-        accepted = judged.status == ACCEPTED
-        self._count("records", len(c))
-        self._count("accepted", int(accepted.sum()))
-        self._count("duplicate", int((judged.status == DUPLICATE).sum()))
-        for code, n in enumerate(np.bincount(c.action[accepted], minlength=1)):
-            self._count(f"action.{self._action_names.get(code, code)}", int(n))
+        by_status, by_action = tally(judged.status, c.action)
+        for name, n in (("records", len(c)), ("accepted", by_status[ACCEPTED]), ("duplicate", by_status[DUPLICATE])):
+            self._count(name, int(n))
+        for code in np.flatnonzero(by_action).tolist():
+            self._count(f"action.{self._action_names.get(code, code)}", int(by_action[code]))
 
     def _put_topics(self, batch: WriteBatch, tiles: np.ndarray, topics: dict[int, str]) -> None:
         for topic in {int(t) for t in np.unique(tiles[:, 0])} - self._topics_saved:

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-DEPTH = 2
-"""Jobs that may wait or run. More would only hold more in memory."""
+RECORDS = 1 << 19
+"""Records of jobs that may wait or run: what bounds memory."""
 
 
 class Behind:
@@ -18,18 +18,21 @@ class Behind:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="behind")
-        self._room = threading.Semaphore(DEPTH)
+        self._changed = threading.Condition()
+        self._records = 0
         self._failure: BaseException | None = None
 
-    def do(self, job: Callable[[], None]) -> Future[None]:
-        """Do a job after those before it; waits while DEPTH others aren't done.
+    def do(self, job: Callable[[], None], records: int = 0) -> Future[None]:
+        """Do a job after those before it; waits while they hold so many records that this one would make it more than RECORDS.
 
         The future, and every one after it, raises what the first job that failed has raised: a commit that follows a lost one would leave a gap.
         """
-        self._room.acquire()
-        return self._thread.submit(self._run, job)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._records or self._records + records <= RECORDS)
+            self._records += records
+        return self._thread.submit(self._run, job, records)
 
-    def _run(self, job: Callable[[], None]) -> None:
+    def _run(self, job: Callable[[], None], records: int) -> None:
         try:
             if self._failure is not None:
                 raise self._failure
@@ -38,4 +41,6 @@ class Behind:
             self._failure = error
             raise
         finally:
-            self._room.release()
+            with self._changed:
+                self._records -= records
+                self._changed.notify_all()

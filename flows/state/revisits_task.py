@@ -26,7 +26,7 @@ class RevisitsTask(Task):
     def __init__(self, settings: Settings, partition: int, vocabulary: Vocabulary, source: Log, behind: Behind | None = None) -> None:
         super().__init__(settings, FLOW, partition, state_fingerprint(settings, vocabulary), tables.PIN_TABLES, source, {}, behind)
 
-    def _judge(self, batches: list[LogBatch]) -> list[LogBatch]:
+    def _judge(self, batches: list[LogBatch], decoded: object) -> list[LogBatch]:
         return batches
 
     def _put(self, batches: list[LogBatch], batch: WriteBatch) -> None:

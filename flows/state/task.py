@@ -93,15 +93,23 @@ class Task:
         """Greatest event time applied, ms."""
         return self.store.meta.watermark
 
-    def apply(self, batches: Sequence[LogBatch]) -> int:
+    def apply(self, batches: Sequence[LogBatch], decoded: Any = None) -> int:
         """Apply what is new of some batches, commit, publish. Returns how many records were new.
 
         Where there is a `behind`, commits may still be under way; their errors are raised by a later call, at the latest by `close`.
+
+        Parameters
+        ----------
+        batches : sequence of LogBatch
+            In the order of their offsets.
+        decoded : object, optional
+            What the task's decoder makes of all these records.
         """
         before = self.reached
         for part in self._placed(batches):
-            judged, end = self._judge(part), part[-1].end_offset
-            self.afterwards(partial(self._commit, judged, end))
+            whole = len(part) == len(batches) and all(a is b for a, b in zip(part, batches, strict=True))
+            judged, end = self._judge(part, decoded if whole else None), part[-1].end_offset
+            self.afterwards(partial(self._commit, judged, end), end - self.reached)
             self.reached = end
         return self.reached - before
 
@@ -112,12 +120,12 @@ class Task:
             records += self.apply(self.source.read(self.partition, self.reached, min(self.settings.batch_records, position - self.reached)))
         return records
 
-    def afterwards(self, job: Callable[[], None]) -> None:
-        """Do something when what has been applied so far is committed and published."""
+    def afterwards(self, job: Callable[[], None], records: int = 0) -> None:
+        """Do something when what has been applied so far is committed and published; `records` says how much memory it holds."""
         if self._behind is None:
             job()
         else:
-            self._last = self._behind.do(job)
+            self._last = self._behind.do(job, records)
 
     def settle(self) -> None:
         """Wait until everything is committed and published."""
@@ -216,7 +224,7 @@ class Task:
 
     # What a kind of task adds ------------------------------------------------------------------------------------------------------
 
-    def _judge(self, batches: list[LogBatch]) -> Any:
+    def _judge(self, batches: list[LogBatch], decoded: Any) -> Any:
         """What batches mean, given all before them. Touches nothing that `_put` does: the two may run at once, for different batches."""
         raise NotImplementedError
 

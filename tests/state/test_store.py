@@ -109,7 +109,7 @@ def test_another_format_is_refused_and_lets_go(path: Path) -> None:
     store.commit(store.batch())
     store.close()
     for _ in range(2):
-        with pytest.raises(DataDirectoryError, match="has X"):
+        with pytest.raises(DataDirectoryError, match=f"has format 99; this Tidemark reads format {FORMAT}"):
             opened(path)
     with pytest.raises(DataDirectoryError, match="has format 99"):
         TaskView(path)
