@@ -6,7 +6,7 @@ nothing else; it must never raise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,8 @@ from flows.decode_values import (
     parse_json,
     python_integers,
     python_texts,
-    python_value,
     python_values,
-    row_as_json,
+    rows_as_json,
     rows_without,
     timestamps_of,
 )
@@ -58,7 +57,7 @@ class Columns:
     faults : dict of int to (reason, detail)
         Of each bad record.
     raw : callable
-        Index → the record as JSON bytes, for a dead letter.
+        Indexes, ascending → these records as JSON bytes, for dead letters.
     topics : dict of int to str
         The name of every topic among them, and maybe of others.
     """
@@ -75,7 +74,7 @@ class Columns:
     role: np.ndarray
     bad: np.ndarray
     faults: Faults
-    raw: Callable[[int], bytes]
+    raw: Callable[[Sequence[int]], list[bytes]]
     topics: dict[int, str]
 
     def __len__(self) -> int:
@@ -139,16 +138,17 @@ class Decoder:
             for column in c.all():
                 column[at] = 0
 
-        def as_json(i: int) -> bytes:
-            part = int(np.searchsorted(starts, i, "right")) - 1
-            return _as_json(batches[part], i - int(starts[part]))
+        def raw(rows: Sequence[int]) -> list[bytes]:
+            at = np.asarray(rows, np.int64)
+            parts = np.searchsorted(starts, at, "right") - 1
+            return [value for part in np.unique(parts) for value in _as_json(batches[part], at[parts == part] - starts[part])]
 
         # At one place of the table: looking a pair up in two dimensions takes twice as long.
         role = self._roles.ravel()[c.action * np.int16(_CODES) + c.surface]
         i = c.integers
         return Columns(
             i["event_id"], i["user_id"], i["pin_id"], c.action, c.surface, i["event_time"], i["duration_ms"], c.topic, c.timestamp, role, c.bad,
-            c.faults, as_json, self.topics,
+            c.faults, raw, self.topics,
         )  # fmt: skip
 
     def _fill_as_agreed(self, records: pa.RecordBatch, c: _Filling, rows: slice, faults: Faults) -> np.ndarray | None:
@@ -265,11 +265,12 @@ def _bytes(value: Any) -> bytes | None:
     return value.encode() if type(value) is str else value if type(value) is bytes else None
 
 
-def _as_json(records: pa.RecordBatch, i: int) -> bytes:
-    """A record as a dead letter shows it."""
+def _as_json(records: pa.RecordBatch, rows: np.ndarray) -> list[bytes]:
+    """Records as dead letters show them."""
+    records = records.take(pa.array(rows))
     if records.schema.names == RAW_SCHEMA.names:
-        return _bytes(python_value(records.column("value")[i])) or b""
-    return row_as_json(records, i)
+        return [_bytes(value) or b"" for value in python_values(records.column("value"))]
+    return rows_as_json(records)
 
 
 def _may_be_oversize(texts: pa.Array) -> bool:

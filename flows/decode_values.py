@@ -54,8 +54,7 @@ class _Unreadable:
         return f"a {self._kind} that can't be read"
 
 
-def python_value(scalar: pa.Scalar) -> Any:
-    """A scalar as Python has it."""
+def _python_value(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()
     except (ValueError, OverflowError):
@@ -67,7 +66,7 @@ def python_values(column: pa.Array) -> list[Any]:
     try:
         return column.to_pylist()
     except (ValueError, OverflowError):
-        return [python_value(scalar) for scalar in column]
+        return [_python_value(scalar) for scalar in column]
 
 
 def column_named(records: pa.RecordBatch, name: str) -> pa.Array | None:
@@ -221,7 +220,8 @@ def note_oversize(records: pa.RecordBatch, faults: Faults) -> None:
                 note_fault(faults, int(i), "oversize", f"{name} of {lengths[i]} bytes")
 
 
-def row_as_json(records: pa.RecordBatch, i: int) -> bytes:
-    """A typed record as JSON."""
-    row = {name: python_value(column[i]) for name, column in zip(records.schema.names, records.columns, strict=True) if name != "timestamp"}
-    return orjson.dumps({k: v for k, v in row.items() if v is not None}, default=str)
+def rows_as_json(records: pa.RecordBatch) -> list[bytes]:
+    """Typed records as JSON, each with what it has."""
+    columns = {name: python_values(column) for name, column in zip(records.schema.names, records.columns, strict=True) if name != "timestamp"}
+    rows = zip(*columns.values(), strict=True) if columns else [()] * records.num_rows
+    return [orjson.dumps({k: v for k, v in zip(columns, row, strict=True) if v is not None}, default=str) for row in rows]

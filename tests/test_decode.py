@@ -160,7 +160,7 @@ def test_not_json(value: bytes | None) -> None:
     columns = decode(raw(GOOD, value, GOOD))
     assert reasons(columns) == {1: "not_json"}
     assert rows(columns, [0, 2]) == rows(decode(raw(GOOD, GOOD)))
-    assert columns.raw(1) == (value or b"")
+    assert columns.raw([1])[0] == (value or b"")
 
 
 @pytest.mark.parametrize("values", [(b"{},{}",), (b'{"a":[1', b"2]}"), (b"{}", b"{},{}", b"{}"), (b'{"a":"', b'"}'), (b"[", b"]")])
@@ -299,7 +299,7 @@ NOT_UTF8 = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 1], np.int32
 def test_other_types_with_another_meaning(name: str, column: pa.Array, reason: str) -> None:
     columns = decode(one(name, column))
     assert reasons(columns) == {0: reason}
-    assert type(orjson.loads(columns.raw(0))) is dict, "a dead letter can be written"
+    assert type(orjson.loads(columns.raw([0])[0])) is dict, "a dead letter can be written"
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -400,7 +400,7 @@ def test_decoding_json_never_raises(values: list[bytes | None]) -> None:
         assert reason is None or reason in REASONS
         # A value is judged alone, whatever its neighbours.
         assert decode(raw(values[i])).faults.get(0, (None,))[0] == reason
-        assert columns.raw(i) == (values[i] or b"")
+        assert columns.raw([i])[0] == (values[i] or b"")
 
 
 TYPES = [
@@ -452,7 +452,7 @@ def test_decoding_columns_of_any_type_never_raises(data: st.DataObject) -> None:
     decoded = decode(batch)
     assert len(decoded) == n
     for i in reasons(decoded):
-        assert type(orjson.loads(decoded.raw(i))) is dict
+        assert type(orjson.loads(decoded.raw([i])[0])) is dict
 
 
 # Several batches -------------------------------------------------------------------------------------------------------------------------
@@ -465,12 +465,12 @@ def test_batches_in_one() -> None:
     assert reasons(columns) == {1: "not_json", 3: "unknown_action", 6: "not_json"}
     assert rows(columns) == [row for part in parts for row in rows(part)]
     assert columns.role.tolist() == [role for part in parts for role in part.role.tolist()]
-    assert [columns.raw(i) for i in (0, 1, 6)] == [orjson.dumps(GOOD), b"x", b"y"]
-    assert orjson.loads(columns.raw(3)) == GOOD | {"action": "flub"}
+    assert columns.raw([0, 1, 6]) == [orjson.dumps(GOOD), b"x", b"y"]
+    assert orjson.loads(columns.raw([3])[0]) == GOOD | {"action": "flub"}
     assert len(decode()) == 0
 
 
 def test_a_dead_letter_shows_the_record() -> None:
     columns = decode(typed(WHOLE | {"duration_ms": -4}))
-    assert orjson.loads(columns.raw(0)) == WHOLE | {"duration_ms": -4}
+    assert orjson.loads(columns.raw([0])[0]) == WHOLE | {"duration_ms": -4}
     assert columns.faults == {0: ("negative_duration", "-4")}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flows.compiled import compiled
+from flows.kernels.layout import ACCEPTED
 
 HOUR_MS = 3_600_000
 
@@ -22,6 +23,23 @@ CUT = 1 << 16
 OFFSET_SHIFT = 17
 
 
+@compiled
+def sequence_rows(status, action, surface, user_id, event_time, event_id, pin_id, duration_ms, impression, first_offset):  # type: ignore[no-untyped-def]
+    """Rows of accepted records other than impressions, int64[m, 6], in the order of their offsets."""
+    m = 0
+    for i in range(status.shape[0]):
+        m += status[i] == ACCEPTED and action[i] != impression
+    rows = np.empty((m, 6), np.int64)
+    at = 0
+    for i in range(status.shape[0]):
+        if status[i] == ACCEPTED and action[i] != impression:
+            row = rows[at]
+            row[0], row[1], row[2], row[4], row[5] = user_id[i], event_time[i], event_id[i], pin_id[i], duration_ms[i]
+            row[SEQUENCE_CODES] = np.int64(action[i]) | np.int64(surface[i]) << 8 | (first_offset + i) << OFFSET_SHIFT
+            at += 1
+    return rows
+
+
 def sort_rows(rows: np.ndarray, keys: int) -> np.ndarray:
     """Rows sorted by their first `keys` columns."""
     if len(rows) < 2:
@@ -29,7 +47,8 @@ def sort_rows(rows: np.ndarray, keys: int) -> np.ndarray:
     order = np.argsort(np.ascontiguousarray(rows[:, 0]))
     scratch = np.empty(len(rows), np.int64)
     _order_groups(rows, keys, order, scratch)
-    return rows[order]
+    # Not rows[order], which keeps Python's lock and copies number by number.
+    return np.take(rows, order, axis=0)
 
 
 def merge_rows(runs: Sequence[np.ndarray], keys: int) -> np.ndarray:

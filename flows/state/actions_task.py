@@ -21,7 +21,7 @@ from flows.errors import CorruptionError
 from flows.features import fingerprint
 from flows.kernels.actions import Judged, WorkingSet, tally
 from flows.kernels.layout import ACCEPTED, DUPLICATE, FUTURE
-from flows.kernels.rows import OFFSET_SHIFT, sort_rows
+from flows.kernels.rows import sequence_rows, sort_rows
 from flows.log import Log, LogBatch
 from flows.outputs import ACTIONS, DEADLETTER_SCHEMA, DEADLETTERS, LATE, LATE_SCHEMA, REVISIT_SCHEMA, REVISITS
 from flows.partition import partition_of
@@ -68,12 +68,9 @@ class JudgedBatch:
     def sequence_rows(self, impression: int) -> np.ndarray:
         """Rows of accepted engagements: int64[m, 6], columns SEQUENCE_COLUMNS."""
         c = self.columns
-        at = np.flatnonzero((self.judged.status == ACCEPTED) & (c.action != impression))
-        rows = np.empty((len(at), 6), np.int64)
-        codes = c.action.astype(np.int64) | c.surface.astype(np.int64) << 8 | (self.first_offset + np.arange(len(c))) << OFFSET_SHIFT
-        for i, column in enumerate((c.user_id, c.event_time, c.event_id, codes, c.pin_id, c.duration_ms)):
-            rows[:, i] = column[at]
-        return rows
+        return sequence_rows(
+            self.judged.status, c.action, c.surface, c.user_id, c.event_time, c.event_id, c.pin_id, c.duration_ms, impression, self.first_offset
+        )  # fmt: skip
 
     def revisit_rows(self) -> np.ndarray:
         """Credit changes as rows of the user's table: int64[m, 5], columns REVISIT_COLUMNS."""
@@ -237,7 +234,7 @@ class ActionsTask(Task):
             "offset": done.first_offset + at,
             "reason": pa.array([faults[int(i)][0] for i in at], pa.string()),
             "detail": pa.array([faults[int(i)][1] for i in at], pa.string()),
-            "raw": pa.array([c.raw(int(i)) for i in at], pa.binary()),
+            "raw": pa.array(c.raw(at.tolist()), pa.binary()),
         }
         for reason, _ in faults.values():
             self._count(f"deadletter.{reason}", 1)

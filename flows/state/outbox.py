@@ -101,7 +101,7 @@ class Outbox:
         meta = self._store.meta
         if not len(destinations):
             return
-        order = np.argsort(destinations, kind="stable")
+        order = np.argsort(destinations.astype(np.uint16), kind="stable")  # numpy sorts 16 bits by radix
         counts = np.bincount(destinations, minlength=self._logs[name].partitions)
         table = pa.table(dict(columns)).take(pa.array(order))
         start = 0

@@ -122,8 +122,8 @@ def test_each_commit_holds_no_more_than_asked(tmp_path: Path, events: pd.DataFra
     house = House(tmp_path / "house", events, batch_records=10)
     task = house.open()
     committed: list[int] = []
-    commit = task._apply_and_commit
-    task._apply_and_commit = lambda batches: committed.append(sum(b.end_offset - b.first_offset for b in batches)) or commit(batches)  # type: ignore[method-assign,func-returns-value]
+    judge = task._judge
+    task._judge = lambda batches, decoded: committed.append(sum(b.end_offset - b.first_offset for b in batches)) or judge(batches, decoded)  # type: ignore[method-assign,func-returns-value]
     task.apply(house.logs[ACTIONS].read(0, 149, 1))
     assert sum(committed) == 150
     assert max(committed) <= 2 * 10
