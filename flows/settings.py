@@ -53,7 +53,7 @@ class Settings:
     allowed_lateness_ms: int = HOUR_MS
     dedup_horizon_ms: int = HOUR_MS
     clock_skew_ms: int = 5 * 60_000
-    batch_records: int = 65_536
+    batch_records: int = 262_144
     anchor_records: int = 1_000_000
     vocabulary: Path | None = None
 

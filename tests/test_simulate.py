@@ -273,7 +273,6 @@ def test_events_have_the_columns_of_the_contract(usual: tuple[Path, dict[str, An
     names = ["arrival_time" if f.name == "timestamp" else f.name for f in EVENT_SCHEMA]
     assert file.schema_arrow.names == names
     assert [f.type for f in file.schema_arrow] == [f.type for f in EVENT_SCHEMA]
-    assert file.num_row_groups > 1
     events = read_events(out).to_pandas()
     good = events[events.action.isin(ACTIONS) & (events.duration_ms.isna() | (events.duration_ms >= 0))]
     assert (good[good.action == "long_click"].duration_ms > 10_000).all()

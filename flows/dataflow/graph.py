@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Sequence
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from flows.dataflow import stopping
-from flows.dataflow.draining import RevisitsEnd, clear_drained
+from flows.dataflow.draining import DRAINED, RevisitsEnd, clear_drained
 from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.memory import keep_freed_memory
 from flows.dataflow.plan import Plan
@@ -22,7 +23,7 @@ from flows.log import LocalLog, Log
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings, load_settings
 from flows.state.actions_task import ActionsTask
-from flows.state.behind import Behind
+from flows.state.behind import Lanes
 from flows.state.revisits_task import RevisitsTask
 from flows.state.task import Task
 
@@ -63,14 +64,14 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     # What is loaded by now stays: the collector need not walk through it each time.
     gc.freeze()
     vocabulary = settings.load_vocabulary()
-    behind, lifecycle = Behind(), Lifecycle()
+    lanes = Lanes.start()
     dataflow = Dataflow("tidemark_" + "_".join(flows))
     for flow in flows:
         ends = None if follow else _ends(settings, flow, flows, until)
         decoder = (lambda: Decoder(vocabulary).decode) if flow == ACTIONS else None
         source = LogSource(lambda flow=flow: _open(settings, flow), partitions, flow, plan, settings.batch_records, ends, decoder)  # type: ignore[misc]
         parts = op.input(f"{flow}_log", dataflow, source)
-        applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan, behind, lifecycle))
+        applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan, lanes))
         told = op.map(f"{flow}_applied", applied, lambda item: item[1])
         op.output(f"{flow}_progress", told, ProgressSink(plan.progress))
     return dataflow
@@ -91,20 +92,23 @@ def _ends(settings: Settings, flow: str, flows: Sequence[str], until: tuple[int,
     return RevisitsEnd(lambda: _open(settings, ACTIONS), lambda: _open(settings, REVISITS), until)
 
 
-def _logic(settings: Settings, flow: str, plan: Plan, behind: Behind, lifecycle: Lifecycle) -> Callable[[None], TaskLogic]:
+def _logic(settings: Settings, flow: str, plan: Plan, lanes: Lanes) -> Callable[[None], TaskLogic]:
     vocabulary = settings.load_vocabulary()
-    # One handle per log and process: its cache and connections are per thread anyway.
+    # One of each log per process: its cache and connections are per thread anyway.
     logs: dict[str, Log] = {}
+    opening = threading.Lock()
 
     def log(name: str) -> Log:
-        if name not in logs:
-            logs[name] = _open(settings, name)
-        return logs[name]
+        with opening:
+            if name not in logs:
+                logs[name] = _open(settings, name)
+            return logs[name]
 
     def make(partition: int) -> Task:
         if flow == REVISITS:
-            return RevisitsTask(settings, partition, vocabulary, log(REVISITS), behind)
+            return RevisitsTask(settings, partition, vocabulary, log(REVISITS), lanes)
         outputs = {name: log(name) for name in (REVISITS, LATE, DEADLETTERS)}
-        return ActionsTask(settings, partition, vocabulary, log(ACTIONS), outputs, behind)
+        return ActionsTask(settings, partition, vocabulary, log(ACTIONS), outputs, lanes)
 
-    return lambda state: TaskLogic(flow, make, log(flow), flow, lifecycle, plan.progress)
+    lifecycle = Lifecycle(lambda: log(flow), flow, DRAINED if flow == ACTIONS else None)
+    return lambda state: TaskLogic(flow, make, lifecycle, plan.progress)

@@ -1,38 +1,77 @@
-"""Tasks open and close beside each other and beside the kernels: both are mostly waiting for the disk."""
+"""When the tasks of a flow open and close, and how far they say they are."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from flows.log import Log
 from flows.state.task import Task
 
-_THREADS = 4
+_TELL_SECONDS = 1.0
+# Closing is mostly waiting for the disk.
+_CLOSERS = 4
 
 
 class Lifecycle:
-    """Opens and closes the tasks of a process. A process must not end before all have closed: the last one waits for them."""
+    """Opens and closes the tasks of one flow in a process, beside their work, and commits their positions to consumer groups.
 
-    def __init__(self) -> None:
-        # In the order in which they are asked for: opening holds Python's lock, so the first task would wait for all.
+    Positions are a hint, for lag tools and for where to start: how often they are written changes no result. That is once for all tasks.
+
+    Parameters
+    ----------
+    log : callable
+        The flow's input.
+    group : str
+    drained : str or None
+        A second group, committed when all have closed: then outboxes are empty, and a reader downstream may take it for the end.
+    """
+
+    def __init__(self, log: Callable[[], Log], group: str, drained: str | None) -> None:
+        self._log = log
+        self._group = group
+        self._drained = drained
+        # In the order in which they are asked for: opening keeps Python's lock, so the first task would only wait for the others.
         self._opener = ThreadPoolExecutor(max_workers=1, thread_name_prefix="opening")
-        self._closer = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="closing")
-        self._closing: list[Future[None]] = []
+        self._closer = ThreadPoolExecutor(max_workers=_CLOSERS, thread_name_prefix="closing")
         self._lock = threading.Lock()
         self._open = 0
+        self._closing: list[Future[None]] = []
+        self._positions: dict[int, int] = {}
+        self._closed: dict[int, int] = {}
+        self._told = time.monotonic()
 
     def open(self, make: Callable[[], Task]) -> Future[Task]:
-        """Open a task. Every one must be closed by `close`."""
+        """Open a task, to be closed by `close`."""
         with self._lock:
             self._open += 1
         return self._opener.submit(make)
 
-    def close(self, close: Callable[[], None]) -> None:
-        """Close a task. The last one waits until all have closed, and raises what went wrong with any."""
+    def reached(self, task: Task) -> None:
+        """Note a task's position; tell all of them when it is time."""
+        with self._lock:
+            self._positions[task.partition] = task.position
+            due = time.monotonic() - self._told > _TELL_SECONDS
+            if due:
+                self._told = time.monotonic()
+        if due:
+            self._log().commit_group(self._group, dict(self._positions))
+
+    def close(self, task: Task) -> None:
+        """Close a task. The last one waits until all have closed, raises what went wrong with any, and tells their positions."""
         with self._lock:
             self._open -= 1
-            self._closing.append(self._closer.submit(close))
-            last = self._closing if self._open == 0 else []
-        for closing in last:
-            closing.result()
+            self._closing.append(self._closer.submit(self._close, task))
+            last = self._open == 0
+        if last:
+            for closing in self._closing:
+                closing.result()
+            for group in (self._group, self._drained):
+                if group is not None:
+                    self._log().commit_group(group, dict(self._closed))
+
+    def _close(self, task: Task) -> None:
+        task.close()
+        self._closed[task.partition] = task.position

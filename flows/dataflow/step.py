@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -10,15 +9,10 @@ from datetime import UTC, datetime
 from bytewax.operators import StatefulBatchLogic
 
 from flows.dataflow import stopping
-from flows.dataflow.draining import DRAINED
 from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.progress import Applied, reporting, tell
-from flows.dataflow.source import SOON, Part
-from flows.log import Log
-from flows.outputs import ACTIONS
+from flows.dataflow.source import POLL, SOON, Part
 from flows.state.task import Task
-
-GROUP_COMMIT_SECONDS = 1.0
 
 
 class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
@@ -29,27 +23,20 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
     flow : str
     make : callable
         Opens the task of a partition. Bytewax tells a step's logic no key, so the first part does (OPEN, or whatever a resumed source sends).
-    log : Log
-        The input, for the committed positions of the consumer group.
-    group : str
     lifecycle : Lifecycle
-        Opens and closes tasks beside the others' work.
+        Opens and closes tasks.
     progress : int or None
         Where an error is told before it ends the process.
     """
 
-    def __init__(
-        self, flow: str, make: Callable[[int], Task], log: Log, group: str, lifecycle: Lifecycle, progress: int | None
-    ) -> None:
+    def __init__(self, flow: str, make: Callable[[int], Task], lifecycle: Lifecycle, progress: int | None) -> None:
         self._flow = flow
         self._progress = progress
         self._make = make
         self._opening: Future[Task] | None = None
         self._lifecycle = lifecycle
         self._waiting: list[Part] = []
-        self._log = log
-        self._group = group
-        self._told = time.monotonic()
+        self._settling = False
 
     def on_batch(self, values: list[Part]) -> tuple[Iterable[Applied], bool]:
         self._waiting += values
@@ -58,7 +45,10 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
         return self.on_notify()
 
     def notify_at(self) -> datetime | None:
-        return datetime.now(UTC) + SOON if self._waiting else None
+        if self._waiting:
+            return datetime.now(UTC) + SOON
+        # So that a commit that fails ends the process even if no other record comes.
+        return datetime.now(UTC) + POLL if self._settling else None
 
     def on_notify(self) -> tuple[Iterable[Applied], bool]:
         # While it opens, what other tasks have to do goes first; records are waited for, or they would pile up.
@@ -66,7 +56,9 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
             return [], False
         with reporting(self._progress):
             task = self._opening.result()
-            return [self._applied(task, self._work(task))], False
+            done = [self._applied(task, self._work(task))] if self._waiting else []
+            self._settling = not task.settled()
+            return done, False
 
     def on_eof(self) -> tuple[Iterable[Applied], bool]:
         if self._opening is None:
@@ -74,7 +66,7 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
         with reporting(self._progress):
             task = self._opening.result()
             records = self._work(task)
-            self._lifecycle.close(lambda: self._close(task))
+            self._lifecycle.close(task)
         if stopping.requested():
             tell(self._progress, {"stopping": True})
         return [self._applied(task, records)], True
@@ -87,21 +79,8 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
         parts, self._waiting = self._waiting, []
         for part in parts:
             records += task.apply(part.batches, part.decoded) if part.batches else task.catch_up(part.start)
-        # A hint for lag tools and for where to start; how often it is written changes no result.
-        if time.monotonic() - self._told > GROUP_COMMIT_SECONDS:
-            self._told = time.monotonic()
-            task.afterwards(lambda: self._tell(task))
+        self._lifecycle.reached(task)
         return records
-
-    def _close(self, task: Task) -> None:
-        """Told once the outbox is empty and the state is committed: a reader downstream takes it for the end."""
-        task.close()
-        self._tell(task)
-        if self._flow == ACTIONS:
-            self._log.commit_group(DRAINED, {task.partition: task.position})
-
-    def _tell(self, task: Task) -> None:
-        self._log.commit_group(self._group, {task.partition: task.position})
 
     def _applied(self, task: Task, records: int) -> Applied:
         return Applied(self._flow, task.partition, task.reached, records, task.watermark)

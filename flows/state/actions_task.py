@@ -27,7 +27,7 @@ from flows.outputs import ACTIONS, DEADLETTER_SCHEMA, DEADLETTERS, LATE, LATE_SC
 from flows.partition import partition_of
 from flows.settings import Settings
 from flows.state import tables
-from flows.state.behind import Behind
+from flows.state.behind import Lanes
 from flows.state.runs import Table
 from flows.state.store import Meta, TaskStore, TaskView
 from flows.state.task import Task
@@ -120,13 +120,13 @@ class ActionsTask(Task):
         vocabulary: Vocabulary,
         source: Log,
         outputs: Mapping[str, Log],
-        behind: Behind | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         self._judging = Judge(settings, vocabulary)
         self._action_names = vocabulary.action_names()
         self._topics_saved: set[int] = set()
         mark = state_fingerprint(settings, vocabulary)
-        super().__init__(settings, FLOW, partition, mark, tables.ACTIONS_TABLES, source, outputs, behind)
+        super().__init__(settings, FLOW, partition, mark, tables.ACTIONS_TABLES, source, outputs, lanes)
 
     def _restore(self) -> None:
         meta = self.store.meta

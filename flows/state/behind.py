@@ -8,16 +8,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 RECORDS = 1 << 19
 """Records of jobs that may wait or run: what bounds memory."""
 
 
 class Behind:
-    """One thread's queue of jobs, shared by the tasks of a process."""
+    """One thread's queue of jobs, shared by the tasks of a process.
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="behind")
+    Parameters
+    ----------
+    name : str
+        Of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._changed = threading.Condition()
         self._records = 0
         self._failure: BaseException | None = None
@@ -25,10 +32,12 @@ class Behind:
     def do(self, job: Callable[[], None], records: int = 0) -> Future[None]:
         """Do a job after those before it; waits while they hold so many records that this one would make it more than RECORDS.
 
-        The future, and every one after it, raises what the first job that failed has raised: a commit that follows a lost one would leave a gap.
+        The future raises what the first job that failed has raised, and so does every later call: a commit that follows a lost one would leave a gap.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._records or self._records + records <= RECORDS)
+            if self._failure is not None:
+                raise self._failure
             self._records += records
         return self._thread.submit(self._run, job, records)
 
@@ -44,3 +53,16 @@ class Behind:
             with self._changed:
                 self._records -= records
                 self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Who commits and who publishes, each beside the other and beside the kernels."""
+
+    commits: Behind
+    publishing: Behind
+
+    @classmethod
+    def start(cls) -> Lanes:
+        """For a process."""
+        return cls(Behind("committing"), Behind("publishing"))

@@ -7,6 +7,7 @@ commit. A crash between these repeats records, which readers leave out by their 
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -18,9 +19,17 @@ from flows.errors import CorruptionError, DataDirectoryError
 from flows.log import LedgerConflictError, LedgerEntry, Log
 from flows.state.store import TaskStore
 
+Waiting = tuple[bytes, str, int, pa.RecordBatch]
+"""Key in the store, log, destination partition, records."""
+
 _PREFIX = b"O"
 # Under which a log's ledger holds the fingerprint of those who write to it.
 _CLAIM = "written under"
+
+
+def records_in(waiting: list[Waiting]) -> int:
+    """How many records wait."""
+    return sum(part.num_rows for *_, part in waiting)
 
 
 class Outbox:
@@ -37,8 +46,8 @@ class Outbox:
         self._store = store
         self._logs = logs
         self._names = list(logs)
-        self._waiting: list[tuple[bytes, str, int, pa.RecordBatch]] = []
-        self._published: list[bytes] = []
+        self._waiting: list[Waiting] = []
+        self._published: deque[bytes] = deque()
         for name, log in logs.items():
             store.meta.sequences.setdefault(name, [0] * log.partitions)
         for key, value in store.prefixed(_PREFIX):
@@ -127,20 +136,27 @@ class Outbox:
 
     def publish(self) -> int:
         """Append all that waits to its logs; returns the number of records."""
-        total = 0
+        waiting = self.take()
+        self.append(waiting)
+        return records_in(waiting)
+
+    def take(self) -> list[Waiting]:
+        """What waits, to be given to `append` once it is committed."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def append(self, waiting: list[Waiting]) -> None:
+        """Append to the logs, in order; may run in another thread than the next `put`."""
         for name in self._names:
-            chosen = [(destination, records) for _, at, destination, records in self._waiting if at == name]
+            chosen = [(destination, records) for _, at, destination, records in waiting if at == name]
             if chosen:
                 self._logs[name].append(chosen)
-                total += sum(records.num_rows for _, records in chosen)
-        self._published += [key for key, *_ in self._waiting]
-        self._waiting.clear()
-        return total
+        self._published.extend(key for key, *_ in waiting)
 
     def delete_published(self, batch: WriteBatch) -> bool:
         """Delete what was published, by way of a commit's write batch; False if there is nothing."""
-        for key in self._published:
+        # What is published meanwhile by another thread goes with the next commit.
+        published = [self._published.popleft() for _ in range(len(self._published))]
+        for key in published:
             batch.delete(key)
-        any_published = bool(self._published)
-        self._published.clear()
-        return any_published
+        return bool(published)

@@ -13,7 +13,7 @@ from flows.outputs import REVISITS, take_next
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import state_fingerprint
-from flows.state.behind import Behind
+from flows.state.behind import Lanes
 from flows.state.task import Task
 from flows.vocabulary import Vocabulary
 
@@ -23,8 +23,8 @@ FLOW = "revisits"
 class RevisitsTask(Task):
     """See the module."""
 
-    def __init__(self, settings: Settings, partition: int, vocabulary: Vocabulary, source: Log, behind: Behind | None = None) -> None:
-        super().__init__(settings, FLOW, partition, state_fingerprint(settings, vocabulary), tables.PIN_TABLES, source, {}, behind)
+    def __init__(self, settings: Settings, partition: int, vocabulary: Vocabulary, source: Log, lanes: Lanes | None = None) -> None:
+        super().__init__(settings, FLOW, partition, state_fingerprint(settings, vocabulary), tables.PIN_TABLES, source, {}, lanes)
 
     def _judge(self, batches: list[LogBatch], decoded: object) -> list[LogBatch]:
         return batches

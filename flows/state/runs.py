@@ -69,6 +69,7 @@ class RunReader:
 
     def __init__(self, db: Any) -> None:
         self._db = db
+        self._where = db.path()
         self._indexes: dict[int, np.ndarray] = {}
 
     def forget_except(self, runs: set[int]) -> None:
@@ -80,7 +81,7 @@ class RunReader:
         try:
             return self._db.get(keys)
         except Exception as error:
-            raise CorruptionError(f"state: rows can't be read ({error}); restore the task from a checkpoint") from error
+            raise CorruptionError(f"state {self._where}: {error}; restore the task from a checkpoint") from error
 
     def index(self, run: Run) -> np.ndarray:
         """First entity of each block."""
@@ -88,7 +89,7 @@ class RunReader:
         if cached is None:
             data = self._found([_key(run.id, _INDEX)])[0]
             if data is None:
-                raise CorruptionError(f"state: the index of run {run.id} is missing; restore the task from a checkpoint")
+                raise CorruptionError(f"state {self._where}: the index of run {run.id} is missing; restore the task from a checkpoint")
             cached = self._indexes[run.id] = np.frombuffer(data, np.int64)
         return cached
 
@@ -96,7 +97,9 @@ class RunReader:
         """Rows of blocks first to last, both included."""
         found = self._found([_key(run.id, block) for block in range(first, last + 1)])
         if any(data is None for data in found):
-            raise CorruptionError(f"state: a block of run {run.id} of table {table.name} is missing; restore the task from a checkpoint")
+            raise CorruptionError(
+                f"state {self._where}: a block of run {run.id} of table {table.name} is missing; restore the task from a checkpoint"
+            )
         return np.frombuffer(b"".join(found) if len(found) > 1 else found[0], np.int64).reshape(-1, table.columns)
 
     def rows_between(self, table: Table, run: Run, low: int | None, high: int | None) -> np.ndarray:
@@ -124,7 +127,7 @@ class RunReader:
             found = self._found([_key(run.id, block) for block in wanted])
             if any(data is None for data in found):
                 raise CorruptionError(
-                    f"state: a block of run {run.id} of table {table.name} is missing; restore the task from a checkpoint"
+                    f"state {self._where}: a block of run {run.id} of table {table.name} is missing; restore the task from a checkpoint"
                 )
             rows = np.frombuffer(b"".join(found), np.int64).reshape(-1, table.columns)
             # Blocks of a run follow each other in order, so what was read is sorted, with whole stretches left out.

@@ -7,7 +7,7 @@ the log, and a position beyond the log's end is refused.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from rocksdict import WriteBatch
 from flows.errors import CorruptionError
 from flows.log import Log, LogBatch
 from flows.settings import Settings
-from flows.state.behind import Behind
-from flows.state.outbox import Outbox
+from flows.state.behind import Lanes
+from flows.state.outbox import Outbox, records_in
 from flows.state.runs import Table
 from flows.state.store import TaskStore
 from flows.state.tables import canonical, expiry, unexpired
@@ -45,8 +45,8 @@ class Task:
         The task's input.
     outputs : mapping of name to Log
         Where its records go.
-    behind : Behind, optional
-        Who commits, beside the judging of what comes next; without it `apply` returns when all is committed and published.
+    lanes : Lanes, optional
+        Who commits and publishes, beside the judging of what comes next; without them `apply` returns when all is committed and published.
     """
 
     def __init__(
@@ -58,13 +58,14 @@ class Task:
         tables: Sequence[Table],
         source: Log,
         outputs: Mapping[str, Log],
-        behind: Behind | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         self.settings = settings
         self.partition = partition
         self.source = source
-        self._behind = behind
-        self._last: Future[None] | None = None
+        self._lanes = lanes
+        self._committed: Future[None] | None = None
+        self._published: Future[None] | None = None
         self.store = TaskStore(task_path(settings, flow, partition), flow, partition, fingerprint, tables)
         try:
             end = source.end_position(partition)
@@ -96,7 +97,7 @@ class Task:
     def apply(self, batches: Sequence[LogBatch], decoded: Any = None) -> int:
         """Apply what is new of some batches, commit, publish. Returns how many records were new.
 
-        Where there is a `behind`, commits may still be under way; their errors are raised by a later call, at the latest by `close`.
+        With lanes, commits may still be under way; their errors are raised by a later call of this or of `settled`, at the latest by `close`.
 
         Parameters
         ----------
@@ -109,7 +110,10 @@ class Task:
         for part in self._placed(batches):
             whole = len(part) == len(batches) and all(a is b for a, b in zip(part, batches, strict=True))
             judged, end = self._judge(part, decoded if whole else None), part[-1].end_offset
-            self.afterwards(partial(self._commit, judged, end), end - self.reached)
+            if self._lanes is None:
+                self._commit(judged, end)
+            else:
+                self._committed = self._lanes.commits.do(partial(self._commit, judged, end), end - self.reached)
             self.reached = end
         return self.reached - before
 
@@ -120,17 +124,20 @@ class Task:
             records += self.apply(self.source.read(self.partition, self.reached, min(self.settings.batch_records, position - self.reached)))
         return records
 
-    def afterwards(self, job: Callable[[], None], records: int = 0) -> None:
-        """Do something when what has been applied so far is committed and published; `records` says how much memory it holds."""
-        if self._behind is None:
-            job()
-        else:
-            self._last = self._behind.do(job, records)
+    def settled(self) -> bool:
+        """Whether everything is committed and published; raises what went wrong."""
+        for last in (self._committed, self._published):
+            if last is not None and last.done():
+                last.result()
+        return all(last is None or last.done() for last in (self._committed, self._published))
 
     def settle(self) -> None:
         """Wait until everything is committed and published."""
-        if self._last is not None:
-            self._last.result()
+        if self._committed is not None:
+            self._committed.result()
+        # Looked at only now: a commit hands over what is to be published.
+        if self._published is not None:
+            self._published.result()
 
     def close(self) -> None:
         """Commit, save the working set, so that the next start replays nothing, and release the task."""
@@ -180,7 +187,11 @@ class Task:
         self.store.meta.position = end
         self._moved(judged, batch)
         self.store.commit(batch)
-        self.outbox.publish()
+        waiting = self.outbox.take()
+        if self._lanes is None:
+            self.outbox.append(waiting)
+        elif waiting:
+            self._published = self._lanes.publishing.do(partial(self.outbox.append, waiting), records_in(waiting))
         self._merge_due()
 
     def _merge_due(self) -> None:

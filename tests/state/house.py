@@ -13,6 +13,7 @@ from flows.log import LocalLog
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings
 from flows.state.actions_task import ActionsTask
+from flows.state.behind import Lanes
 from flows.state.revisits_task import RevisitsTask
 from flows.state.task import Task
 from tests import driving
@@ -21,7 +22,8 @@ from tests import driving
 class House:
     """The logs hold the stream `events`; tasks are opened and closed by the test."""
 
-    def __init__(self, path: Path, events: pd.DataFrame, partitions: int = 1, seed: int = 0, **settings: int) -> None:
+    def __init__(self, path: Path, events: pd.DataFrame, partitions: int = 1, seed: int = 0, lanes: Lanes | None = None, **settings: int) -> None:
+        self.lanes = lanes
         self.settings = Settings(data=path, partitions=partitions, **settings)
         self.vocabulary = self.settings.load_vocabulary()
         driving.write(self.settings, events, np.random.default_rng(seed))
@@ -31,16 +33,16 @@ class House:
         changed = Settings(**{**self.settings.__dict__, **settings})
         if flow == ACTIONS:
             outputs = {name: self.logs[name] for name in (REVISITS, LATE, DEADLETTERS)}
-            return ActionsTask(changed, partition, self.vocabulary, self.logs[ACTIONS], outputs)
-        return RevisitsTask(changed, partition, self.vocabulary, self.logs[REVISITS])
+            return ActionsTask(changed, partition, self.vocabulary, self.logs[ACTIONS], outputs, self.lanes)
+        return RevisitsTask(changed, partition, self.vocabulary, self.logs[REVISITS], self.lanes)
 
     def feed(self, task: Task, sizes: Sequence[int] = ()) -> Task:
         """Apply the rest of the task's log, in commits of these sizes, the last one again and again."""
         end = task.source.end_position(task.partition)
         left = list(sizes) or [end]
-        while task.position < end:
+        while task.reached < end:
             size = left.pop(0) if len(left) > 1 else left[0]
-            task.apply(task.source.read(task.partition, task.position, max(1, size)))
+            task.apply(task.source.read(task.partition, task.reached, max(1, size)))
         return task
 
     def finish(self, sizes: Sequence[int] = ()) -> dict[str, str]:

@@ -107,7 +107,7 @@ def test_a_start_sends_what_a_kill_left(tmp_path: Path, events: pd.DataFrame, pl
     """Also where no new record comes, and again where the kill came after sending."""
     house = House(tmp_path / "house", events)
     task = house.open()
-    with mock.patch.object(task.outbox, "publish"):
+    with mock.patch.object(task.outbox, "append"):
         house.feed(task, [40])
     task.abandon()
     assert not any(outputs(house).values())
@@ -284,7 +284,7 @@ def test_any_single_change_changes_the_digest(tmp_path: Path) -> None:
                 changed[1] = 2**60
             changed[column] ^= 1 << 40
             task.store.runs.add(batch, name, changed.reshape(1, -1))
-            task.store._write(batch)
+            task.store._db.write(batch)
             differs()
             task.store.runs.manifest = kept | {name: [run for run in task.store.runs.manifest[name] if run in kept[name]]}
     task.digest()

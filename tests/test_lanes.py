@@ -1,0 +1,234 @@
+"""What runs beside the kernels: order, bounds, and that nothing more is committed once something has failed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+import flows.dataflow.ahead
+import flows.state.behind
+from flows.dataflow.ahead import Ahead
+from flows.dataflow.draining import DRAINED, RevisitsEnd, clear_drained
+from flows.dataflow.lifecycle import Lifecycle
+from flows.errors import StorageFullError
+from flows.log import LocalLog
+from flows.outputs import ACTIONS, REVISITS
+from flows.state.behind import Behind, Lanes
+from tests.state.house import House
+from tests.strategies import adversarial
+
+# Commits behind ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_done_in_order() -> None:
+    behind, done = Behind("test"), []
+    last = [behind.do(lambda i=i: done.append(i), records=i) for i in range(100)][-1]  # type: ignore[misc]
+    last.result()
+    assert done == list(range(100))
+
+
+def test_after_a_failure_nothing_more_is_done() -> None:
+    behind, done = Behind("test"), []
+
+    def fail() -> None:
+        raise StorageFullError("full")
+
+    held = threading.Event()
+    behind.do(lambda: bool(held.wait(10)))  # type: ignore[arg-type,return-value]
+    first, second = behind.do(fail), behind.do(lambda: done.append(1))
+    held.set()
+    for future in (first, second):
+        with pytest.raises(StorageFullError, match="full"):
+            future.result()
+    with pytest.raises(StorageFullError, match="full"):
+        behind.do(lambda: done.append(2))
+    assert not done
+
+
+def test_records_that_wait_are_bounded_but_one_job_always_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.state.behind, "RECORDS", 10)
+    behind, go, started = Behind("test"), threading.Event(), threading.Event()
+    behind.do(lambda: bool(go.wait(10)), records=50)  # type: ignore[arg-type,return-value]
+    third: list[Future[None]] = []
+
+    def give() -> None:
+        started.set()
+        third.append(behind.do(lambda: None, records=1))
+
+    giver = threading.Thread(target=give)
+    giver.start()
+    started.wait(10)
+    giver.join(0.2)
+    assert giver.is_alive(), "it waits while 50 records wait"
+    go.set()
+    giver.join(10)
+    third[0].result()
+
+
+def test_a_task_is_settled_only_when_all_is_published(tmp_path: Path) -> None:
+    """A commit hands over what is to be published after `settle` has begun to wait."""
+    house = House(tmp_path / "house", adversarial(20, 150, partitions=1), lanes=Lanes.start())
+    task = house.open()
+    released, append = threading.Event(), task.outbox.append
+
+    def slow(waiting: object) -> None:
+        released.wait(10)
+        append(waiting)  # type: ignore[arg-type]
+
+    task.outbox.append = slow  # type: ignore[method-assign]
+    commits = task._lanes.commits  # type: ignore[union-attr]
+    held = threading.Event()
+    commits.do(lambda: bool(held.wait(10)))  # type: ignore[arg-type,return-value]
+    task.apply(house.logs[ACTIONS].read(0, 0, 150))
+    settling = threading.Thread(target=task.settle)
+    settling.start()
+    held.set()
+    settling.join(0.3)
+    assert settling.is_alive()
+    released.set()
+    settling.join(10)
+    assert sum(house.logs[REVISITS].end_positions()) == sum(task.store.meta.sequences[REVISITS]) > 0
+    task.close()
+    house.close()
+
+
+def test_lanes_change_nothing(tmp_path: Path) -> None:
+    events = adversarial(21, 400, partitions=1)
+    digests = set()
+    for name, lanes in (("plain", None), ("lanes", Lanes.start())):
+        house = House(tmp_path / name, events, lanes=lanes, anchor_records=50)
+        task = house.open()
+        house.feed(task, [7, 30, 1])
+        task.settle()
+        digests.add((task.digest(), tuple(house.logs[REVISITS].end_positions())))
+        task.close()
+        task = house.open()
+        digests.add((task.digest(), tuple(house.logs[REVISITS].end_positions())))
+        task.close()
+        house.close()
+    assert len(digests) == 1
+
+
+def test_a_commit_that_failed_is_raised_at_the_latest_by_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(tmp_path / "house", adversarial(20, 150, partitions=1), lanes=Lanes.start())
+    task = house.open()
+    task.apply(house.logs[ACTIONS].read(0, 0, 50))
+    task.settle()
+    assert task.settled()
+    monkeypatch.setattr(type(task.store), "commit", lambda *_: (_ for _ in ()).throw(StorageFullError("full")))
+    task.apply(house.logs[ACTIONS].read(0, 0, 100))
+    with pytest.raises(StorageFullError):
+        task.settle()
+    with pytest.raises(StorageFullError):
+        task.settled()
+    with pytest.raises(StorageFullError):
+        task.apply(house.logs[ACTIONS].read(0, 100, 50))
+    with pytest.raises(StorageFullError):
+        task.close()
+    assert house.open().position == 50, "the task was let go of"
+    house.close()
+
+
+# Reading ahead -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deep() -> Ahead[int]:
+    return Ahead()
+
+
+def wait_until(condition: object, seconds: float = 10) -> bool:
+    done = threading.Event()
+    for _ in range(int(seconds * 1000)):
+        if condition():  # type: ignore[operator]
+            return True
+        done.wait(0.001)
+    return False
+
+
+def test_no_more_than_so_many_lie_untaken(deep: Ahead[int]) -> None:
+    begun: list[int] = []
+    futures = [deep.submit(lambda i=i: begun.append(i) or i) for i in range(6)]  # type: ignore[misc]
+    assert wait_until(lambda: len(begun) == flows.dataflow.ahead.DEPTH)
+    threading.Event().wait(0.05)
+    assert len(begun) == flows.dataflow.ahead.DEPTH
+    # Whoever waits for a later one gets it, and the rest in any order.
+    assert deep.take(futures[5]) == 5
+    assert [deep.take(futures[i]) for i in (1, 0, 4, 2, 3)] == [1, 0, 4, 2, 3]
+
+
+def test_what_a_job_raises_is_raised_where_it_is_taken(deep: Ahead[int]) -> None:
+    failed, fine = deep.submit(lambda: 1 // 0), deep.submit(lambda: 7)
+    with pytest.raises(ZeroDivisionError):
+        deep.take(failed)
+    assert deep.take(fine) == 7
+
+
+def test_dropped_ones_make_room(deep: Ahead[int]) -> None:
+    futures = [deep.submit(lambda i=i: i) for i in range(9)]  # type: ignore[misc]
+    for future in futures[:8]:
+        deep.drop(future)
+    assert deep.take(futures[8]) == 8
+
+
+def test_a_process_that_fails_does_not_wait_for_its_reader() -> None:
+    code = "from flows.dataflow.ahead import Ahead\na = Ahead()\nfor i in range(9): a.submit(lambda: 1)\nraise SystemExit(3)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 3
+
+
+# The end of REVISITS ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_positions_of_an_earlier_run_are_not_taken_for_its_end(tmp_path: Path) -> None:
+    with LocalLog.open(tmp_path, ACTIONS, 2, create=True) as actions, LocalLog.open(tmp_path, REVISITS, 2, create=True):
+        actions.commit_group(ACTIONS, {0: 5, 1: 5})
+        actions.commit_group(DRAINED, {0: 5, 1: 5})
+        clear_drained(actions)
+
+        def end() -> RevisitsEnd:
+            return RevisitsEnd(lambda: LocalLog.open(tmp_path, ACTIONS), lambda: LocalLog.open(tmp_path, REVISITS), (5, 5))
+
+        assert end()(0) is None
+        actions.commit_group(DRAINED, {0: 5})
+        assert end()(1) is None
+        actions.commit_group(DRAINED, {1: 5})
+        assert end()(1) == 0
+
+
+class _Closing:
+    """Stands for a task whose closing takes what it is told."""
+
+    def __init__(self, partition: int, let: threading.Event | None = None, error: Exception | None = None) -> None:
+        self.partition, self.position = partition, 10 + partition
+        self._let, self._error = let, error
+
+    def close(self) -> None:
+        if self._let is not None:
+            self._let.wait(10)
+        if self._error is not None:
+            raise self._error
+
+
+def test_drained_is_told_when_the_last_has_closed(tmp_path: Path) -> None:
+    with LocalLog.open(tmp_path, ACTIONS, 2, create=True) as log:
+        lifecycle, let = Lifecycle(lambda: log, ACTIONS, DRAINED), threading.Event()
+        first, second = (lifecycle.open(lambda t=t: t).result() for t in (_Closing(0, let), _Closing(1)))  # type: ignore[misc]
+        lifecycle.close(first)
+        threading.Timer(0.1, let.set).start()
+        lifecycle.close(second)
+        assert log.group_positions(ACTIONS) == log.group_positions(DRAINED) == {0: 10, 1: 11}
+
+
+def test_what_went_wrong_with_any_is_raised_and_drained_is_not_told(tmp_path: Path) -> None:
+    with LocalLog.open(tmp_path, ACTIONS, 2, create=True) as log:
+        lifecycle = Lifecycle(lambda: log, ACTIONS, DRAINED)
+        tasks = [lifecycle.open(lambda t=t: t).result() for t in (_Closing(0, error=StorageFullError("full")), _Closing(1))]  # type: ignore[misc]
+        lifecycle.close(tasks[0])
+        with pytest.raises(StorageFullError):
+            lifecycle.close(tasks[1])
+        assert log.group_positions(DRAINED) == {}
