@@ -88,7 +88,7 @@ class Contestant:
             self._users[partition] = {table.name: Levels(table) for table in tables.ACTIONS_TABLES}
         judge, levels = self._judges[partition], self._users[partition]
         judged = judge.working_set.judge(c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad)
-        done = JudgedBatch(c, judged, stretch.first_offset, None)
+        done = JudgedBatch(c, judged, stretch.offsets, None)
         expired = tables.expiry(self._settings, judge.working_set.watermark or 0)
         for table, rows in (
             (tables.SEQUENCES, done.sequence_rows(judge.impression)),

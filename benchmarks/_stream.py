@@ -27,7 +27,7 @@ class Stretch:
     """Decoded records of one partition, as many as a task takes at once."""
 
     partition: int
-    first_offset: int
+    offsets: np.ndarray
     columns: Columns
 
 
@@ -69,7 +69,8 @@ def stretches(settings: Settings) -> list[Stretch]:
             at, end = 0, log.end_position(partition)
             while at < end:
                 batches = log.read(partition, at, settings.batch_records)
-                out.append(Stretch(partition, at, decoder.decode(*(b.records for b in batches))))
+                offsets = np.concatenate([b.offsets_of_records() for b in batches])
+                out.append(Stretch(partition, offsets, decoder.decode(*(b.records for b in batches))))
                 at = batches[-1].end_offset
     return out
 

@@ -10,7 +10,7 @@ import re
 import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -29,12 +29,33 @@ MAX_STORED_RECORDS = 65_536  # a larger batch is stored as several rows, so that
 
 @dataclass(frozen=True)
 class LogBatch:
-    """Records of one partition with contiguous offsets: record i has offset ``first_offset + i``."""
+    """All records of one partition from `first_offset` up to, but not with, `end_offset`.
+
+    Attributes
+    ----------
+    offsets : int64[n] or None
+        Of each record, not descending, where offsets have holes or several records share one (Kafka); None: record i has first_offset + i.
+    """
 
     partition: int
     first_offset: int
     end_offset: int
     records: pa.RecordBatch
+    offsets: np.ndarray | None = field(default=None, compare=False)
+
+    def offsets_of_records(self) -> np.ndarray:
+        """The offset of each record: int64[n]."""
+        return self.offsets if self.offsets is not None else np.arange(self.first_offset, self.end_offset)
+
+    def between(self, start: int, stop: int) -> LogBatch:
+        """The part of it from position `start` up to `stop`."""
+        start, stop = max(start, self.first_offset), min(stop, self.end_offset)
+        if start == self.first_offset and stop == self.end_offset:
+            return self
+        if self.offsets is None:
+            return LogBatch(self.partition, start, stop, self.records.slice(start - self.first_offset, stop - start))
+        low, high = np.searchsorted(self.offsets, [start, stop], "left").tolist()
+        return LogBatch(self.partition, start, stop, self.records.slice(low, high - low), self.offsets[low:high])
 
 
 @dataclass(frozen=True)
@@ -247,7 +268,7 @@ class LocalLog:
             stop = min(stop, end)
             tail = handle.tails.pop(partition, None)
             if tail is not None and tail.first_offset <= at < min(tail.end_offset, stop):
-                out.append(_part(tail, at, stop))
+                out.append(tail.between(at, stop))
                 at = out[-1].end_offset
             if at < stop:
                 for row in connection.execute(
@@ -258,7 +279,7 @@ class LocalLog:
                     tail = self._decode(partition, row)
                     if tail.first_offset > at or (tail.first_offset < at and out):
                         break
-                    out.append(_part(tail, at, stop))
+                    out.append(tail.between(at, stop))
                     at = out[-1].end_offset
                     if at >= stop:
                         break
@@ -383,10 +404,3 @@ def _encode(batch: pa.RecordBatch) -> tuple[int, int, Any, int]:
 def _seal(crc: int, partition: int, first: int, end: int, arrival: int) -> int:
     """The CRC continued over the row's own columns, so that a row that moved or was renumbered is found too."""
     return zlib.crc32(b"%d,%d,%d,%d" % (partition, first, end, arrival), crc)
-
-
-def _part(batch: LogBatch, start: int, stop: int) -> LogBatch:
-    stop = min(stop, batch.end_offset)
-    if start == batch.first_offset and stop == batch.end_offset:
-        return batch
-    return LogBatch(batch.partition, start, stop, batch.records.slice(start - batch.first_offset, stop - start))

@@ -24,7 +24,7 @@ OFFSET_SHIFT = 17
 
 
 @compiled
-def sequence_rows(status, action, surface, user_id, event_time, event_id, pin_id, duration_ms, impression, first_offset):  # type: ignore[no-untyped-def]
+def sequence_rows(status, action, surface, user_id, event_time, event_id, pin_id, duration_ms, impression, offsets):  # type: ignore[no-untyped-def]
     """Rows of accepted records other than impressions, int64[m, 6], in the order of their offsets."""
     m = 0
     for i in range(status.shape[0]):
@@ -35,7 +35,7 @@ def sequence_rows(status, action, surface, user_id, event_time, event_id, pin_id
         if status[i] == ACCEPTED and action[i] != impression:
             row = rows[at]
             row[0], row[1], row[2], row[4], row[5] = user_id[i], event_time[i], event_id[i], pin_id[i], duration_ms[i]
-            row[SEQUENCE_CODES] = np.int64(action[i]) | np.int64(surface[i]) << 8 | (first_offset + i) << OFFSET_SHIFT
+            row[SEQUENCE_CODES] = np.int64(action[i]) | np.int64(surface[i]) << 8 | offsets[i] << OFFSET_SHIFT
             at += 1
     return rows
 

@@ -50,13 +50,15 @@ class JudgedBatch:
 
     Attributes
     ----------
+    offsets : int64[n]
+        Of each record.
     before : int or None
         Arrival of the record before the first, ms.
     """
 
     columns: Columns
     judged: Judged
-    first_offset: int
+    offsets: np.ndarray
     before: int | None
 
     @cached_property
@@ -69,7 +71,7 @@ class JudgedBatch:
         """Rows of accepted engagements: int64[m, 6], columns SEQUENCE_COLUMNS."""
         c = self.columns
         return sequence_rows(
-            self.judged.status, c.action, c.surface, c.user_id, c.event_time, c.event_id, c.pin_id, c.duration_ms, impression, self.first_offset
+            self.judged.status, c.action, c.surface, c.user_id, c.event_time, c.event_id, c.pin_id, c.duration_ms, impression, self.offsets
         )  # fmt: skip
 
     def revisit_rows(self) -> np.ndarray:
@@ -90,7 +92,8 @@ class Judge:
         c = decoded if decoded is not None else self.decoder.decode(*(b.records for b in batches))
         before = self.working_set.arrival
         judged = self.working_set.judge(c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad)
-        return JudgedBatch(c, judged, batches[0].first_offset, before)
+        offsets = np.concatenate([b.offsets_of_records() for b in batches])
+        return JudgedBatch(c, judged, offsets, before)
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ class ActionsTask(Task):
         columns = {
             "timestamp": done.arrival[at],
             "partition": np.full(len(at), self.partition, np.int32),
-            "offset": done.first_offset + at,
+            "offset": done.offsets[at],
             "user_id": c.user_id[at],
             "event_id": c.event_id[at],
             "pin_id": c.pin_id[at],
@@ -231,7 +234,7 @@ class ActionsTask(Task):
             "timestamp": done.arrival[at],
             "log": pa.array([ACTIONS] * len(at), pa.string()),
             "partition": np.full(len(at), self.partition, np.int32),
-            "offset": done.first_offset + at,
+            "offset": done.offsets[at],
             "reason": pa.array([faults[int(i)][0] for i in at], pa.string()),
             "detail": pa.array([faults[int(i)][1] for i in at], pa.string()),
             "raw": pa.array(c.raw(at.tolist()), pa.binary()),

@@ -18,7 +18,8 @@ def _summed(name: str, columns: tuple[str, ...]) -> Table:
     return Table(name, len(columns), keys, lambda rows: fold_sums(rows, keys))
 
 
-SEQUENCES = Table("sequences", len(SEQUENCE_COLUMNS), SEQUENCE_CODES + 1, fold_sequences)
+# By all columns: the order of equal offsets, as records of one message have, must not depend on how they were merged.
+SEQUENCES = Table("sequences", len(SEQUENCE_COLUMNS), len(SEQUENCE_COLUMNS), fold_sequences)
 REVISITS = _summed("revisits", REVISIT_COLUMNS)
 LABELS = Table("labels", len(LABEL_COLUMNS), len(LABEL_COLUMNS), None)
 TILES = _summed("tiles", TILE_COLUMNS)

@@ -171,11 +171,10 @@ class Task:
                     )
                 fresh += found
                 at = found[-1].end_offset
-                if sum(b.end_offset - b.first_offset for b in fresh) >= self.settings.batch_records:
+                if sum(b.records.num_rows for b in fresh) >= self.settings.batch_records:
                     yield fresh
                     fresh = []
-            skip = at - batch.first_offset
-            fresh.append(batch if not skip else LogBatch(batch.partition, at, batch.end_offset, batch.records.slice(skip)))
+            fresh.append(batch.between(at, batch.end_offset))
             at = batch.end_offset
         if fresh:
             yield fresh
