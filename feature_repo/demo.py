@@ -17,7 +17,7 @@ from feature_repo.command import counter_table
 from flows.errors import DataDirectoryError
 from flows.ingest.options import IngestOptions
 from flows.ingest.producer import check_file, ingest_file
-from flows.log import LocalLog
+from flows.open_log import open_log
 from flows.outputs import ACTIONS
 from flows.reading import FeatureReader
 from flows.report import Throughput, console_label_table, gather, write_html
@@ -109,7 +109,7 @@ def _fresh(out: Path) -> None:
 def _ingest(settings: Settings, directory: Path, console: Console) -> None:
     options = IngestOptions.parse(settings.load_vocabulary(), (), (), (), None, "ms", "event-time", None)
     files = [*sorted(directory.glob("events-*.parquet")), directory / "events-bad.jsonl"]
-    with LocalLog.open(settings.logs, ACTIONS, settings.partitions, create=True) as log:
+    with open_log(settings, ACTIONS, create=True) as log:
         for path in files:
             added = ingest_file(log, check_file(path, options), options, lambda rows: None)
             console.print(f"{path.name}: {added.rows:,} rows added")

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from flows.errors import InputError
 from flows.events import INT64_MAX, INT64_MIN, RAW_SCHEMA, id_of
-from flows.log import LedgerEntry, LocalLog, Log
+from flows.log import LedgerEntry, Log
+from flows.open_log import open_log
 from flows.outputs import ACTIONS, DEADLETTERS, take_next
 from flows.partition import partition_of
 from flows.settings import Settings
@@ -73,9 +74,9 @@ def read_deadletters(settings: Settings) -> Iterator[pa.RecordBatch]:
     """
     if not (settings.logs / f"{DEADLETTERS}.db").exists():
         # No flow has run yet; a directory without even ACTIONS is an error.
-        LocalLog.open(settings.logs, ACTIONS, read_only=True).close()
+        open_log(settings, ACTIONS, read_only=True).close()
         return
-    with LocalLog.open(settings.logs, DEADLETTERS, read_only=True) as log:
+    with open_log(settings, DEADLETTERS, read_only=True) as log:
         for partition in range(log.partitions):
             yield from _effective(log, partition)
 

@@ -16,7 +16,7 @@ from flows import deadletters as letters
 from flows.deadletters import DeadLetter
 from flows.errors import SettingsError
 from flows.events import EVENT_SCHEMA
-from flows.log import LocalLog
+from flows.open_log import open_log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.vocabulary import suggestion
@@ -36,7 +36,7 @@ def list_(settings: Settings, reason: str | None, limit: int, as_json: bool) -> 
     """Number of dead letters by reason, and the newest."""
     by_reason = letters.counts(settings)
     shown = letters.newest(settings, limit, reason)
-    with LocalLog.open(settings.logs, ACTIONS, read_only=True) as actions:
+    with open_log(settings, ACTIONS, read_only=True) as actions:
         done = [letters.is_redriven(actions, letter) for letter in shown]
     if as_json:
         entries = [_as_dict(letter) | {"redriven": flag} for letter, flag in zip(shown, done, strict=True)]
@@ -66,7 +66,7 @@ def list_(settings: Settings, reason: str | None, limit: int, as_json: bool) -> 
 def show(settings: Settings, id: str, as_json: bool) -> None:
     """The dead letter ID (partition:offset), with the record as it came."""
     [letter] = letters.find(settings, [id])
-    with LocalLog.open(settings.logs, ACTIONS, read_only=True) as actions:
+    with open_log(settings, ACTIONS, read_only=True) as actions:
         done = letters.is_redriven(actions, letter)
     if as_json:
         click.echo(json.dumps(_as_dict(letter) | {"redriven": done}))
@@ -106,7 +106,7 @@ def redrive(
         raise SettingsError("say which dead letters: one of --id ID..., --reason REASON, --all")
     fields = _fields(changes)
     chosen = letters.select(settings, ids, reason)
-    with LocalLog.open(settings.logs, ACTIONS, read_only=dry_run) as actions:
+    with open_log(settings, ACTIONS, read_only=dry_run) as actions:
         result = letters.redrive(actions, chosen, fields, arrival == "original", dry_run)
     if as_json:
         click.echo(json.dumps({"redriven": result.redriven, "before": result.before, "dry_run": dry_run}))

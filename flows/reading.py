@@ -14,7 +14,7 @@ from flows.errors import DataDirectoryError
 from flows.features import PIN_COUNTERS, TOPIC_STATS
 from flows.kernels.reads import counters, group_bounds, newest, topic_statistics
 from flows.kernels.rows import SEQUENCE_CODES, merge_rows
-from flows.log import LocalLog
+from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
 from flows.partition import partition_of
 from flows.past import Past, PastUsers, labels_at
@@ -84,7 +84,7 @@ class FeatureReader:
     def __init__(self, settings: Settings, progress: Callable[[int], None] | None = None) -> None:
         self.settings = settings
         self.vocabulary = settings.load_vocabulary()
-        self._log = LocalLog.open(settings.logs, ACTIONS, settings.partitions, read_only=True)
+        self._log = open_log(settings, ACTIONS, read_only=True)
         self._fingerprint = state_fingerprint(settings, self.vocabulary)
         self._past = Past(settings, self.vocabulary, self._log, progress)
         self._views: dict[tuple[str, int], TaskView] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ DAY_MS = 24 * HOUR_MS
 ENVIRONMENT_PREFIX = "TIDEMARK_"
 # Environment variables with the prefix that are not settings of a data directory.
 _OTHER_VARIABLES = {ENVIRONMENT_PREFIX + name for name in ("CONFIG", "REQUIRE", "FOLLOW", "WORKER", "WORKERS", "UNTIL", "PROGRESS")}
+
+_PATHS, _TEXTS = ("data", "vocabulary", "kafka_options"), ("kafka", "kafka_prefix")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{0,100}")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,13 @@ class Settings:
         A task saves its working set each time that it has applied so many records; a start replays at most as many. Never changes a result.
     vocabulary : Path or None
         TOML file with further actions and surfaces.
+    kafka : str or None
+        Kafka's bootstrap servers, ``host:port,…``; None: the embedded logs in the data directory.
+    kafka_prefix : str
+        Begins the name of every topic and consumer group.
+    kafka_options : Path or None
+        File of ``name=value`` lines for the Kafka client (security.protocol, sasl.username, …); a value ``env:NAME`` or ``file:PATH`` is read
+        from there, so that the file need not hold a secret.
     """
 
     data: Path = Path("data")
@@ -56,6 +67,9 @@ class Settings:
     batch_records: int = 262_144
     anchor_records: int = 1_000_000
     vocabulary: Path | None = None
+    kafka: str | None = None
+    kafka_prefix: str = "tidemark."
+    kafka_options: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -69,6 +83,8 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise SettingsError(f"setting '{name}' is {value!r}; it must be a whole number from {least} to {most}")
+        if not _TOPIC.fullmatch(self.kafka_prefix):
+            raise SettingsError(f"setting 'kafka_prefix' is '{self.kafka_prefix}'; use at most 100 letters, digits, '.', '_' and '-'")
 
     @property
     def logs(self) -> Path:
@@ -138,10 +154,10 @@ def load_settings(
         for name, value in content.items():
             if name not in fields:
                 raise SettingsError(f"config {path}: there is no setting '{name}'{suggestion(name, fields)}; settings: {', '.join(fields)}")
-            if name in ("data", "vocabulary"):
+            if name in _PATHS or name in _TEXTS:
                 if not isinstance(value, str):
-                    raise SettingsError(f"config {path}: '{name}' must be a path in quotes, not {value!r}")
-                value = path.parent / value
+                    raise SettingsError(f"config {path}: '{name}' must be a {'path' if name in _PATHS else 'text'} in quotes, not {value!r}")
+                value = path.parent / value if name in _PATHS else value
             values[name] = value
 
     for variable, text in env.items():
@@ -152,12 +168,12 @@ def load_settings(
             raise SettingsError(
                 f"environment variable {variable}: there is no setting '{name}'{suggestion(name, fields)}; settings: {', '.join(fields)}"
             )
-        values[name] = text if name in ("data", "vocabulary") else _whole(variable, text)
+        values[name] = text if name in _PATHS or name in _TEXTS else _whole(variable, text)
 
     if data is not None:
         values["data"] = data
     values.update({k: v for k, v in overrides.items() if v is not None})
-    for name in ("data", "vocabulary"):
+    for name in _PATHS:
         if values.get(name) is not None:
             values[name] = Path(values[name])
     return Settings(**values)

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from flows.log import LocalLog
+from flows.open_log import open_log
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.reading import FeatureReader
 from flows.run.display import moment
@@ -58,14 +58,14 @@ def _ends(settings: Settings, flow: str) -> list[int]:
     """Where a flow's input ends; asking makes no log where none is yet."""
     if not (settings.logs / f"{flow}.db").exists():
         return [0] * settings.partitions
-    with LocalLog.open(settings.logs, flow, settings.partitions, read_only=True) as log:
+    with open_log(settings, flow, read_only=True) as log:
         return log.end_positions()
 
 
 def digest_of(settings: Settings, flow: str, partition: int) -> str:
     """Digest of one task's state, which must not be running."""
     vocabulary = settings.load_vocabulary()
-    logs = {name: LocalLog.open(settings.logs, name, settings.partitions, create=True) for name in (ACTIONS, REVISITS, LATE, DEADLETTERS)}
+    logs = {name: open_log(settings, name, create=True) for name in (ACTIONS, REVISITS, LATE, DEADLETTERS)}
     task: Task
     if flow == ACTIONS:
         task = ActionsTask(settings, partition, vocabulary, logs[ACTIONS], {name: logs[name] for name in (REVISITS, LATE, DEADLETTERS)})

@@ -19,7 +19,8 @@ from flows.dataflow.source import Ends, LogSource
 from flows.dataflow.step import TaskLogic
 from flows.decode import Decoder
 from flows.errors import DataDirectoryError
-from flows.log import LocalLog, Log
+from flows.log import Log
+from flows.open_log import open_log
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings, load_settings
 from flows.state.actions_task import ActionsTask
@@ -77,8 +78,8 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     return dataflow
 
 
-def _open(settings: Settings, name: str) -> LocalLog:
-    return LocalLog.open(settings.logs, name, settings.partitions, create=name != ACTIONS)
+def _open(settings: Settings, name: str) -> Log:
+    return open_log(settings, name, create=name != ACTIONS)
 
 
 def _ends(settings: Settings, flow: str, flows: Sequence[str], until: tuple[int, ...]) -> Ends:

@@ -153,7 +153,7 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
 
     def _read(self, end: int | None) -> Read:
         limit = self._batch_records if end is None else min(self._batch_records, end - self._at)
-        batches = tuple(self._log.read(self._partition, self._at, limit))
+        batches = tuple(self._log.read(self._partition, self._at, limit, exact=False))
         return batches, self._decode(*(b.records for b in batches)) if self._decode is not None and batches else None
 
     def next_awake(self) -> datetime | None:

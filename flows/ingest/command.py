@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flows.errors import TidemarkError
 from flows.ingest.options import ARRIVALS, FORMATS, TARGETS, TIME_UNITS, IngestOptions
 from flows.ingest.producer import Added, CheckedFile, check_file, ingest_file
-from flows.log import LocalLog
+from flows.log import Log
+from flows.open_log import open_log
 from flows.settings import Settings
 
 
@@ -59,12 +60,12 @@ def ingest(
     started = time.monotonic()
     # All files are read to their ends before the first record is appended: a bad one leaves nothing half done.
     checked = [check_file(path, options) for path in files]
-    with LocalLog.open(settings.logs, "actions", settings.partitions, create=True) as log:
+    with open_log(settings, "actions", create=True) as log:
         results = _ingest_all(log, checked, options, quiet=as_json or not sys.stderr.isatty())
     _report(results, time.monotonic() - started, as_json)
 
 
-def _ingest_all(log: LocalLog, checked: list[CheckedFile], options: IngestOptions, quiet: bool) -> list[Added]:
+def _ingest_all(log: Log, checked: list[CheckedFile], options: IngestOptions, quiet: bool) -> list[Added]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

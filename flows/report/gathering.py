@@ -14,7 +14,8 @@ import numpy as np
 from flows.errors import CorruptionError
 from flows.kernels.layout import ACCEPTED, CHANGE_COLUMNS, LABEL_COLUMNS, NEVER
 from flows.kernels.rows import fold_sums, sort_rows
-from flows.log import LocalLog, Log
+from flows.log import Log
+from flows.open_log import open_log
 from flows.outputs import ACTIONS
 from flows.reading import FeatureReader
 from flows.report.values import AGES, LABELS, Lateness, Report, Throughput, TopicClicks
@@ -66,7 +67,7 @@ def gather(
     time = as_of if as_of is not None else newest
     passed, saves = _Pass(settings, reader.vocabulary), _Saves(settings.allowed_lateness_ms)
     if time is not None and newest is not None:
-        with LocalLog.open(settings.logs, ACTIONS, settings.partitions, read_only=True) as log:
+        with open_log(settings, ACTIONS, read_only=True) as log:
             for partition, position in enumerate(reader.positions()[ACTIONS]):
                 clicks = passed.read(log, partition, position, time, progress)
                 rows, watermark = reader.labels(partition, time)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from flows.dataflow.draining import clear_drained
 from flows.dataflow.plan import Plan
 from flows.errors import SettingsError
-from flows.log import LocalLog
+from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
 from flows.run.lock import run_lock
 from flows.run.warm_up import warm_up
@@ -73,7 +73,7 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
         raise SettingsError(
             f"{workers} workers for {settings.partitions} partitions: give 1 to {settings.partitions}, for a worker owns whole partitions"
         )
-    with LocalLog.open(settings.logs, ACTIONS, settings.partitions) as log, run_lock(settings.state) as lock:
+    with open_log(settings, ACTIONS) as log, run_lock(settings.state) as lock:
         warm_up(display.note)
         started = time.monotonic()
         until = tuple(log.end_positions())

@@ -1,0 +1,110 @@
+"""Connections to Kafka: the client's options, its errors in our words. Knows nothing of records.
+
+Secrets come from a file of options, the environment or files that it names; no message of ours repeats a value of an option.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from flows.errors import LogError, SettingsError, TidemarkError
+from flows.settings import Settings
+
+# Longer than a broker takes to come back or a leader to move; a flow that waits loses nothing.
+PATIENCE_S = 300.0
+ADMIN_TIMEOUT_S = 30.0
+_OURS = {"bootstrap.servers", "group.id", "transactional.id", "enable.idempotence", "acks", "isolation.level"} | {
+    "enable.auto.commit",
+    "auto.offset.reset",
+    "enable.partition.eof",
+}
+
+
+class BrokerError(LogError):
+    """Kafka can't be reached, or refuses what was asked."""
+
+
+class RetentionError(LogError):
+    """Records that are needed are no longer in the topic."""
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """Options for every client: where the brokers are, and the user's own.
+
+    Raises
+    ------
+    SettingsError
+        The options file can't be read, or sets what must not be changed.
+    """
+    options: dict[str, Any] = {"bootstrap.servers": settings.kafka, "client.id": "tidemark", "log_level": 2, "socket.keepalive.enable": True}
+    if settings.kafka_options is None:
+        return options
+    path = settings.kafka_options
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"kafka_options {path}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or not name:
+            raise SettingsError(f"kafka_options {path}, line {number}: expected name=value")
+        if name in _OURS:
+            raise SettingsError(f"kafka_options {path}, line {number}: {name} is set by Tidemark; leave it out")
+        options[name] = _resolved(value, f"kafka_options {path}, line {number}, {name}")
+    return options
+
+
+def _resolved(value: str, where: str) -> str:
+    kind, colon, name = value.partition(":")
+    if colon and kind == "env":
+        if name not in os.environ:
+            raise SettingsError(f"{where}: the environment variable {name} is not set")
+        return os.environ[name]
+    if colon and kind == "file":
+        try:
+            return Path(name).read_text("utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{where}: {error}") from error
+    return value
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Kafka's exceptions as ours."""
+    try:
+        yield
+    except TidemarkError:
+        raise
+    except KafkaException as error:
+        raise broker_error(where, error.args[0]) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise BrokerError(f"{where}: {error}") from error
+
+
+def broker_error(where: str, error: KafkaError | Any) -> BrokerError:
+    """An error of Kafka with what to do about it."""
+    code = error.code() if isinstance(error, KafkaError) else None
+    text = error.str() if isinstance(error, KafkaError) else str(error)
+    return BrokerError(f"{where}: {text}{_ADVICE.get(code, '')}")
+
+
+_ADVICE: dict[int | None, str] = {
+    KafkaError._ALL_BROKERS_DOWN: "; check the setting 'kafka' and that the brokers run",
+    KafkaError._TRANSPORT: "; check the setting 'kafka' and that the brokers run",
+    KafkaError._TIMED_OUT: "; check the setting 'kafka' and that the brokers run",
+    KafkaError._RESOLVE: "; check the host names in the setting 'kafka'",
+    KafkaError._AUTHENTICATION: "; check user, password and mechanism in kafka_options",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "; check user, password and mechanism in kafka_options",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "; this user may not use the topic",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "; `tidemark topics create` makes the topics",
+    KafkaError._UNKNOWN_TOPIC: "; `tidemark topics create` makes the topics",
+    KafkaError.MSG_SIZE_TOO_LARGE: "; raise the topic's max.message.bytes, or message.max.bytes in kafka_options",
+}

@@ -1,0 +1,85 @@
+"""What a message holds: one record of any bytes, or an Arrow IPC stream of many. Knows no connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flows.events import RAW_SCHEMA
+from flows.log import LogBatch
+
+# Kafka's default limit of a message is 1 MiB with its envelope.
+_MESSAGE_BYTES, _MESSAGE_RECORDS = 900_000, 8_192
+_IPC = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+# How every Arrow stream begins, and no JSON.
+_ARROW = b"\xff\xff\xff\xff"
+
+
+def messages_of(batch: pa.RecordBatch) -> list[tuple[bytes | None, int]]:
+    """(value, timestamp) of each message that a batch is sent as."""
+    if batch.schema.names == RAW_SCHEMA.names:
+        return list(zip(batch.column("value").to_pylist(), (t or 0 for t in batch.column("timestamp").to_pylist()), strict=True))
+    out: list[tuple[bytes | None, int]] = []
+    at, size = 0, _MESSAGE_RECORDS
+    while at < batch.num_rows:
+        piece = batch.slice(at, size)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema, options=_IPC) as writer:
+            writer.write_batch(piece)
+        value = sink.getvalue().to_pybytes()
+        if len(value) > _MESSAGE_BYTES and piece.num_rows > 1:
+            size = max(1, size // 2)
+            continue
+        stamps = piece.column("timestamp").to_numpy(zero_copy_only=False) if "timestamp" in batch.schema.names else np.zeros(1)
+        out.append((value, max(0, int(stamps.max()))))
+        at += piece.num_rows
+    return out
+
+
+def batches_of(partition: int, start: int, end: int, messages: Sequence[Any]) -> list[LogBatch]:
+    """Messages as log batches that cover start to end: each Arrow message one, each stretch of others one."""
+    parts: list[tuple[pa.RecordBatch, np.ndarray]] = []
+    plain: list[Any] = []
+
+    def close_plain() -> None:
+        if plain:
+            stamps = [max(0, m.timestamp()[1]) for m in plain]
+            records = pa.record_batch([pa.array([m.value() for m in plain], pa.binary()), pa.array(stamps, pa.int64())], schema=RAW_SCHEMA)
+            parts.append((records, np.array([m.offset() for m in plain], np.int64)))
+            plain.clear()
+
+    for message in messages:
+        value = message.value()
+        records = _arrow(value, max(0, message.timestamp()[1])) if value is not None and value[:4] == _ARROW else None
+        if records is None:
+            plain.append(message)
+        elif records.num_rows:
+            close_plain()
+            parts.append((records, np.full(records.num_rows, message.offset(), np.int64)))
+    close_plain()
+    if not parts:
+        none = pa.RecordBatch.from_pylist([], RAW_SCHEMA)
+        return [LogBatch(partition, start, end, none, np.empty(0, np.int64))] if end > start else []
+    out = []
+    for i, (records, offsets) in enumerate(parts):
+        stop = int(parts[i + 1][1][0]) if i + 1 < len(parts) else end
+        whole = len(offsets) == stop - start and int(offsets[0]) == start
+        out.append(LogBatch(partition, start, stop, records, None if whole and int(offsets[-1]) == stop - 1 else offsets))
+        start = stop
+    return out
+
+
+def _arrow(value: bytes, timestamp: int) -> pa.RecordBatch | None:
+    """The records of an Arrow message, with the message's time where they have none; None if it is no Arrow after all."""
+    try:
+        table = pa.ipc.open_stream(pa.py_buffer(value)).read_all().combine_chunks()
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    if "timestamp" not in table.schema.names or not pa.types.is_int64(table.schema.field("timestamp").type):
+        table = table.drop_columns([n for n in table.schema.names if n == "timestamp"])
+        table = table.append_column("timestamp", pa.array(np.full(table.num_rows, timestamp), pa.int64()))
+    batches = table.to_batches()
+    return batches[0] if batches else None

@@ -1,0 +1,97 @@
+"""Reading one partition of a topic: from exactly a position on, without a gap, up to the end or until there is enough."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from flows.errors import LogError
+from flows.kafka_client import ADMIN_TIMEOUT_S, PATIENCE_S, BrokerError, RetentionError, broker_error
+
+_WAIT_S, _GATHER_S = 0.1, 0.25
+# Kafka's client goes on trying after these by itself.
+_PASSING = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE, KafkaError._WAIT_COORD}
+_OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
+
+
+class PartitionReader:
+    """One partition's consumer, which goes on fetching where the last read ended.
+
+    Attributes
+    ----------
+    position : int
+        Where the last read ended.
+    lock : Lock
+        To be held from a read until `position` has been looked at.
+    """
+
+    def __init__(self, options: dict[str, Any], topic: str, partition: int) -> None:
+        self.lock = threading.Lock()
+        self.position = -1
+        self._topic, self._partition = topic, partition
+        self._at_end = False
+        self._consumer = Consumer(
+            {
+                **options,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 50,
+                "queued.max.messages.kbytes": 32_768,
+                "check.crcs": True,
+            }
+        )
+
+    def read(self, position: int, most: int, until: int = 0) -> list[Any]:
+        """Messages from a position on; `position` afterwards is the next one, past what readers don't see.
+
+        [] at the end, as far as this consumer has heard, but not before `until`.
+        """
+        if position != self.position:
+            self._consumer.assign([TopicPartition(self._topic, self._partition, position)])
+            self.position, self._at_end = position, False
+        messages: list[Any] = []
+        began = time.monotonic()
+        passing: KafkaError | None = None
+        while len(messages) < most:
+            for message in (got := self._consumer.consume(most - len(messages), 0 if self._ended(until) else _WAIT_S)):
+                error = message.error()
+                if error is None:
+                    messages.append(message)
+                    self.position, self._at_end = int(message.offset() or 0) + 1, False
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    self.position, self._at_end = max(self.position, int(message.offset() or 0)), True
+                elif error.code() in _PASSING:
+                    passing = error
+                else:
+                    self._refuse(error, position)
+            waited = time.monotonic() - began
+            if self._ended(until) or (messages and (not got or waited > _GATHER_S)):
+                break
+            if not messages and waited > PATIENCE_S:
+                where = f"Kafka topic '{self._topic}', partition {self._partition}"
+                raise broker_error(f"{where}: no answer for {PATIENCE_S:.0f} s", passing) if passing else BrokerError(f"{where}: no answer")
+        return messages
+
+    def _ended(self, until: int) -> bool:
+        return self._at_end and self.position >= until
+
+    def _refuse(self, error: KafkaError, position: int) -> None:
+        where = f"Kafka topic '{self._topic}', partition {self._partition}"
+        self.position = -1
+        if error.code() in _OUT_OF_RANGE:
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, self._partition), timeout=ADMIN_TIMEOUT_S)
+            if position < low:
+                raise RetentionError(
+                    f"{where} begins at offset {low}: what lies between {position} and there is gone by its retention; read it from the archive"
+                )
+            raise LogError(f"{where}: position {position} lies outside {low} to {high}; state that is ahead of its log must be restored")
+        raise broker_error(where, error)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consumer.close()

@@ -1,0 +1,303 @@
+"""`KafkaLog`: the `Log` interface over a topic of Kafka.
+
+A message is one record (any bytes, JSON by contract) or an Arrow IPC stream of many, told apart by the first four bytes, which begin no JSON.
+Positions are offsets as Kafka has them, with holes. Readers see committed messages only. What is appended together with a ledger entry is one
+transaction; anything else is idempotent and at least once, as the outbox needs it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import orjson
+import pyarrow as pa
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from flows.errors import DataDirectoryError, LogError
+from flows.kafka_client import ADMIN_TIMEOUT_S, PATIENCE_S, BrokerError, broker_error, client_options, translated
+from flows.kafka_messages import batches_of, messages_of
+from flows.kafka_reader import PartitionReader
+from flows.log import LedgerConflictError, LedgerEntry, LogBatch
+from flows.settings import Settings
+
+LEDGER = "ledger"
+
+
+class KafkaLog:
+    """A topic. An object may be shared by threads. Make one with `KafkaLog.open`."""
+
+    def __init__(self, settings: Settings, name: str, read_only: bool) -> None:
+        self.name = name
+        self.topic = settings.kafka_prefix + name
+        self.partitions = 0
+        self._prefix = settings.kafka_prefix
+        self._options = client_options(settings)
+        self._read_only = read_only
+        self._where = f"Kafka topic '{self.topic}'"
+        self._lock, self._making = threading.Lock(), threading.Lock()
+        self._readers: dict[tuple[str, int], PartitionReader] = {}
+        self._groups: dict[str, Consumer] = {}
+        self._producer: Producer | None = None
+        self._transactional: dict[str, Producer] = {}
+        self._ledger: dict[str, dict[str, int]] = {}
+        self._ledger_at = 0
+        with translated(self._where):
+            self._admin = AdminClient(self._options)
+
+    @classmethod
+    def open(cls, settings: Settings, name: str, read_only: bool = False) -> KafkaLog:
+        """Open a topic that is there.
+
+        Raises
+        ------
+        DataDirectoryError
+            There is none, or it has another number of partitions than the settings say.
+        BrokerError
+            No broker can be reached.
+        """
+        log = cls(settings, name, read_only)
+        with translated(log._where):
+            # All of them: to ask for one may make it.
+            found = log._admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics.get(log.topic)
+        if found is None or not found.partitions:
+            raise DataDirectoryError(f"{log._where} is not there; `tidemark topics create` makes the topics")
+        log.partitions = len(found.partitions)
+        if log.partitions != settings.partitions:
+            raise DataDirectoryError(
+                f"{log._where} has {log.partitions} partitions, but the settings say {settings.partitions}; the number is fixed when the topic "
+                f"is made, for users would move: set partitions = {log.partitions} if it was always so, or make topics under another kafka_prefix"
+            )
+        return log
+
+    # Writing -------------------------------------------------------------------------------------------------------------------------------
+
+    def append(
+        self, batches: Sequence[tuple[int, pa.RecordBatch]], *, ledger: LedgerEntry | Sequence[LedgerEntry] | None = None
+    ) -> list[tuple[int, int, int]]:
+        """Append batches, in order; acknowledged by all in-sync replicas when this returns.
+
+        Returns
+        -------
+        list of (partition, first offset, end offset)
+            One for each batch given.
+
+        Raises
+        ------
+        LedgerConflictError
+            The ledger is not at an entry's `previous`, or another process appends from the same source; nothing was appended.
+        BrokerError
+            Not acknowledged. With a ledger nothing was appended; without, some may have been.
+        """
+        if self._read_only:
+            raise LogError(f"{self._where} was opened to be read only")
+        entries = [ledger] if isinstance(ledger, LedgerEntry) else list(ledger or ())
+        messages = [[(partition, *message) for message in messages_of(batch)] for partition, batch in batches]
+        with self._lock, translated(f"{self._where}: can't append"):
+            if entries:
+                return self._append_with(entries, messages)
+            if self._producer is None:
+                self._producer = Producer(self._producer_options())
+            return self._send(self._producer, messages)
+
+    def _producer_options(self) -> dict[str, Any]:
+        given = {"enable.idempotence": True, "acks": "all", "compression.type": "lz4", "linger.ms": 5}
+        return {"message.timeout.ms": int(PATIENCE_S * 1000), **self._options, **given}
+
+    def _send(self, producer: Producer, messages: list[list[tuple[int, bytes | None, int]]]) -> list[tuple[int, int, int]]:
+        spans: list[list[int]] = [[-1, -1] for _ in messages]
+        failures: list[KafkaError] = []
+
+        def told(span: list[int]) -> Any:
+            def tell(error: KafkaError | None, message: Any) -> None:
+                if error is not None:
+                    failures.append(error)
+                else:
+                    offset = message.offset()
+                    span[0] = offset if span[0] < 0 else min(span[0], offset)
+                    span[1] = max(span[1], offset + 1)
+
+            return tell
+
+        for batch, span in zip(messages, spans, strict=True):
+            tell = told(span)
+            for partition, value, timestamp in batch:
+                while True:
+                    try:
+                        producer.produce(self.topic, value=value, partition=partition, timestamp=timestamp, on_delivery=tell)
+                        break
+                    except BufferError:
+                        producer.poll(0.1)
+        while producer.flush(1.0):
+            pass
+        if failures:
+            raise broker_error(f"{self._where}: can't append", failures[0])
+        return [(batch[0][0] if batch else 0, *span) for batch, span in zip(messages, spans, strict=True)]  # type: ignore[misc]
+
+    def _append_with(self, entries: list[LedgerEntry], messages: list[list[tuple[int, bytes | None, int]]]) -> list[tuple[int, int, int]]:
+        # Whoever begins later with the same source fences off whoever began before.
+        key = entries[0].key
+        conflict = LedgerConflictError(
+            f"{self._where}: another process is appending from the same source ({key}); wait for it, then run this again"
+        )
+        producer = self._transactional.get(key)
+        try:
+            if producer is None:
+                own = {"transactional.id": f"{self.topic}.{key}"[:240], "transaction.timeout.ms": int(PATIENCE_S * 1000)}
+                producer = Producer({**self._producer_options(), **own})
+                producer.init_transactions(ADMIN_TIMEOUT_S)
+                self._transactional[key] = producer
+            known = self._read_ledger()
+            if any(known.get(entry.key, {"done": 0})["done"] != entry.previous for entry in entries):
+                raise conflict
+            producer.begin_transaction()
+            try:
+                spans = self._send(producer, messages)
+                before = self._ledger_at
+                for entry in entries:
+                    value = orjson.dumps({"done": entry.done, "total": entry.total})
+                    producer.produce(self._prefix + LEDGER, key=f"{self.name}|{entry.key}", value=value, partition=0)
+                producer.commit_transaction(ADMIN_TIMEOUT_S)
+            except BaseException:
+                producer.abort_transaction(ADMIN_TIMEOUT_S)
+                raise
+            ends: dict[int, int] = {}
+            for partition, _, end in spans:
+                ends[partition] = max(end, ends.get(partition, 0))
+            self._await_readable(self.topic, ends)
+            self._await_readable(self._prefix + LEDGER, {0: before + 1})
+            return spans
+        except KafkaException as error:
+            if error.args[0].code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+                self._transactional.pop(key, None)
+                raise conflict from error
+            raise
+
+    def _await_readable(self, topic: str, ends: dict[int, int]) -> None:
+        """Wait until readers see up to these ends: a commit is acknowledged before it has reached every partition."""
+        deadline = time.monotonic() + PATIENCE_S
+        while any(at < end for at, end in zip(self._offsets(topic, dict.fromkeys(ends, OffsetSpec.latest())), ends.values(), strict=True)):
+            if time.monotonic() > deadline:
+                raise BrokerError(f"Kafka topic '{topic}': what was committed can't be read after {PATIENCE_S:.0f} s; look at the broker's log")
+            time.sleep(0.005)
+
+    def ledger_entry(self, key: str) -> LedgerEntry | None:
+        """The ledger's entry of a key (`previous` equals `done`, ready for the next append), None if there is none."""
+        with self._lock, translated(f"{self._where}: can't read the ledger"):
+            found = self._read_ledger().get(key)
+        return LedgerEntry(key, found["done"], found["total"], previous=found["done"]) if found else None
+
+    def _read_ledger(self) -> dict[str, dict[str, int]]:
+        topic = self._prefix + LEDGER
+        reader, end = self._reader(topic, 0), self._offsets(topic, {0: OffsetSpec.latest()})[0]
+        while self._ledger_at < end:
+            for message in reader.read(self._ledger_at, 10_000, end):
+                if message.key() is not None and message.value() is not None:
+                    name, _, key = message.key().decode().partition("|")
+                    if name == self.name:
+                        self._ledger[key] = orjson.loads(message.value())
+            self._ledger_at = reader.position
+        return self._ledger
+
+    # Reading -------------------------------------------------------------------------------------------------------------------------------
+
+    def read(self, partition: int, position: int, max_records: int, *, exact: bool = True) -> list[LogBatch]:
+        """Messages from `position` on, at most `max_records` of them, without a gap; [] at the end.
+
+        Not `exact`, it may say [] though there is more: it looks at what has arrived here and asks no broker.
+
+        Raises
+        ------
+        RetentionError
+            The topic no longer has `position`.
+        LogError
+            `position` lies beyond the end.
+        BrokerError
+            No broker answers for PATIENCE_S.
+        """
+        self._check_partition(partition)
+        reader = self._reader(self.topic, partition)
+        with reader.lock, translated(f"{self._where}, partition {partition}: can't read"):
+            messages = reader.read(position, max_records)
+            if exact and not messages and reader.position < (end := self.end_position(partition)):
+                messages = reader.read(position, max_records, end)
+            end = reader.position
+        return batches_of(partition, position, end, messages)
+
+    def _reader(self, topic: str, partition: int) -> PartitionReader:
+        with self._making:
+            if (topic, partition) not in self._readers:
+                options = {**self._options, "group.id": f"{self._prefix}reader"}
+                self._readers[topic, partition] = PartitionReader(options, topic, partition)
+            return self._readers[topic, partition]
+
+    def end_positions(self) -> list[int]:
+        """The next offset of every partition, of what is committed."""
+        return self._offsets(self.topic, {p: OffsetSpec.latest() for p in range(self.partitions)})
+
+    def end_position(self, partition: int) -> int:
+        """The next offset of one partition."""
+        self._check_partition(partition)
+        return self._offsets(self.topic, {partition: OffsetSpec.latest()})[0]
+
+    def start_positions(self) -> list[int]:
+        """The first offset that every partition still has."""
+        return self._offsets(self.topic, {p: OffsetSpec.earliest() for p in range(self.partitions)})
+
+    def position_for_time(self, partition: int, timestamp_ms: int) -> int:
+        """The first offset whose message has a timestamp of at least `timestamp_ms`, else the end."""
+        self._check_partition(partition)
+        found = self._offsets(self.topic, {partition: OffsetSpec.for_timestamp(max(timestamp_ms, 0))})[0]
+        return found if found >= 0 else self.end_position(partition)
+
+    def _offsets(self, topic: str, wanted: Mapping[int, OffsetSpec]) -> list[int]:
+        with translated(f"{self._where}: can't ask for its offsets"):
+            asked = {TopicPartition(topic, partition): spec for partition, spec in wanted.items()}
+            answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ADMIN_TIMEOUT_S)
+            by_partition = {at.partition: answer.result(ADMIN_TIMEOUT_S).offset for at, answer in answers.items()}
+        return [by_partition[partition] for partition in wanted]
+
+    # Groups --------------------------------------------------------------------------------------------------------------------------------
+
+    def commit_group(self, group: str, positions: Mapping[int, int]) -> None:
+        """Commit a consumer group's positions, so that Kafka's own tools show its lag; partitions not named keep theirs."""
+        if self._read_only:
+            raise LogError(f"{self._where} was opened to be read only")
+        if positions:
+            with translated(f"{self._where}: can't commit positions of group '{self._prefix}{group}'"):
+                self._group(group).commit(offsets=[TopicPartition(self.topic, p, at) for p, at in positions.items()], asynchronous=False)
+
+    def group_positions(self, group: str) -> dict[int, int]:
+        """What `commit_group` committed, by partition."""
+        with translated(f"{self._where}: can't read positions of group '{self._prefix}{group}'"):
+            asked = [TopicPartition(self.topic, p) for p in range(self.partitions)]
+            return {at.partition: at.offset for at in self._group(group).committed(asked, timeout=ADMIN_TIMEOUT_S) if at.offset >= 0}
+
+    def _group(self, group: str) -> Consumer:
+        with self._making:
+            if group not in self._groups:
+                self._groups[group] = Consumer({**self._options, "group.id": self._prefix + group, "enable.auto.commit": False})
+            return self._groups[group]
+
+    # The rest --------------------------------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of every connection; a second call does nothing."""
+        for reader in self._readers.values():
+            reader.close()
+        for consumer in self._groups.values():
+            consumer.close()
+        self._readers, self._groups, self._producer, self._transactional = {}, {}, None, {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_partition(self, partition: int) -> None:
+        if not 0 <= partition < self.partitions:
+            raise LogError(f"{self._where} has partitions 0 to {self.partitions - 1}; there is no partition {partition}")

@@ -1,0 +1,29 @@
+"""Which log the settings mean: the embedded one, or Kafka's."""
+
+from __future__ import annotations
+
+from flows.log import LocalLog, Log
+from flows.settings import Settings
+
+
+def open_log(settings: Settings, name: str, create: bool = False, read_only: bool = False) -> Log:
+    """Open a log.
+
+    Parameters
+    ----------
+    create : bool
+        Make an embedded log that isn't there; topics are made by `tidemark topics create`.
+    read_only : bool
+        Never write; appends are refused.
+
+    Raises
+    ------
+    DataDirectoryError
+        There is none, or it has another number of partitions than the settings say.
+    """
+    if settings.kafka:
+        # Not before it is needed: the client takes 50 ms to load.
+        from flows.log_kafka import KafkaLog
+
+        return KafkaLog.open(settings, name, read_only)
+    return LocalLog.open(settings.logs, name, settings.partitions, create, read_only)
