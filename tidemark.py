@@ -22,6 +22,7 @@ COMMANDS = {
     "features": ("feature_repo.command:features", "Features of a user, a pin or a topic, or of all."),
     "labels": ("flows.labels_command:labels", "Labels of saves."),
     "deadletters": ("flows.deadletters_command:deadletters", "Records that could not be taken."),
+    "topics": ("flows.topics_command:topics", "The topics of Kafka that stand for the logs."),
     "report": ("flows.report.command:report", "A page with rates, plots and counts."),
 }
 

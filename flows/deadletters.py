@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from flows.errors import InputError
 from flows.events import INT64_MAX, INT64_MIN, RAW_SCHEMA, id_of
 from flows.log import LedgerEntry, Log
-from flows.open_log import open_log
+from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, DEADLETTERS, take_next
 from flows.partition import partition_of
 from flows.settings import Settings
@@ -72,7 +72,7 @@ def read_deadletters(settings: Settings) -> Iterator[pa.RecordBatch]:
     CorruptionError
         Records are missing.
     """
-    if not (settings.logs / f"{DEADLETTERS}.db").exists():
+    if not log_exists(settings, DEADLETTERS):
         # No flow has run yet; a directory without even ACTIONS is an error.
         open_log(settings, ACTIONS, read_only=True).close()
         return

@@ -89,6 +89,8 @@ class Log(Protocol):
 
     name: str
     partitions: int
+    dense: bool
+    """Whether offsets count records: no holes, one each."""
 
     def append(
         self, batches: Sequence[tuple[int, pa.RecordBatch]], *, ledger: LedgerEntry | Sequence[LedgerEntry] | None = None
@@ -111,6 +113,8 @@ class LocalLog:
     An object may be shared by threads and survives a fork: each thread of each process opens its own connection.
     Make one with `LocalLog.open`.
     """
+
+    dense = True
 
     def __init__(self, path: Path, name: str, read_only: bool) -> None:
         self.path = path

@@ -30,6 +30,8 @@ LEDGER = "ledger"
 class KafkaLog:
     """A topic. An object may be shared by threads. Make one with `KafkaLog.open`."""
 
+    dense = False
+
     def __init__(self, settings: Settings, name: str, read_only: bool) -> None:
         self.name = name
         self.topic = settings.kafka_prefix + name

@@ -27,3 +27,8 @@ def open_log(settings: Settings, name: str, create: bool = False, read_only: boo
 
         return KafkaLog.open(settings, name, read_only)
     return LocalLog.open(settings.logs, name, settings.partitions, create, read_only)
+
+
+def log_exists(settings: Settings, name: str) -> bool:
+    """Whether an embedded log has been made; topics are always there, or it is an error to open them."""
+    return bool(settings.kafka) or (settings.logs / f"{name}.db").exists()

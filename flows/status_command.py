@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from flows.open_log import open_log
+from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.reading import FeatureReader
 from flows.run.display import moment
@@ -56,7 +56,7 @@ def status(settings: Settings, digest: bool, as_json: bool) -> None:
 
 def _ends(settings: Settings, flow: str) -> list[int]:
     """Where a flow's input ends; asking makes no log where none is yet."""
-    if not (settings.logs / f"{flow}.db").exists():
+    if not log_exists(settings, flow):
         return [0] * settings.partitions
     with open_log(settings, flow, read_only=True) as log:
         return log.end_positions()

@@ -15,11 +15,20 @@ from flows.errors import TidemarkError
 
 @dataclass(frozen=True)
 class Applied:
-    """What a task has just done: the item downstream of the step."""
+    """What a task has just done: the item downstream of the step.
+
+    Attributes
+    ----------
+    position : int
+        Next offset to judge.
+    advanced : int
+        How far that has moved; Kafka's offsets have holes, and may hold several records.
+    """
 
     flow: str
     partition: int
     position: int
+    advanced: int
     records: int
     watermark: int | None
 

@@ -56,7 +56,7 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
             return [], False
         with reporting(self._progress):
             task = self._opening.result()
-            done = [self._applied(task, self._work(task))] if self._waiting else []
+            done = [self._work(task)] if self._waiting else []
             self._settling = not task.settled()
             return done, False
 
@@ -65,22 +65,19 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
             return [], True
         with reporting(self._progress):
             task = self._opening.result()
-            records = self._work(task)
+            done = self._work(task)
             self._lifecycle.close(task)
         if stopping.requested():
             tell(self._progress, {"stopping": True})
-        return [self._applied(task, records)], True
+        return [done], True
 
     def snapshot(self) -> None:
         return None
 
-    def _work(self, task: Task) -> int:
-        records = 0
+    def _work(self, task: Task) -> Applied:
+        records, before = 0, task.reached
         parts, self._waiting = self._waiting, []
         for part in parts:
             records += task.apply(part.batches, part.decoded) if part.batches else task.catch_up(part.start)
         self._lifecycle.reached(task)
-        return records
-
-    def _applied(self, task: Task, records: int) -> Applied:
-        return Applied(self._flow, task.partition, task.reached, records, task.watermark)
+        return Applied(self._flow, task.partition, task.reached, task.reached - before, records, task.watermark)

@@ -57,11 +57,11 @@ class LiveDisplay:
         """A flow begins, with `done` records behind it, of `total` if it has an end."""
         self._tasks[flow] = self._progress.add_task(flow, total=total, completed=done, shown="", watermark="-")
 
-    def advance(self, flow: str, records: int, watermark: int | None) -> None:
-        """A task has applied records."""
+    def advance(self, flow: str, offsets: int, watermark: int | None) -> None:
+        """A task has moved on."""
         if watermark is not None:
             self._marks[flow] = max(self._marks.get(flow, watermark), watermark)
-        self._progress.advance(self._tasks[flow], records)
+        self._progress.advance(self._tasks[flow], offsets)
         task = self._progress.tasks[self._tasks[flow]]
         of = f" of {task.total:,.0f}" if task.total is not None else ""
         self._progress.update(self._tasks[flow], shown=f"{task.completed:,.0f}{of}", watermark=moment(self._marks.get(flow)))

@@ -54,7 +54,7 @@ class Display(Protocol):
 
     def note(self, line: str) -> None: ...
     def begin(self, flow: str, done: int, total: int | None) -> None: ...
-    def advance(self, flow: str, records: int, watermark: int | None) -> None: ...
+    def advance(self, flow: str, offsets: int, watermark: int | None) -> None: ...
 
 
 def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display: Display) -> Done:
@@ -90,7 +90,7 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
             if not first_word:
                 first_word.append(time.monotonic())
             totals[message["flow"]] += message["records"]
-            display.advance(message["flow"], message["records"], message["watermark"])
+            display.advance(message["flow"], message["advanced"], message["watermark"])
 
         with _stopping() as stopping:
             running = Workers(settings, flow, Plan(follow=follow, workers=workers, until=until), lock)

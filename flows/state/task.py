@@ -106,16 +106,18 @@ class Task:
         decoded : object, optional
             What the task's decoder makes of all these records.
         """
-        before = self.reached
+        records = 0
         for part in self._placed(batches):
+            held = sum(b.records.num_rows for b in part)
+            records += held
             whole = len(part) == len(batches) and all(a is b for a, b in zip(part, batches, strict=True))
             judged, end = self._judge(part, decoded if whole else None), part[-1].end_offset
             if self._lanes is None:
                 self._commit(judged, end)
             else:
-                self._committed = self._lanes.commits.do(partial(self._commit, judged, end), end - self.reached)
+                self._committed = self._lanes.commits.do(partial(self._commit, judged, end), held)
             self.reached = end
-        return self.reached - before
+        return records
 
     def catch_up(self, position: int) -> int:
         """Read by itself what lies before `position`; returns how many records that was."""
