@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,22 @@ def cli() -> None:
 
 
 def main() -> None:
+    """Run the command line as a process, and end it without C++'s own end.
+
+    Threads of Arrow's may still be ending when the interpreter does, and then C++ now and then aborts a command that has done all it had to.
+    """
+    try:
+        command_line()
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def command_line() -> None:
     """Run the command line; errors meant for the user are one line and an exit code."""
     try:
         code = cli.main(standalone_mode=False)

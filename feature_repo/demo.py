@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -86,12 +88,14 @@ def demo(settings: Settings, events: int, users: int, seed: int, workers: int, o
     console.print(f"In {time.monotonic() - started:.0f} s: {done.events:,} events at {throughput.per_second:,.0f}/s on {done.workers} worker(s).")
     console.print(f"The report with plots: [bold]{report}[/bold] (open it in a browser)")
     console.print("Try next:")
+    # As it was called, where the environment isn't active.
+    us = "tidemark" if shutil.which("tidemark") else os.path.relpath(sys.argv[0])
     for line in (
-        f"tidemark features user {user} --data {settings.data}",
-        f"tidemark features pin {pin} --data {settings.data} --json",
-        f"tidemark deadletters list --data {settings.data}",
-        f"tidemark run --workers 2 --data {settings.data}   (nothing new: it says so)",
-        "tidemark ingest YOUR_EVENTS.parquet --help",
+        f"{us} features user {user} --data {settings.data}",
+        f"{us} features pin {pin} --data {settings.data} --json",
+        f"{us} deadletters list --data {settings.data}",
+        f"{us} run --workers 2 --data {settings.data}   (nothing new: it says so)",
+        f"{us} ingest YOUR_EVENTS.parquet --help",
     ):
         console.print(f"  {line}", highlight=False)
 

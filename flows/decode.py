@@ -267,7 +267,11 @@ def _bytes(value: Any) -> bytes | None:
 
 def _as_json(records: pa.RecordBatch, rows: np.ndarray) -> list[bytes]:
     """Records as dead letters show them."""
-    records = records.take(pa.array(rows))
+    try:
+        records = records.take(pa.array(rows))
+    except pa.ArrowNotImplementedError:
+        # Some types can't be taken from, and are of no column that we read.
+        return [one for i in rows.tolist() for one in rows_as_json(records.slice(i, 1))]
     if records.schema.names == RAW_SCHEMA.names:
         return [_bytes(value) or b"" for value in python_values(records.column("value"))]
     return rows_as_json(records)

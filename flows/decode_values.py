@@ -94,7 +94,9 @@ def timestamps_of(records: pa.RecordBatch) -> np.ndarray:
     column = column_named(records, "timestamp")
     if column is None:
         return np.zeros(records.num_rows, np.int64)
-    return (column.fill_null(0) if column.null_count else column).to_numpy(zero_copy_only=False).astype(np.int64, copy=True)
+    if not pa.types.is_integer(column.type):
+        return python_integers(python_values(column), "timestamp", 0, {})
+    return (column.fill_null(0) if column.null_count else column).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def integers_of(records: pa.RecordBatch, name: str, n: int, faults: Faults) -> np.ndarray:

@@ -6,12 +6,13 @@ Secrets come from a file of options, the environment or files that it names; no 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from flows.errors import LogError, SettingsError, TidemarkError
 from flows.settings import Settings
@@ -19,11 +20,32 @@ from flows.settings import Settings
 # Longer than a broker takes to come back or a leader to move; a flow that waits loses nothing.
 PATIENCE_S = 300.0
 ADMIN_TIMEOUT_S = 30.0
+LARGEST_MESSAGE = 32 << 20
 _OURS = {"bootstrap.servers", "group.id", "transactional.id", "enable.idempotence", "acks", "isolation.level"} | {
     "enable.auto.commit",
     "auto.offset.reset",
     "enable.partition.eof",
 }
+
+# What passes by itself when brokers come back.
+PASSING = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError._WAIT_COORD,
+    KafkaError._NOENT,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NOT_ENOUGH_REPLICAS,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+}
+T = TypeVar("T")
 
 
 class BrokerError(LogError):
@@ -87,6 +109,17 @@ def translated(where: str) -> Iterator[None]:
         raise broker_error(where, error.args[0]) from error
     except (ValueError, TypeError, RuntimeError) as error:
         raise BrokerError(f"{where}: {error}") from error
+
+
+def patiently(job: Callable[[], T]) -> T:
+    """Do something again while brokers are away or leaders move, for as long as PATIENCE_S."""
+    again = Retrying(
+        retry=retry_if_exception(lambda e: isinstance(e, KafkaException) and e.args[0].code() in PASSING),
+        wait=wait_exponential_jitter(initial=0.05, max=2.0),
+        stop=stop_after_delay(PATIENCE_S),
+        reraise=True,
+    )
+    return again(job)
 
 
 def broker_error(where: str, error: KafkaError | Any) -> BrokerError:

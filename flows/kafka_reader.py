@@ -9,11 +9,9 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from flows.errors import LogError
-from flows.kafka_client import ADMIN_TIMEOUT_S, PATIENCE_S, BrokerError, RetentionError, broker_error
+from flows.kafka_client import ADMIN_TIMEOUT_S, PASSING, PATIENCE_S, BrokerError, RetentionError, broker_error
 
 _WAIT_S, _GATHER_S = 0.1, 0.25
-# Kafka's client goes on trying after these by itself.
-_PASSING = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE, KafkaError._WAIT_COORD}
 _OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
 
 
@@ -65,7 +63,8 @@ class PartitionReader:
                     self.position, self._at_end = int(message.offset() or 0) + 1, False
                 elif error.code() == KafkaError._PARTITION_EOF:
                     self.position, self._at_end = max(self.position, int(message.offset() or 0)), True
-                elif error.code() in _PASSING:
+                elif error.code() in PASSING:
+                    # The client goes on trying by itself.
                     passing = error
                 else:
                     self._refuse(error, position)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import orjson
@@ -18,13 +19,25 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from flows.errors import DataDirectoryError, LogError
-from flows.kafka_client import ADMIN_TIMEOUT_S, PATIENCE_S, BrokerError, broker_error, client_options, translated
+from flows.kafka_client import (
+    ADMIN_TIMEOUT_S,
+    LARGEST_MESSAGE,
+    PATIENCE_S,
+    BrokerError,
+    broker_error,
+    client_options,
+    patiently,
+    translated,
+)
 from flows.kafka_messages import batches_of, messages_of
 from flows.kafka_reader import PartitionReader
 from flows.log import LedgerConflictError, LedgerEntry, LogBatch
 from flows.settings import Settings
 
 LEDGER = "ledger"
+
+_Messages = list[list[tuple[int, bytes | None, int]]]
+"""Of each batch its messages: (partition, value, timestamp)."""
 
 
 class KafkaLog:
@@ -103,13 +116,16 @@ class KafkaLog:
                 return self._append_with(entries, messages)
             if self._producer is None:
                 self._producer = Producer(self._producer_options())
-            return self._send(self._producer, messages)
+            spans, failures = self._send(self._producer, messages)
+            if failures:
+                raise broker_error(f"{self._where}: can't append", failures[0])
+            return spans
 
     def _producer_options(self) -> dict[str, Any]:
         given = {"enable.idempotence": True, "acks": "all", "compression.type": "lz4", "linger.ms": 5}
-        return {"message.timeout.ms": int(PATIENCE_S * 1000), **self._options, **given}
+        return {"message.timeout.ms": int(PATIENCE_S * 1000), "message.max.bytes": LARGEST_MESSAGE, **self._options, **given}
 
-    def _send(self, producer: Producer, messages: list[list[tuple[int, bytes | None, int]]]) -> list[tuple[int, int, int]]:
+    def _send(self, producer: Producer, messages: _Messages) -> tuple[list[tuple[int, int, int]], list[KafkaError]]:
         spans: list[list[int]] = [[-1, -1] for _ in messages]
         failures: list[KafkaError] = []
 
@@ -135,11 +151,9 @@ class KafkaLog:
                         producer.poll(0.1)
         while producer.flush(1.0):
             pass
-        if failures:
-            raise broker_error(f"{self._where}: can't append", failures[0])
-        return [(batch[0][0] if batch else 0, *span) for batch, span in zip(messages, spans, strict=True)]  # type: ignore[misc]
+        return [(batch[0][0] if batch else 0, *span) for batch, span in zip(messages, spans, strict=True)], failures  # type: ignore[misc]
 
-    def _append_with(self, entries: list[LedgerEntry], messages: list[list[tuple[int, bytes | None, int]]]) -> list[tuple[int, int, int]]:
+    def _append_with(self, entries: list[LedgerEntry], messages: _Messages) -> list[tuple[int, int, int]]:
         # Whoever begins later with the same source fences off whoever began before.
         key = entries[0].key
         conflict = LedgerConflictError(
@@ -157,14 +171,21 @@ class KafkaLog:
                 raise conflict
             producer.begin_transaction()
             try:
-                spans = self._send(producer, messages)
+                spans, failures = self._send(producer, messages)
                 before = self._ledger_at
+                if failures:
+                    # This says why; of the message it may only be said that it was purged.
+                    producer.commit_transaction(ADMIN_TIMEOUT_S)
+                    raise broker_error(f"{self._where}: can't append", failures[0])
                 for entry in entries:
                     value = orjson.dumps({"done": entry.done, "total": entry.total})
                     producer.produce(self._prefix + LEDGER, key=f"{self.name}|{entry.key}", value=value, partition=0)
                 producer.commit_transaction(ADMIN_TIMEOUT_S)
             except BaseException:
-                producer.abort_transaction(ADMIN_TIMEOUT_S)
+                # The next append begins with a new one: after an abort the broker may find its numbers out of order.
+                self._transactional.pop(key, None)
+                with suppress(KafkaException):
+                    producer.abort_transaction(ADMIN_TIMEOUT_S)
                 raise
             ends: dict[int, int] = {}
             for partition, _, end in spans:
@@ -257,9 +278,12 @@ class KafkaLog:
 
     def _offsets(self, topic: str, wanted: Mapping[int, OffsetSpec]) -> list[int]:
         with translated(f"{self._where}: can't ask for its offsets"):
-            asked = {TopicPartition(topic, partition): spec for partition, spec in wanted.items()}
-            answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ADMIN_TIMEOUT_S)
-            by_partition = {at.partition: answer.result(ADMIN_TIMEOUT_S).offset for at, answer in answers.items()}
+            return patiently(lambda: self._ask_offsets(topic, wanted))
+
+    def _ask_offsets(self, topic: str, wanted: Mapping[int, OffsetSpec]) -> list[int]:
+        asked = {TopicPartition(topic, partition): spec for partition, spec in wanted.items()}
+        answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ADMIN_TIMEOUT_S)
+        by_partition = {at.partition: answer.result(ADMIN_TIMEOUT_S).offset for at, answer in answers.items()}
         return [by_partition[partition] for partition in wanted]
 
     # Groups --------------------------------------------------------------------------------------------------------------------------------
@@ -270,13 +294,15 @@ class KafkaLog:
             raise LogError(f"{self._where} was opened to be read only")
         if positions:
             with translated(f"{self._where}: can't commit positions of group '{self._prefix}{group}'"):
-                self._group(group).commit(offsets=[TopicPartition(self.topic, p, at) for p, at in positions.items()], asynchronous=False)
+                told = [TopicPartition(self.topic, p, at) for p, at in positions.items()]
+                patiently(lambda: self._group(group).commit(offsets=told, asynchronous=False))
 
     def group_positions(self, group: str) -> dict[int, int]:
         """What `commit_group` committed, by partition."""
         with translated(f"{self._where}: can't read positions of group '{self._prefix}{group}'"):
             asked = [TopicPartition(self.topic, p) for p in range(self.partitions)]
-            return {at.partition: at.offset for at in self._group(group).committed(asked, timeout=ADMIN_TIMEOUT_S) if at.offset >= 0}
+            told = patiently(lambda: self._group(group).committed(asked, timeout=ADMIN_TIMEOUT_S))
+        return {at.partition: at.offset for at in told if at.offset >= 0}
 
     def _group(self, group: str) -> Consumer:
         with self._making:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.errors import DataDirectoryError, SettingsError
-from flows.kafka_client import ADMIN_TIMEOUT_S, broker_error, client_options, translated
+from flows.kafka_client import ADMIN_TIMEOUT_S, LARGEST_MESSAGE, broker_error, client_options, translated
 from flows.log_kafka import LEDGER, KafkaLog
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings
@@ -26,7 +26,7 @@ def topics() -> None:
     """Kafka topics: make them, and see how full they are and how far readers have come."""
 
 
-@topics.command(epilog="Example: TIDEMARK_KAFKA=localhost:9092 tidemark topics create --replication-factor 3")
+@topics.command(epilog="Example: tidemark topics create --replication-factor 3")
 @click.option(
     "--replication-factor", type=click.IntRange(1, 99), default=1, show_default=True, help="Copies of each partition; 3 in production."
 )
@@ -34,7 +34,10 @@ def topics() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def create(settings: Settings, replication_factor: int, retention_days: int | None, as_json: bool) -> None:
-    """Make the topics that are not there yet, with the settings' number of partitions; those that are there stay as they are."""
+    """Make the topics that are not there yet, with the settings' number of partitions.
+
+    Those that are there stay as they are. Where the brokers are is the setting kafka, e.g. TIDEMARK_KAFKA=localhost:9092.
+    """
     kept = {
         "cleanup.policy": "delete",
         "retention.ms": str(retention_days * DAY_MS if retention_days else -1),
@@ -42,7 +45,12 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
         "min.insync.replicas": str(max(1, replication_factor - 1)),
         "message.timestamp.type": "CreateTime",
     }
-    wanted = [NewTopic(settings.kafka_prefix + name, settings.partitions, replication_factor, config=kept) for name in LOGS]
+    # A dead letter is as large as whatever some producer was allowed to send.
+    large = {"max.message.bytes": str(LARGEST_MESSAGE)}
+    wanted = [
+        NewTopic(settings.kafka_prefix + name, settings.partitions, replication_factor, config=kept | (large if name == DEADLETTERS else {}))
+        for name in LOGS
+    ]
     ledger = {"cleanup.policy": "compact", "min.insync.replicas": kept["min.insync.replicas"]}
     wanted.append(NewTopic(settings.kafka_prefix + LEDGER, 1, replication_factor, config=ledger))
     made: list[str] = []

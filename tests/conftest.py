@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import re
@@ -16,12 +15,11 @@ from typing import Protocol
 import hypothesis
 import pytest
 
+from tests.kafka import broker
+
 # Marker -> (is it there, how to get it). Such a test is skipped where the tool is missing, and fails there if TIDEMARK_REQUIRE names it.
 TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
-    "kafka": (
-        lambda: importlib.util.find_spec("confluent_kafka") is not None,
-        "no confluent_kafka; to get it: pip install confluent-kafka",
-    ),
+    "kafka": (broker.present, broker.ADVICE),
     "redis": (lambda: shutil.which("redis-server") is not None, "no redis-server on PATH; to get it: apt-get install redis-server"),
     "browser": (lambda: shutil.which("chromium") is not None, "no chromium on PATH; to get it: apt-get install chromium"),
 }

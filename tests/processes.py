@@ -28,7 +28,7 @@ from flows.outputs import ACTIONS, REVISITS
 from flows.reading import FeatureReader
 from flows.settings import Settings
 from flows.status_command import digest_of
-from tidemark import main
+from tidemark import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 120.0  # for what must come; no test's outcome depends on how long it takes
@@ -111,7 +111,7 @@ def front_door(*arguments: object, monkeypatch: pytest.MonkeyPatch, code: int | 
         monkeypatch.setenv(f"TIDEMARK_{name.upper()}", str(value))
     monkeypatch.setattr(sys, "argv", ["tidemark", *map(str, arguments)])
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
-        main()
+        command_line()
     done = Ended(int(exit_.value.code or 0), out.getvalue(), err.getvalue())
     if code is not None:
         assert done.code == code, f"{arguments}: exit code {done.code}\n{done.out}{done.err}"

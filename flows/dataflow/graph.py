@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -26,7 +27,7 @@ from flows.settings import Settings, load_settings
 from flows.state.actions_task import ActionsTask
 from flows.state.behind import Lanes
 from flows.state.revisits_task import RevisitsTask
-from flows.state.task import Task
+from flows.state.task import Task, task_path
 
 FLOWS = (ACTIONS, REVISITS)
 
@@ -70,7 +71,9 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     for flow in flows:
         ends = None if follow else _ends(settings, flow, flows, until)
         decoder = (lambda: Decoder(vocabulary).decode) if flow == ACTIONS else None
-        source = LogSource(lambda flow=flow: _open(settings, flow), partitions, flow, plan, settings.batch_records, ends, decoder)  # type: ignore[misc]
+        source = LogSource(
+            partial(_open, settings, flow), partitions, flow, partial(_made, settings, flow), plan, settings.batch_records, ends, decoder
+        )
         parts = op.input(f"{flow}_log", dataflow, source)
         applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan, lanes))
         told = op.map(f"{flow}_applied", applied, lambda item: item[1])
@@ -80,6 +83,10 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
 
 def _open(settings: Settings, name: str) -> Log:
     return open_log(settings, name, create=name != ACTIONS)
+
+
+def _made(settings: Settings, flow: str, partition: int) -> bool:
+    return task_path(settings, flow, partition).exists()
 
 
 def _ends(settings: Settings, flow: str, flows: Sequence[str], until: tuple[int, ...]) -> Ends:

@@ -59,6 +59,8 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
     partitions : int
     group : str
         Consumer group whose committed positions are where reading starts. Only a hint: the task knows.
+    made : callable
+        Whether a partition's task has any state; what has none begins at the beginning.
     plan : Plan
     batch_records : int
         Greatest number of records of an item.
@@ -73,6 +75,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         open_log: Callable[[], Log],
         partitions: int,
         group: str,
+        made: Callable[[int], bool],
         plan: Plan,
         batch_records: int,
         ends: Ends | None,
@@ -81,6 +84,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         self._open_log = open_log
         self._partitions = partitions
         self._group = group
+        self._made = made
         self._plan = plan
         self._batch_records = batch_records
         self._ends = ends
@@ -93,7 +97,8 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         with reporting(self._plan.progress):
             log = self._open_log()
             partition = int(for_part)
-            start = log.group_positions(self._group).get(partition, 0) if resume_state is None else resume_state
+            told = log.group_positions(self._group).get(partition, 0) if self._made(partition) else 0
+            start = told if resume_state is None else resume_state
             start = min(start, log.end_position(partition))
         decode = self._decoder() if self._decoder is not None else None
         return _LogPartition(log, partition, start, self._batch_records, self._ends, decode, self._plan.progress)

@@ -65,7 +65,7 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
             return [], True
         with reporting(self._progress):
             task = self._opening.result()
-            done = self._work(task)
+            done = self._work(task, to_the_end=True)
             self._lifecycle.close(task)
         if stopping.requested():
             tell(self._progress, {"stopping": True})
@@ -74,10 +74,18 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
     def snapshot(self) -> None:
         return None
 
-    def _work(self, task: Task) -> Applied:
+    def _work(self, task: Task, to_the_end: bool = False) -> Applied:
+        """Do what waits; of what the task must read by itself one stretch, and the rest at the next notification, if nothing waits behind it."""
         records, before = 0, task.reached
-        parts, self._waiting = self._waiting, []
-        for part in parts:
-            records += task.apply(part.batches, part.decoded) if part.batches else task.catch_up(part.start)
+        while self._waiting and not stopping.requested():
+            part = self._waiting[0]
+            if part.batches:
+                records += task.apply(part.batches, part.decoded)
+            elif task.reached < part.start:
+                records += task.catch_up(part.start)
+                if len(self._waiting) == 1 and not to_the_end:
+                    break
+                continue
+            del self._waiting[0]
         self._lifecycle.reached(task)
         return Applied(self._flow, task.partition, task.reached, task.reached - before, records, task.watermark)

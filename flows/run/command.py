@@ -26,13 +26,13 @@ def run(settings: Settings, flow: str, until_end: bool, workers: int, as_json: b
     """
     with LiveDisplay(quiet=as_json) as display:
         done = run_flows(settings, flow, not until_end, workers, display)
-    click.echo(json.dumps(asdict(done)) if as_json else summary(done))
+    click.echo(json.dumps(asdict(done)) if as_json else summary(done, follow=not until_end))
 
 
-def summary(done: Done) -> str:
+def summary(done: Done, follow: bool = False) -> str:
     """One line for people."""
     if not done.events and not done.changes:
         return "nothing new to apply" + (" before it was stopped" if done.stopped else "; state is up to date")
     rate = f" ({done.events / done.seconds:,.0f}/s on {done.workers} worker{'s' * (done.workers > 1)})" if done.seconds > 0 else ""
-    stopped = "; stopped before the end, run again to continue" if done.stopped else ""
+    stopped = "; stopped before the end, run again to continue" if done.stopped and not follow else ""
     return f"{done.events:,} events and {done.changes:,} revisit changes applied in {done.seconds:.1f} s{rate}{stopped}"

@@ -40,10 +40,14 @@ def run_lock(state: Path) -> Iterator[int]:
                 break
             except BlockingIOError:
                 holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-                if _lives(holder) or time.monotonic() > deadline:
+                if _lives(holder):
                     raise LockedError(
-                        f"the data directory {state.parent} is in use by another run (process {holder or 'unknown'}); "
-                        "stop it first, or use another --data"
+                        f"the data directory {state.parent} is in use by another run (process {holder}); stop it first, or use another --data"
+                    ) from None
+                if time.monotonic() > deadline:
+                    raise LockedError(
+                        f"the data directory {state.parent} is still held by workers of a run that was killed (process {holder or 'unknown'}); "
+                        "they commit what they have begun and end: try again in a moment"
                     ) from None
                 time.sleep(0.05)
         os.ftruncate(descriptor, 0)

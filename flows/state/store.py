@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +25,8 @@ from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch
 from flows.errors import CorruptionError, DataDirectoryError, LockedError, StorageFullError, TidemarkError
 from flows.state.runs import Manifest, Run, RunReader, Runs, Table
 
+# Longer than a writer takes to open a task.
+_PATIENCE_S = 10.0
 FORMAT = 2
 _META = b"meta"
 
@@ -175,16 +178,12 @@ class TaskView:
         self._scratch = tempfile.mkdtemp(prefix="tidemark-view-")
         # At the latest when the process ends: a reader that serves is never closed.
         self._remove_scratch = weakref.finalize(self, shutil.rmtree, self._scratch, True)
-        # Taken before the files are read: what is written in between is read again at the next refresh.
-        before = self._sizes()
+        self._opened: _Sizes | None = None
         try:
-            with _translated(path):
-                self._db = Rdict(str(path), _options(create=False), access_type=AccessType.secondary(self._scratch))
+            self._catch_up()
         except BaseException:
             self._remove_scratch()
             raise
-        self.runs = RunReader(self._db)
-        self._catch_up(before)
         self._load()
 
     def refresh(self) -> None:
@@ -194,22 +193,37 @@ class TaskView:
             self._catch_up()
             self._load()
 
-    def _catch_up(self, before: list[tuple[str, int]] | None = None) -> None:
-        """Read what is new, again where the writer moved rows from its log into a table meanwhile.
+    def _catch_up(self) -> None:
+        """Read what is new: of the log as it grows; else all anew, until nothing moves meanwhile.
 
-        RocksDB reads first which tables there are, then the logs. If a log is emptied into a table and deleted between the two, its rows are missing
-        while later ones are there. Then the manifest has grown and log files have come or gone.
+        RocksDB's secondary follows a growing log without a fault. Where the writer moves rows from its log into a table, or opens the task again, it
+        may miss rows for good, or see what is newer than its own last position, so then the view is opened anew (some 5 ms, each 16 MiB of commits).
         """
+        deadline = time.monotonic() + _PATIENCE_S
         while True:
-            if before is None:
-                before = self._sizes()
+            # Taken before the files are read: what is written in between is read again at the next refresh.
+            before = self._sizes()
+            try:
                 with _translated(self.path):
-                    self._db.try_catch_up_with_primary()
-            after = self._sizes()
-            if _layout(after) == _layout(before):
+                    if self._opened == _layout(before):
+                        self._db.try_catch_up_with_primary()
+                    else:
+                        self._open()
+                        self._opened = _layout(before)
+            except DataDirectoryError:
+                # A writer that opens the task takes files away under us.
+                if time.monotonic() > deadline or self._sizes() == before:
+                    raise
+                continue
+            if _layout(self._sizes()) == _layout(before):
                 self._seen = before
                 return
-            before = None
+
+    def _open(self) -> None:
+        self.__dict__.pop("runs", None)
+        self.__dict__.pop("_db", None)
+        self._db = Rdict(str(self.path), _options(create=False), access_type=AccessType.secondary(self._scratch))
+        self.runs = RunReader(self._db)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, None if there is none."""
@@ -226,14 +240,15 @@ class TaskView:
         self._db.close()
         self._remove_scratch()
 
-    def _sizes(self) -> list[tuple[str, int]]:
+    def _sizes(self) -> _Sizes:
         sizes = []
         with _translated(self.path), os.scandir(self.path) as entries:
             for entry in entries:
-                if entry.name.endswith(".log") or entry.name.startswith("MANIFEST"):
+                if entry.name.endswith(".log") or entry.name.startswith("MANIFEST") or entry.name == "CURRENT":
                     # The writer may have deleted it this moment; that it is missing shows that there is something new.
                     with suppress(FileNotFoundError):
-                        sizes.append((entry.name, entry.stat().st_size))
+                        found = entry.stat()
+                        sizes.append((entry.name, found.st_size if entry.name != "CURRENT" else found.st_mtime_ns ^ found.st_ino))
             return sorted(sizes)
 
     def _load(self) -> None:
@@ -242,8 +257,12 @@ class TaskView:
         self.runs.forget_except({run.id for runs in (self.meta.manifest if self.meta else {}).values() for run in runs})
 
 
-def _layout(sizes: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """What changes when rows move from a log into a table: which logs there are, and the size of the manifest."""
+_Sizes = list[tuple[str, int]]
+"""Logs and manifests with their sizes, and CURRENT, which names the manifest, with a mark of the file itself."""
+
+
+def _layout(sizes: _Sizes) -> _Sizes:
+    """What changes when rows move from a log into a table, or a writer opens the task: which logs there are, and the manifest."""
     return [(name, 0 if name.endswith(".log") else size) for name, size in sizes]
 
 

@@ -120,18 +120,15 @@ class Task:
         return records
 
     def catch_up(self, position: int) -> int:
-        """Read by itself what lies before `position`; returns how many records that was."""
-        records = 0
-        while self.reached < position:
-            records += self.apply(self.source.read(self.partition, self.reached, min(self.settings.batch_records, position - self.reached)))
-        return records
+        """Read by itself the next stretch of what lies before `position`; returns how many records that was."""
+        if self.reached >= position:
+            return 0
+        return self.apply(self.source.read(self.partition, self.reached, min(self.settings.batch_records, position - self.reached)))
 
     def settled(self) -> bool:
         """Whether everything is committed and published; raises what went wrong."""
-        for last in (self._committed, self._published):
-            if last is not None and last.done():
-                last.result()
-        return all(last is None or last.done() for last in (self._committed, self._published))
+        # The second is looked at only when the first has ended, which hands over what is to be published.
+        return _ended(self._committed) and _ended(self._published)
 
     def settle(self) -> None:
         """Wait until everything is committed and published."""
@@ -264,3 +261,13 @@ class Task:
 
     def _digest_more(self, total: hashlib.blake2b) -> None:
         """Add what is kept in memory."""
+
+
+def _ended(future: Future[None] | None) -> bool:
+    """Whether a job has ended; raises what went wrong."""
+    if future is None:
+        return True
+    if not future.done():
+        return False
+    future.result()
+    return True

@@ -228,8 +228,9 @@ def test_a_view_whose_directory_has_gone(path: Path) -> None:
         TaskView(path)
 
 
+@pytest.mark.parametrize("reopened", [False, True], ids=["", "opened again and again"])
 @pytest.mark.parametrize("buffer", [16 << 20, 64 << 10], ids=["in memory", "flushed all the time"])
-def test_a_view_sees_whole_commits_only_while_a_writer_writes(path: Path, buffer: int) -> None:
+def test_a_view_sees_whole_commits_only_while_a_writer_writes(path: Path, buffer: int, reopened: bool) -> None:
     """Whatever is read equals the state at the position that is read with it."""
     options = flows.state.store._options
 
@@ -245,12 +246,16 @@ def test_a_view_sees_whole_commits_only_while_a_writer_writes(path: Path, buffer
         failures: list[BaseException] = []
 
         def write() -> None:
+            nonlocal store
             try:
                 for k in range(1, 400):
                     commit(store, k)
                     merge(store)
                     if buffer < 1 << 20 and k % 20 == 0:
                         store._db.flush(False)
+                    if reopened and k % 4 == 0:
+                        store.close()
+                        store = opened(path)
             except BaseException as error:
                 failures.append(error)
             finally:

@@ -1,0 +1,117 @@
+"""A real Apache Kafka of one node on loopback, from Maven's jars; one per test process, stopped at its end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+VERSION = "4.3.1"
+POM = Path(__file__).with_name("pom.xml")
+JARS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tidemark" / f"kafka-{VERSION}"
+ADVICE = "no Kafka: java and mvn are not both on PATH; to get them: apt-get install default-jre-headless maven"
+START_S = 120.0
+
+PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={directory}/data
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+log.retention.check.interval.ms=1000
+"""
+
+
+def present() -> bool:
+    """Whether a broker can be had here."""
+    return shutil.which("java") is not None and (JARS.exists() or shutil.which("mvn") is not None)
+
+
+def jars() -> Path:
+    """Kafka's jars, fetched by Maven the first time."""
+    JARS.parent.mkdir(parents=True, exist_ok=True)
+    with (JARS.parent / "kafka.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not JARS.exists():
+            draft = JARS.with_suffix(".draft")
+            shutil.rmtree(draft, ignore_errors=True)
+            get = ["mvn", "-B", "-q", "-f", str(POM), "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={draft}"]
+            done = subprocess.run(get, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"Maven could not fetch Kafka: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+            draft.rename(JARS)
+    return JARS
+
+
+class Broker:
+    """The broker's process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        port, controller = _free_ports(2)
+        self.servers = f"127.0.0.1:{port}"
+        self._config = directory / "server.properties"
+        self._config.write_text(PROPERTIES.format(port=port, controller=controller, directory=directory))
+        self._classpath = f"{jars()}/*"
+        form = ["java", "-cp", self._classpath, "kafka.tools.StorageTool", "format", "-t", "5L6g3nShT-eMCtK--X86sw", "-c", str(self._config)]
+        subprocess.run(form, check=True, capture_output=True, cwd=directory)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with (self._directory / "broker.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", self._classpath, "kafka.Kafka", str(self._config)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self._directory,
+            )
+        admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                admin.list_topics(timeout=2)
+                return
+            except KafkaException:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    said = (self._directory / "broker.log").read_text(errors="replace")[-3000:]
+                    raise RuntimeError(f"Kafka did not start: {said}") from None
+
+    def stop(self, kill: bool = False) -> None:
+        """End it, as an operator or as a power failure would."""
+        if self._process is not None:
+            (self._process.kill if kill else self._process.terminate)()
+            self._process.wait(60)
+            self._process = None
+
+
+def _free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    try:
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
