@@ -25,6 +25,9 @@ from flows.log_file import FORMAT, NO_TIME, LogFile
 # 35 B; zstd: 5.5, 13 and 21 B. The fsync is what an append waits for, so fewer bytes are faster.
 _IPC = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 MAX_STORED_RECORDS = 65_536  # a larger batch is stored as several rows, so that a small read never decodes much more than it returns
+# The same in bytes, for records may be of 64 KiB each; and what a read stops at, which bounds the memory of everyone who reads.
+MAX_STORED_BYTES = 16 << 20
+READ_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -253,6 +256,8 @@ class LocalLog:
     def read(self, partition: int, position: int, max_records: int, *, exact: bool = True) -> list[LogBatch]:
         """Committed records of a partition from exactly `position` on, at most `max_records`, contiguous; [] at the end. Always `exact`.
 
+        Fewer where they are large: a read ends with the batch in which it reaches READ_BYTES.
+
         Raises
         ------
         LogError
@@ -263,7 +268,7 @@ class LocalLog:
         self._check_partition(partition)
         handle = self._file.handle()
         out: list[LogBatch] = []
-        at, stop = position, position + max_records
+        at, stop, size = position, position + max_records, 0
         with self._file.translated("read it"), self._file.transaction("DEFERRED") as connection:
             end = self._end(connection, partition)
             if not 0 <= position <= end:
@@ -287,6 +292,9 @@ class LocalLog:
                         break
                     out.append(tail.between(at, stop))
                     at = out[-1].end_offset
+                    size += out[-1].records.nbytes
+                    if size >= READ_BYTES:
+                        stop = at
                     if at >= stop:
                         break
             if at < stop:
@@ -392,7 +400,8 @@ class LocalLog:
 
 
 def _pieces(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-    return [batch.slice(at, MAX_STORED_RECORDS) for at in range(0, batch.num_rows, MAX_STORED_RECORDS)]
+    rows = max(1, min(MAX_STORED_RECORDS, batch.num_rows * MAX_STORED_BYTES // max(1, batch.nbytes)))
+    return [batch.slice(at, rows) for at in range(0, batch.num_rows, rows)]
 
 
 def _encode(batch: pa.RecordBatch) -> tuple[int, int, Any, int]:

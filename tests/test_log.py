@@ -97,6 +97,20 @@ def test_a_large_batch_is_stored_in_pieces(log: LocalLog) -> None:
     assert numbers(log, 0, 65_530, 12) == list(range(65_530, 65_542))
 
 
+def test_large_records_are_stored_and_read_by_their_bytes(log: LocalLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.log, "MAX_STORED_BYTES", 10_000)
+    monkeypatch.setattr(flows.log, "READ_BYTES", 30_000)
+    values = [bytes([i]) * 1_000 for i in range(100)]
+    log.append([(0, pa.record_batch({"value": pa.array(values, pa.binary())}))])
+    got: list[bytes] = []
+    while batches := log.read(0, len(got), 1_000):
+        assert all(b.records.num_rows <= 10 for b in batches)
+        assert sum(b.records.num_rows for b in batches) <= 40
+        got += [value for b in batches for value in b.records.column("value").to_pylist()]
+    assert got == values
+    assert log.read(0, 5, 7)[-1].end_offset == 12
+
+
 def test_slices_of_a_taken_batch_are_stored_alone(log: LocalLog) -> None:
     whole = batch(0, 60_000)
     log.append([(0, whole.slice(10, 2))])
