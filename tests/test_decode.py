@@ -474,3 +474,12 @@ def test_a_dead_letter_shows_the_record() -> None:
     columns = decode(typed(WHOLE | {"duration_ms": -4}))
     assert orjson.loads(columns.raw([0])[0]) == WHOLE | {"duration_ms": -4}
     assert columns.faults == {0: ("negative_duration", "-4")}
+
+
+def test_a_dead_letter_beside_a_column_that_arrow_takes_nothing_from() -> None:
+    batch = one("request_id", pa.array(["x"], pa.string_view()))
+    at = batch.schema.get_field_index("duration_ms")
+    batch = batch.append_column("duration_ms", pa.array([-4])) if at < 0 else batch.set_column(at, "duration_ms", pa.array([-4]))
+    columns = decode(batch)
+    assert reasons(columns) == {0: "negative_duration"}
+    assert orjson.loads(columns.raw([0])[0])["duration_ms"] == -4
