@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
 from rocksdict import WriteBatch
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from flows.errors import CorruptionError, DataDirectoryError
 from flows.log import LedgerConflictError, LedgerEntry, Log
@@ -25,6 +25,7 @@ Waiting = tuple[bytes, str, int, pa.RecordBatch]
 _PREFIX = b"O"
 # Under which a log's ledger holds the fingerprint of those who write to it.
 _CLAIM = "written under"
+_PATIENCE_S = 60.0
 
 
 def records_in(waiting: list[Waiting]) -> int:
@@ -88,14 +89,7 @@ class Outbox:
     def _claim(self, name: str, log: Log) -> None:
         """Refuse a log whose records were made under other features or settings: readers would take ours for their repeats."""
         mark = int.from_bytes(hashlib.blake2b(self._store.meta.fingerprint.encode(), digest_size=8).digest(), "big") >> 1
-        used = any(log.end_positions())
-        entry = log.ledger_entry(_CLAIM)
-        if entry is None or (entry.done != mark and not used):
-            # Another task may do the same this moment.
-            with suppress(LedgerConflictError):
-                log.append([], ledger=LedgerEntry(_CLAIM, mark, previous=entry.done if entry is not None else 0))
-            entry = log.ledger_entry(_CLAIM)
-        if entry is None or entry.done != mark:
+        if _claimed(log, mark) != mark:
             raise DataDirectoryError(
                 f"log '{name}' was written under other features or settings than state {self._store.path}; put the settings back, or delete "
                 "state/ and every log but 'actions', and run again to make them anew"
@@ -165,3 +159,15 @@ class Outbox:
         for key in published:
             batch.delete(key)
         return bool(published)
+
+
+# Another task may do the same this moment: then whose claim holds is known only once it has committed its own, or has died.
+@retry(
+    retry=retry_if_exception_type(LedgerConflictError), wait=wait_random_exponential(0.05, max=2.0), stop=stop_after_delay(_PATIENCE_S), reraise=True
+)
+def _claimed(log: Log, mark: int) -> int:
+    entry = log.ledger_entry(_CLAIM)
+    if entry is None or (entry.done != mark and not any(log.end_positions())):
+        log.append([], ledger=LedgerEntry(_CLAIM, mark, previous=entry.done if entry is not None else 0))
+        return mark
+    return entry.done

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.errors import StorageFullError
-from flows.log import LocalLog
+from flows.errors import DataDirectoryError, StorageFullError
+from flows.log import LedgerConflictError, LedgerEntry, LocalLog
 from flows.outputs import REVISIT_SCHEMA, take_next
 from flows.state import tables
 from flows.state.outbox import Outbox
@@ -132,3 +132,40 @@ def test_columns_may_be_of_any_integer_type(tmp_path: Path, logs: dict[str, Loca
     outbox.publish()
     assert pins(logs["a"], 1) == [1, 2]
     store.close()
+
+
+class Contested(LocalLog):
+    """A log whose first appends are refused, as a topic does while another's transaction is under way."""
+
+    refusals = 3
+
+    def append(self, batches, *, ledger=None):  # type: ignore[no-untyped-def]
+        if ledger is not None and self.refusals:
+            self.refusals -= 1
+            raise LedgerConflictError("another process is appending")
+        return super().append(batches, ledger=ledger)
+
+
+@pytest.mark.parametrize("theirs", ["f", "g", None])
+def test_two_that_claim_a_log_at_once(tmp_path: Path, theirs: str | None) -> None:
+    log = Contested.open(tmp_path, "a", 3, create=True)
+    if theirs is not None:
+        # Committed while ours was refused.
+        other = TaskStore(tmp_path / "other", "actions", 4, theirs, tables.PIN_TABLES)
+        records = pa.RecordBatch.from_pydict({"value": [b"x"]})
+        before = LocalLog.open(tmp_path, "a", 3)
+        entry = log.ledger_entry
+
+        def meanwhile(key: str) -> LedgerEntry | None:
+            if log.refusals == 1 and entry(key) is None:
+                Outbox(other, {"a": before}).check()
+                before.append([(0, records)])
+            return entry(key)
+
+        log.ledger_entry = meanwhile  # type: ignore[method-assign]
+    _, outbox = opened(tmp_path, {"a": log})
+    if theirs == "g":
+        with pytest.raises(DataDirectoryError, match="other features"):
+            outbox.check()
+    else:
+        outbox.check()
