@@ -28,14 +28,14 @@ class Contestant:
         with LocalLog.open(settings.logs, ACTIONS, read_only=True) as log:
             self.events = sum(log.end_positions())
         # The whole engine once, in pieces small enough that every kernel is needed: what numba loads is loaded.
-        _run(replace(_stream.make(scratch / "warm", 2_000, 100, seed=1, partitions=1), batch_records=100))
+        run_flows(replace(_stream.make(scratch / "warm", 2_000, 100, seed=1, partitions=1), batch_records=100))
 
     def run(self, pieces: bool = False) -> dict[str, Any]:
         """Everything once; returns seconds, bytes of state, and if asked what each piece took (all then cost a little more)."""
         self._last = _stream.fresh(self._settings, self._scratch / "data")
         with ExitStack() as stack:
             taken = stack.enter_context(Pieces()) if pieces else None
-            spent = _run(self._last)
+            spent = run_flows(self._last)
         return {**spent, "state_bytes": _measure.size_of(self._last.state)} | ({"pieces": taken.spent(**spent)} if taken else {})
 
     def outcome(self) -> _outcome.Outcome:
@@ -43,7 +43,8 @@ class Contestant:
         return _outcome.exported(self._last, self._scratch / "exports")
 
 
-def _run(settings: Settings) -> dict[str, float]:
+def run_flows(settings: Settings) -> dict[str, float]:
+    """Both flows to the end of their input: seconds and CPU seconds."""
     os.environ.update(settings.environment())
     clock = _measure.Clock()
     run_main(build(FLOWS, follow=False))

@@ -24,6 +24,7 @@ LONGEST_NAME = 256
 TAKEN, LEFT, NEW_NAME = 0, 1, 2
 
 _QUOTE, _COMMA, _MINUS, _POINT, _ZERO, _NINE, _COLON, _BACKSLASH, _OPEN, _CLOSE = 34, 44, 45, 46, 48, 57, 58, 92, 123, 125
+_LEAST, _TENTH = -(2**63), -(2**63 // 10)
 _PRIME = np.uint64(0x100000001B3)
 _BASIS = np.uint64(0xCBF29CE484222325)
 
@@ -123,19 +124,21 @@ def _closing_quote(data, i, end):  # type: ignore[no-untyped-def]
 
 @compiled
 def _whole_number(data, i, end):  # type: ignore[no-untyped-def]
-    """A canonical decimal of at most 18 digits: (value, past it), past it -1 if there is none."""
+    """A canonical decimal within int64: (value, past it), past it -1 if there is none."""
     negative = i < end and data[i] == _MINUS
     if negative:
         i += 1
     first, value = i, np.int64(0)
     while i < end and _ZERO <= data[i] <= _NINE:
-        value = value * 10 + np.int64(data[i] - _ZERO)
-        i += 1
-        if i - first > 18:
+        digit = np.int64(data[i] - _ZERO)
+        # Built below zero, where there is one number more.
+        if value < _TENTH or (value == _TENTH and digit > 8):
             return value, -1
-    if i == first or (data[first] == _ZERO and i - first > 1):
+        value = value * 10 - digit
+        i += 1
+    if i == first or (data[first] == _ZERO and i - first > 1) or (not negative and value == _LEAST):
         return value, -1
-    return (-value if negative else value), i
+    return (value if negative else -value), i
 
 
 @compiled
@@ -186,7 +189,7 @@ def scan(data, bounds, left, row, texts, used, names, limits, out):  # type: ign
     left : bool[n]
         True on entry: a record not to be looked at. Set for each that is left to the other reader.
     texts : int64[3n, 4]
-        Takes (record, field, start, end) of each ID that is a text and no canonical decimal of at most 18 digits.
+        Takes (record, field, start, end) of each ID that is a text and no canonical decimal within int64.
     used : int
         How many of them there are.
     names : (table, hashes, kinds, starts, arena, codes, room)
