@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
+from confluent_kafka import Message
 
 from flows.events import RAW_SCHEMA
 from flows.log import LogBatch
@@ -39,37 +40,49 @@ def messages_of(batch: pa.RecordBatch) -> list[tuple[bytes | None, int]]:
     return out
 
 
-def batches_of(partition: int, start: int, end: int, messages: Sequence[Any]) -> list[LogBatch]:
+def batches_of(partition: int, start: int, end: int, messages: Sequence[Message]) -> list[LogBatch]:
     """Messages as log batches that cover start to end: each Arrow message one, each stretch of others one."""
+    # Some hundred thousand messages a second come this way: a method is mapped over all of them rather than called by a line of ours for each.
+    values = list(map(Message.value, messages))
+    stamps = np.fromiter(map(itemgetter(1), map(Message.timestamp, messages)), np.int64, len(messages)).clip(0)
+    offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
     parts: list[tuple[pa.RecordBatch, np.ndarray]] = []
-    plain: list[Any] = []
+    plain = 0
 
-    def close_plain() -> None:
-        if plain:
-            stamps = [max(0, m.timestamp()[1]) for m in plain]
-            records = pa.record_batch([pa.array([m.value() for m in plain], pa.binary()), pa.array(stamps, pa.int64())], schema=RAW_SCHEMA)
-            parts.append((records, np.array([m.offset() for m in plain], np.int64)))
-            plain.clear()
+    def close_plain(upto: int) -> None:
+        if upto > plain:
+            records = [_binary(values[plain:upto]), pa.array(stamps[plain:upto])]
+            parts.append((pa.record_batch(records, schema=RAW_SCHEMA), offsets[plain:upto]))
 
-    for message in messages:
-        value = message.value()
-        records = _arrow(value, max(0, message.timestamp()[1])) if value is not None and value[:4] == _ARROW else None
+    for i, value in [(i, value) for i, value in enumerate(values) if value is not None and value[:4] == _ARROW]:
+        records = _arrow(value, int(stamps[i]))
         if records is None:
-            plain.append(message)
-        elif records.num_rows:
-            close_plain()
-            parts.append((records, np.full(records.num_rows, message.offset(), np.int64)))
-    close_plain()
+            continue
+        close_plain(i)
+        plain = i + 1
+        if records.num_rows:
+            parts.append((records, np.full(records.num_rows, offsets[i], np.int64)))
+    close_plain(len(values))
     if not parts:
         none = pa.RecordBatch.from_pylist([], RAW_SCHEMA)
         return [LogBatch(partition, start, end, none, np.empty(0, np.int64))] if end > start else []
     out = []
-    for i, (records, offsets) in enumerate(parts):
+    for i, (records, at) in enumerate(parts):
         stop = int(parts[i + 1][1][0]) if i + 1 < len(parts) else end
-        whole = len(offsets) == stop - start and int(offsets[0]) == start
-        out.append(LogBatch(partition, start, stop, records, None if whole and int(offsets[-1]) == stop - 1 else offsets))
+        whole = len(at) == stop - start and int(at[0]) == start
+        out.append(LogBatch(partition, start, stop, records, None if whole and int(at[-1]) == stop - 1 else at))
         start = stop
     return out
+
+
+def _binary(values: list[bytes | None]) -> pa.Array:
+    """`pa.array` of bytes, in half the time and without pandas, which that loads."""
+    none = np.fromiter((value is None for value in values), np.bool_, len(values)) if None in values else None
+    joined = [value or b"" for value in values] if none is not None else values
+    bounds = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, joined), np.int32, len(values)), out=bounds[1:])  # type: ignore[arg-type]
+    valid = pa.py_buffer(np.packbits(~none, bitorder="little")) if none is not None else None
+    return pa.Array.from_buffers(pa.binary(), len(values), [valid, pa.py_buffer(bounds), pa.py_buffer(b"".join(joined))])  # type: ignore[arg-type]
 
 
 def _arrow(value: bytes, timestamp: int) -> pa.RecordBatch | None:

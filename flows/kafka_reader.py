@@ -6,12 +6,14 @@ import threading
 import time
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from flows.errors import LogError
 from flows.kafka_client import ADMIN_TIMEOUT_S, PASSING, PATIENCE_S, BrokerError, RetentionError, broker_error
+from flows.log import READ_BYTES
 
 _WAIT_S, _GATHER_S = 0.1, 0.25
+_AT_ONCE = 16_384
 _OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
 
 
@@ -44,7 +46,7 @@ class PartitionReader:
             }
         )
 
-    def read(self, position: int, most: int, until: int = 0) -> list[Any]:
+    def read(self, position: int, most: int, until: int = 0) -> list[Message]:
         """Messages from a position on; `position` afterwards is the next one, past what readers don't see.
 
         [] at the end, as far as this consumer has heard, but not before `until`.
@@ -52,22 +54,21 @@ class PartitionReader:
         if position != self.position:
             self._consumer.assign([TopicPartition(self._topic, self._partition, position)])
             self.position, self._at_end = position, False
-        messages: list[Any] = []
+        messages: list[Message] = []
+        size = 0
         began = time.monotonic()
         passing: KafkaError | None = None
-        while len(messages) < most:
-            for message in (got := self._consumer.consume(most - len(messages), 0 if self._ended(until) else _WAIT_S)):
-                error = message.error()
-                if error is None:
-                    messages.append(message)
-                    self.position, self._at_end = int(message.offset() or 0) + 1, False
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    self.position, self._at_end = max(self.position, int(message.offset() or 0)), True
-                elif error.code() in PASSING:
-                    # The client goes on trying by itself.
-                    passing = error
-                else:
-                    self._refuse(error, position)
+        while len(messages) < most and size < READ_BYTES:
+            got = self._consumer.consume(min(most - len(messages), _AT_ONCE), 0 if self._ended(until) else _WAIT_S)
+            # Some hundred thousand messages a second come this way: they are looked at one by one only where one of them says something.
+            if all(error is None for error in map(Message.error, got)):
+                if got:
+                    self.position, self._at_end = int(got[-1].offset() or 0) + 1, False
+            else:
+                passing = self._heed(got, position) or passing
+                got = [message for message in got if message.error() is None]
+            messages += got
+            size += sum(map(len, got))
             waited = time.monotonic() - began
             if self._ended(until) or (messages and (not got or waited > _GATHER_S)):
                 break
@@ -75,6 +76,22 @@ class PartitionReader:
                 where = f"Kafka topic '{self._topic}', partition {self._partition}"
                 raise broker_error(f"{where}: no answer for {PATIENCE_S:.0f} s", passing) if passing else BrokerError(f"{where}: no answer")
         return messages
+
+    def _heed(self, got: list[Message], position: int) -> KafkaError | None:
+        """Take in what messages say beside their values, in order; returns an error that passes by itself, if there is one."""
+        passing = None
+        for message in got:
+            error = message.error()
+            if error is None:
+                self.position, self._at_end = int(message.offset() or 0) + 1, False
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self.position, self._at_end = max(self.position, int(message.offset() or 0)), True
+            elif error.code() in PASSING:
+                # The client goes on trying by itself.
+                passing = error
+            else:
+                self._refuse(error, position)
+        return passing
 
     def _ended(self, until: int) -> bool:
         return self._at_end and self.position >= until
