@@ -11,10 +11,11 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from flows.directories import make_directory, sync
 from flows.errors import CorruptionError, DataDirectoryError, LockedError, LogError, StorageFullError, TidemarkError
 
 FORMAT = 1
@@ -92,7 +93,10 @@ class LogFile:
                 _inherited.append(handle)
             handle = self._local.handle = _Handle(self._connect())
             with self._lock:
+                first = not self._handles
                 self._handles.append(handle)
+            if first:
+                self._sync_leftovers(handle.connection)
         return handle
 
     def _connect(self) -> sqlite3.Connection:
@@ -103,6 +107,16 @@ class LogFile:
         )
         _prepare(connection)
         return connection
+
+    def _sync_leftovers(self, connection: sqlite3.Connection) -> None:
+        """Sync what a process wrote that was killed before its own sync: who opens the file first takes it for committed, and may build on it.
+
+        After this connection's first read, for by then it is decided what counts, and it stays so while the connection is open.
+        """
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+        for path in (Path(f"{self.path}-wal"), self.path.parent):
+            with suppress(FileNotFoundError):
+                sync(path)
 
     @contextmanager
     def transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
@@ -133,7 +147,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 def _create(path: Path, name: str, partitions: int) -> None:
     """Make the file whole under another name, then rename it: nobody ever opens half a log."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)  # two processes that both make the log: the second finds it made

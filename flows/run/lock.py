@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.directories import make_directory
 from flows.errors import DataDirectoryError, LockedError
 
 # Workers of a run that was killed go within moments; a run that lives is reported at once.
@@ -28,7 +29,7 @@ def run_lock(state: Path) -> Iterator[int]:
         Another run holds it.
     """
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        make_directory(state.absolute())
         descriptor = os.open(state / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise DataDirectoryError(f"can't write to {state}: {error.strerror}") from error

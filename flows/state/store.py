@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch
 
+from flows.directories import make_directory
 from flows.errors import CorruptionError, DataDirectoryError, LockedError, StorageFullError, TidemarkError
 from flows.state.runs import Manifest, Run, RunReader, Runs, Table
 
@@ -114,9 +115,9 @@ class TaskStore:
     def __init__(self, path: Path, flow: str, partition: int, fingerprint: str, tables: Sequence[Table]) -> None:
         self.path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.absolute())
         except OSError as error:
-            raise DataDirectoryError(f"can't make {path.parent}: {error}") from error
+            raise DataDirectoryError(f"can't make {path}: {error}") from error
         with _translated(path):
             self._db = Rdict(str(path), _options())
         self.runs: Runs = None  # type: ignore[assignment]
