@@ -21,6 +21,7 @@ from tests.kafka import broker
 TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
     "kafka": (broker.present, broker.ADVICE),
     "redis": (lambda: shutil.which("redis-server") is not None, "no redis-server on PATH; to get it: apt-get install redis-server"),
+    "cc": (lambda: shutil.which("cc") is not None, "no C compiler (cc) on PATH; to get it: apt-get install gcc libc6-dev"),
     "browser": (lambda: shutil.which("chromium") is not None, "no chromium on PATH; to get it: apt-get install chromium"),
 }
 REQUIRE = "TIDEMARK_REQUIRE"

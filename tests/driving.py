@@ -5,6 +5,7 @@ A kill is a task that is dropped with nothing more written, and opened again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,21 +29,27 @@ def open_log(settings: Settings, name: str) -> LocalLog:
     return LocalLog.open(settings.logs, name, settings.partitions, create=True)
 
 
+def chunks(events: pd.DataFrame, rng: np.random.Generator, raw_share: float = 0.3) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """A stream as batches of random size, each with its partition, some of them as JSON. A bad record is some malformed JSON."""
+    for partition, rows in events.groupby("partition", sort=False):
+        rows = rows.sort_values("offset")
+        at = 0
+        while at < len(rows):
+            size = int(rng.integers(1, max(2, len(rows) // 2)))
+            chunk = rows.iloc[at : at + size]
+            at += size
+            if chunk["bad"].any() or rng.random() < raw_share:
+                yield int(partition), _raw(chunk, rng)
+            else:
+                yield int(partition), _typed(chunk)
+
+
 def write(settings: Settings, events: pd.DataFrame, rng: np.random.Generator, raw_share: float = 0.3) -> None:
-    """Append a stream in chunks of random size, some of them as JSON. A bad record is some malformed JSON."""
+    """Append a stream in chunks."""
     settings.logs.mkdir(parents=True, exist_ok=True)
     with open_log(settings, ACTIONS) as log:
-        for partition, rows in events.groupby("partition", sort=False):
-            rows = rows.sort_values("offset")
-            at = 0
-            while at < len(rows):
-                size = int(rng.integers(1, max(2, len(rows) // 2)))
-                chunk = rows.iloc[at : at + size]
-                at += size
-                if chunk["bad"].any() or rng.random() < raw_share:
-                    log.append([(int(partition), _raw(chunk, rng))])
-                else:
-                    log.append([(int(partition), _typed(chunk))])
+        for chunk in chunks(events, rng, raw_share):
+            log.append([chunk])
 
 
 def _typed(rows: pd.DataFrame) -> pa.RecordBatch:
