@@ -73,6 +73,20 @@ def start(*arguments: object, data: Path, limits: Callable[[], None] | None = No
     )
 
 
+def start_bytewax(*arguments: object, data: Path, module: str = "bytewax.run", **settings: object) -> subprocess.Popen[str]:
+    """Start a flow by Bytewax's own command, in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        env=environment(**{"partitions": PARTITIONS, **settings, "data": data}),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def ended(process: subprocess.Popen[str]) -> Ended:
     """Wait for a process; one that hangs fails the test."""
     try:

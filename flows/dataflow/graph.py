@@ -18,6 +18,7 @@ from flows.dataflow.plan import Plan
 from flows.dataflow.progress import ProgressSink, reporting
 from flows.dataflow.source import Ends, LogSource
 from flows.dataflow.step import TaskLogic
+from flows.dataflow.together import clear_stop, stop_together
 from flows.decode import Decoder
 from flows.errors import DataDirectoryError
 from flows.log import Log
@@ -26,6 +27,7 @@ from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings, load_settings
 from flows.state.actions_task import ActionsTask
 from flows.state.behind import Lanes
+from flows.state.lock import shared_lock
 from flows.state.revisits_task import RevisitsTask
 from flows.state.task import Task, task_path
 
@@ -53,15 +55,22 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     with _open(settings, ACTIONS) as log:
         partitions = log.partitions
         until = plan.until or tuple(log.end_positions())
-        # Whoever starts several processes that know nothing of each other has cleared it before the first.
-        if plan.until is None and not follow:
-            clear_drained(log)
+        if plan.progress is None:
+            # Nobody has locked the data directory for this process and those of its cluster.
+            with shared_lock(settings.state) as first:
+                # Whoever starts several processes that know nothing of each other has cleared it before the first.
+                if first and plan.until is None and not follow:
+                    clear_drained(log)
+                if first:
+                    clear_stop(log)
     if settings.partitions != partitions:
         raise DataDirectoryError(
             f"{settings.data} has {partitions} partitions, the settings say {settings.partitions}; set partitions = {partitions}"
         )
     stopping.listen()
     stopping.stop_without_reader(plan.progress)
+    if plan.progress is None:
+        stop_together(partial(_open, settings, ACTIONS))
     keep_freed_memory()
     # What is loaded by now stays: the collector need not walk through it each time.
     gc.freeze()

@@ -19,6 +19,16 @@ def requested() -> bool:
     return _requested.is_set()
 
 
+def wait(seconds: float) -> bool:
+    """Wait until this process is asked to stop, or for so long; whether it was asked."""
+    return _requested.wait(seconds)
+
+
+def request() -> None:
+    """Ask this process to stop."""
+    _requested.set()
+
+
 def listen() -> None:
     """Take SIGTERM and SIGINT as requests to stop; a second SIGINT interrupts as usual. Only the main thread can."""
     if threading.current_thread() is threading.main_thread():

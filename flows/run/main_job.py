@@ -15,10 +15,10 @@ from flows.dataflow.plan import Plan
 from flows.errors import SettingsError
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
-from flows.run.lock import run_lock
 from flows.run.warm_up import warm_up
 from flows.run.workers import Workers
 from flows.settings import Settings
+from flows.state.lock import run_lock
 
 FLOWS = ("all", ACTIONS, REVISITS)
 
