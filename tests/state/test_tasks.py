@@ -103,6 +103,35 @@ def test_a_source_may_resume_anywhere(tmp_path: Path, events: pd.DataFrame, plai
     task.close()
 
 
+@settings(max_examples=6)
+@given(
+    st.lists(st.tuples(st.lists(st.tuples(st.integers(0, 149), st.integers(1, 60)), max_size=3), st.booleans()), max_size=8),
+    st.integers(1, 50),
+)
+def test_parts_from_anywhere_lead_to_the_same(
+    events: pd.DataFrame,
+    plain: tuple[dict[str, str], dict[str, list[list[object]]]],
+    parts: list[tuple[list[tuple[int, int]], bool]],
+    batch_records: int,
+) -> None:
+    """Several stretches at once too, in any order, that overlap, leave gaps, or were all applied long ago; with kills in between."""
+    with tempfile.TemporaryDirectory() as directory:
+        house = House(Path(directory), events, batch_records=batch_records, anchor_records=30)
+        task = house.open()
+        reached = 0
+        for stretches, killed in parts:
+            batches = [batch for start, n in stretches for batch in task.source.read(0, start, n)]
+            reached = max([reached, *(batch.end_offset for batch in batches)])
+            task.apply(batches)
+            assert task.position == reached
+            if killed:
+                task.abandon()
+                task = house.open()
+        task.close()
+        assert (house.finish(), outputs(house)) == plain
+        house.close()
+
+
 def test_a_start_sends_what_a_kill_left(tmp_path: Path, events: pd.DataFrame, plain: tuple[object, dict[str, list[list[object]]]]) -> None:
     """Also where no new record comes, and again where the kill came after sending."""
     house = House(tmp_path / "house", events)
@@ -115,6 +144,24 @@ def test_a_start_sends_what_a_kill_left(tmp_path: Path, events: pd.DataFrame, pl
         house.open().abandon()
         assert outputs(house) == plain[1]
     assert house.logs[REVISITS].end_position(0) == 3 * len(plain[1]["revisits-0"])
+    house.close()
+
+
+def test_two_states_over_the_same_logs_count_once(
+    tmp_path: Path, events: pd.DataFrame, plain: tuple[dict[str, str], dict[str, list[list[object]]]]
+) -> None:
+    """Nothing keeps two machines off the same topics, but both put out the very same records, and readers leave out what repeats."""
+    house = House(tmp_path / "house", events)
+    one, other = house.open(), house.open(data=tmp_path / "other")  # type: ignore[arg-type]
+    for size in (13, 40, 97, 150):
+        for task, share in ((one, 1.0), (other, 0.5)):
+            task.apply(task.source.read(0, task.position, int(size * share)))
+    for task in (one, other):
+        house.feed(task)
+        assert task.digest() == plain[0]["actions-0"]
+        task.close()
+    assert house.logs[REVISITS].end_position(0) == 2 * len(plain[1]["revisits-0"])
+    assert (house.finish(), outputs(house)) == plain
     house.close()
 
 
