@@ -57,12 +57,15 @@ class Bench:
 
     def run(self, *command: object, kill_at: int = 0, **environment: object) -> int:
         """Run a command with the shim; its exit code."""
+        return self.ended(*command, kill_at=kill_at, **environment).returncode
+
+    def ended(self, *command: object, kill_at: int = 0, **environment: object) -> subprocess.CompletedProcess[str]:
+        """Run a command with the shim; with what it printed."""
         shim = shim_environment(self.shim, self.root, self.journal, sync_us=300, kill_at=kill_at)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMARK_")}
         given = {name: str(value) for name, value in environment.items()}
-        return subprocess.run(
-            [sys.executable, *map(str, command)], env={**inherited, "PYTHONPATH": str(ROOT), **shim, **given}, cwd=ROOT, check=False
-        ).returncode
+        environ = {**inherited, "PYTHONPATH": str(ROOT), **shim, **given}
+        return subprocess.run([sys.executable, *map(str, command)], env=environ, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
 
     def work(self, seed: int, *names: str, kill_at: int = 0, unsynced: str = "nothing") -> int:
         """Do the work in directories below the root."""

@@ -48,7 +48,7 @@ def build_shim(directory: Path) -> Path:
 def shim_environment(library: Path, root: Path, journal: Path, sync_us: int = 0, kill_at: int = 0) -> dict[str, str]:
     """Variables under which a process and its children write the journal of all that lies below `root`."""
     names = {"ROOT": root.resolve(), "JOURNAL": journal, "SYNC_US": sync_us, "KILL_AT": kill_at}
-    return {"LD_PRELOAD": str(library), **{f"TIDEMARK_POWER_{name}": str(value) for name, value in names.items()}}
+    return {"LD_PRELOAD": str(library), **{f"POWER_{name}": str(value) for name, value in names.items()}}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 /* Writes down, in one order for all processes, whatever changes a file below a directory, and when it is made durable.
 
-   For LD_PRELOAD. TIDEMARK_POWER_ROOT is the directory (absolute, no links in it), TIDEMARK_POWER_JOURNAL the file that is appended to; disk.py
-   reads it. A sync is written down and not done: what it covers is then exactly what was written down before it. TIDEMARK_POWER_SYNC_US lets each
-   take up to that many microseconds, so that threads meet as they do on a disk. TIDEMARK_POWER_KILL_AT=N kills the process as it begins its Nth
+   For LD_PRELOAD. POWER_ROOT is the directory (absolute, no links in it), POWER_JOURNAL the file that is appended to; disk.py
+   reads it. A sync is written down and not done: what it covers is then exactly what was written down before it. POWER_SYNC_US lets each
+   take up to that many microseconds, so that threads meet as they do on a disk. POWER_KILL_AT=N kills the process as it begins its Nth
    sync. */
 
 #define _GNU_SOURCE
@@ -41,7 +41,7 @@ static void fail(const char *what) {
 }
 
 __attribute__((constructor)) static void start(void) {
-    const char *directory = getenv("TIDEMARK_POWER_ROOT"), *file = getenv("TIDEMARK_POWER_JOURNAL"), *number;
+    const char *directory = getenv("POWER_ROOT"), *file = getenv("POWER_JOURNAL"), *number;
     if (!directory || !file) return;
     strncpy(root, directory, sizeof root - 1);
     root_length = strlen(root);
@@ -49,8 +49,8 @@ __attribute__((constructor)) static void start(void) {
     int fd = (int)syscall(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (fd < 0 || (journal = fcntl(fd, F_DUPFD_CLOEXEC, 800)) < 0) fail(file);
     syscall(SYS_close, fd);
-    if ((number = getenv("TIDEMARK_POWER_KILL_AT"))) kill_at = atol(number);
-    if ((number = getenv("TIDEMARK_POWER_SYNC_US"))) sync_us = atol(number);
+    if ((number = getenv("POWER_KILL_AT"))) kill_at = atol(number);
+    if ((number = getenv("POWER_SYNC_US"))) sync_us = atol(number);
 }
 
 struct entry {

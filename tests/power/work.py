@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("directories", nargs="+", type=Path)
     arguments = parser.parse_args()
-    journal = Path(os.environ["TIDEMARK_POWER_JOURNAL"])
+    journal = Path(os.environ["POWER_JOURNAL"])
     with small_files(), unsynced(arguments.unsynced):
         for directory in arguments.directories:
             work(directory, arguments.seed, lambda told, name=directory.name: mark(journal, json.dumps({name: told})))  # type: ignore[misc]
