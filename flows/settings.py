@@ -57,6 +57,8 @@ class Settings:
     kafka_options : Path or None
         File of ``name=value`` lines for the Kafka client (security.protocol, sasl.username, …); a value ``env:NAME`` or ``file:PATH`` is read
         from there, so that the file need not hold a secret.
+    kafka_patience_ms : int
+        How long to wait for brokers that don't answer before it is an error. Never changes a result.
     """
 
     data: Path = Path("data")
@@ -70,6 +72,7 @@ class Settings:
     kafka: str | None = None
     kafka_prefix: str = "tidemark."
     kafka_options: Path | None = None
+    kafka_patience_ms: int = 5 * 60_000
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -79,6 +82,7 @@ class Settings:
             ("clock_skew_ms", 0, 30 * DAY_MS),
             ("batch_records", 1, 1 << 22),
             ("anchor_records", 1, 1 << 40),
+            ("kafka_patience_ms", 1_000, DAY_MS),
         ):
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
