@@ -5,6 +5,7 @@ Secrets come from a file of options, the environment or files that it names; no 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,6 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 from flows.errors import LogError, SettingsError, TidemarkError
 from flows.settings import Settings
 
-# Longer than a broker takes to come back or a leader to move; a flow that waits loses nothing.
-PATIENCE_S = 300.0
 ADMIN_TIMEOUT_S = 30.0
 LARGEST_MESSAGE = 32 << 20
 _OURS = {"bootstrap.servers", "group.id", "transactional.id", "enable.idempotence", "acks", "isolation.level"} | {
@@ -44,8 +43,29 @@ PASSING = {
     KafkaError.NOT_ENOUGH_REPLICAS,
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.KAFKA_STORAGE_ERROR,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.UNKNOWN,
 }
 T = TypeVar("T")
+
+
+class _LastWords(logging.Handler):
+    """Keeps the last line that a client logged: of a fatal error it says nowhere else what it was."""
+
+    said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said = record.getMessage().rpartition("[thrd:main]: ")[2]
+
+
+_last_words = _LastWords()
+_SILENT = logging.getLogger("tidemark.kafka")
+_SILENT.addHandler(_last_words)
+_SILENT.propagate = False
 
 
 class BrokerError(LogError):
@@ -64,7 +84,9 @@ def client_options(settings: Settings) -> dict[str, Any]:
     SettingsError
         The options file can't be read, or sets what must not be changed.
     """
-    options: dict[str, Any] = {"bootstrap.servers": settings.kafka, "client.id": "tidemark", "log_level": 2, "socket.keepalive.enable": True}
+    options: dict[str, Any] = {"bootstrap.servers": settings.kafka, "client.id": "tidemark", "socket.keepalive.enable": True}
+    # What matters of it is in the errors; on standard error it would stand between lines for people.
+    options |= {"log_level": 2, "logger": _SILENT}
     if settings.kafka_options is None:
         return options
     path = settings.kafka_options
@@ -111,32 +133,48 @@ def translated(where: str) -> Iterator[None]:
         raise BrokerError(f"{where}: {error}") from error
 
 
-def patiently(job: Callable[[], T]) -> T:
-    """Do something again while brokers are away or leaders move, for as long as PATIENCE_S."""
+def patiently(job: Callable[[], T], patience_s: float) -> T:
+    """Do something again while brokers are away or leaders move, for so many seconds; then what it last raised is raised."""
     again = Retrying(
-        retry=retry_if_exception(lambda e: isinstance(e, KafkaException) and e.args[0].code() in PASSING),
+        retry=retry_if_exception(passes),
         wait=wait_exponential_jitter(initial=0.05, max=2.0),
-        stop=stop_after_delay(PATIENCE_S),
+        stop=stop_after_delay(patience_s),
         reraise=True,
     )
     return again(job)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error is one that goes by itself."""
+    return isinstance(error, KafkaException) and error.args[0].code() in PASSING
 
 
 def broker_error(where: str, error: KafkaError | Any) -> BrokerError:
     """An error of Kafka with what to do about it."""
     code = error.code() if isinstance(error, KafkaError) else None
     text = error.str() if isinstance(error, KafkaError) else str(error)
+    if code == KafkaError._FATAL:
+        text = f"{text} ({_last_words.said})"
     return BrokerError(f"{where}: {text}{_ADVICE.get(code, '')}")
 
 
+CHECK_BROKERS = "; check the setting 'kafka' and that the brokers run"
+_IDEMPOTENT = "; this user must be allowed to write idempotently (IDEMPOTENT_WRITE on the cluster)"
 _ADVICE: dict[int | None, str] = {
-    KafkaError._ALL_BROKERS_DOWN: "; check the setting 'kafka' and that the brokers run",
-    KafkaError._TRANSPORT: "; check the setting 'kafka' and that the brokers run",
-    KafkaError._TIMED_OUT: "; check the setting 'kafka' and that the brokers run",
+    KafkaError._ALL_BROKERS_DOWN: CHECK_BROKERS,
+    KafkaError._TRANSPORT: CHECK_BROKERS,
+    KafkaError._TIMED_OUT: CHECK_BROKERS,
+    KafkaError._MSG_TIMED_OUT: CHECK_BROKERS,
+    KafkaError._WAIT_COORD: CHECK_BROKERS,
+    KafkaError._NOENT: CHECK_BROKERS,
     KafkaError._RESOLVE: "; check the host names in the setting 'kafka'",
     KafkaError._AUTHENTICATION: "; check user, password and mechanism in kafka_options",
     KafkaError.SASL_AUTHENTICATION_FAILED: "; check user, password and mechanism in kafka_options",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "; this user may not use the topic",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: _IDEMPOTENT,
+    KafkaError._FATAL: _IDEMPOTENT,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "; this user must be allowed to write transactional IDs that begin with kafka_prefix",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "; this user must be allowed to read groups that begin with kafka_prefix",
     KafkaError.UNKNOWN_TOPIC_OR_PART: "; `tidemark topics create` makes the topics",
     KafkaError._UNKNOWN_TOPIC: "; `tidemark topics create` makes the topics",
     KafkaError.MSG_SIZE_TOO_LARGE: "; raise the topic's max.message.bytes, or message.max.bytes in kafka_options",

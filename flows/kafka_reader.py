@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from flows.errors import LogError
-from flows.kafka_client import ADMIN_TIMEOUT_S, PASSING, PATIENCE_S, BrokerError, RetentionError, broker_error
+from flows.kafka_client import ADMIN_TIMEOUT_S, CHECK_BROKERS, PASSING, BrokerError, RetentionError, broker_error
 from flows.log import READ_BYTES
 
 _WAIT_S, _GATHER_S = 0.1, 0.25
@@ -28,10 +28,10 @@ class PartitionReader:
         To be held from a read until `position` has been looked at.
     """
 
-    def __init__(self, options: dict[str, Any], topic: str, partition: int) -> None:
+    def __init__(self, options: dict[str, Any], topic: str, partition: int, patience_s: float) -> None:
         self.lock = threading.Lock()
         self.position = -1
-        self._topic, self._partition = topic, partition
+        self._topic, self._partition, self._patience_s = topic, partition, patience_s
         self._at_end = False
         self._consumer = Consumer(
             {
@@ -72,9 +72,10 @@ class PartitionReader:
             waited = time.monotonic() - began
             if self._ended(until) or (messages and (not got or waited > _GATHER_S)):
                 break
-            if not messages and waited > PATIENCE_S:
+            if not messages and waited > self._patience_s:
                 where = f"Kafka topic '{self._topic}', partition {self._partition}"
-                raise broker_error(f"{where}: no answer for {PATIENCE_S:.0f} s", passing) if passing else BrokerError(f"{where}: no answer")
+                why = f" ({passing.str()})" if passing is not None else ""
+                raise BrokerError(f"{where}: no answer for {self._patience_s:.0f} s{why}{CHECK_BROKERS}")
         return messages
 
     def _heed(self, got: list[Message], position: int) -> KafkaError | None:

@@ -9,32 +9,45 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
 import orjson
 import pyarrow as pa
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from flows.errors import DataDirectoryError, LogError
 from flows.kafka_client import (
     ADMIN_TIMEOUT_S,
     LARGEST_MESSAGE,
-    PATIENCE_S,
     BrokerError,
     broker_error,
     client_options,
+    passes,
     patiently,
     translated,
 )
 from flows.kafka_messages import batches_of, messages_of
 from flows.kafka_reader import PartitionReader
+from flows.kafka_topic import NOT_THERE, Topic, check_partitions, check_same, described
 from flows.log import LedgerConflictError, LedgerEntry, LogBatch
 from flows.settings import Settings
 
 LEDGER = "ledger"
+# How often it is asked whether the topic is still the same, while reading.
+_LOOK_S = 5.0
+# Brokers allow no more by default.
+_LONGEST_TRANSACTION_S = 900.0
 
 _Messages = list[list[tuple[int, bytes | None, int]]]
 """Of each batch its messages: (partition, value, timestamp)."""
@@ -51,6 +64,11 @@ class KafkaLog:
         self.partitions = 0
         self._prefix = settings.kafka_prefix
         self._options = client_options(settings)
+        self._patience_s = settings.kafka_patience_ms / 1000
+        self._timeout_s = min(ADMIN_TIMEOUT_S, self._patience_s)
+        self._kept = settings.state / f"{name}.topic"
+        self._found: Topic | None = None
+        self._looked = time.monotonic()
         self._read_only = read_only
         self._where = f"Kafka topic '{self.topic}'"
         self._lock, self._making = threading.Lock(), threading.Lock()
@@ -70,23 +88,36 @@ class KafkaLog:
         Raises
         ------
         DataDirectoryError
-            There is none, or it has another number of partitions than the settings say.
+            There is none, or it has another number of partitions than the settings say, or it is not the one that state was made from.
         BrokerError
             No broker can be reached.
         """
         log = cls(settings, name, read_only)
         with translated(log._where):
             # All of them: to ask for one may make it.
-            found = log._admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics.get(log.topic)
-        if found is None or not found.partitions:
-            raise DataDirectoryError(f"{log._where} is not there; `tidemark topics create` makes the topics")
-        log.partitions = len(found.partitions)
-        if log.partitions != settings.partitions:
-            raise DataDirectoryError(
-                f"{log._where} has {log.partitions} partitions, but the settings say {settings.partitions}; the number is fixed when the topic "
-                f"is made, for users would move: set partitions = {log.partitions} if it was always so, or make topics under another kafka_prefix"
-            )
+            found = log._admin.list_topics(timeout=log._timeout_s).topics.get(log.topic)
+            if found is None or not found.partitions:
+                raise DataDirectoryError(f"{log._where} {NOT_THERE}")
+            log.partitions = len(found.partitions)
+            check_partitions(log._where, log.partitions, settings.partitions)
+            if settings.state.is_dir():
+                log._found = described(log._admin, log.topic, log._timeout_s)
+                check_same(log._where, log._kept, log._found, keep=not read_only)
         return log
+
+    def _look_again(self) -> None:
+        """Now and then while reading: a topic that was deleted, made again or given more partitions must not go by unnoticed."""
+        if self._found is None or time.monotonic() - self._looked < _LOOK_S:
+            return
+        self._looked = time.monotonic()
+        try:
+            found = described(self._admin, self.topic, self._timeout_s)
+        except KafkaException as error:
+            if passes(error):
+                return
+            raise
+        check_partitions(self._where, found.partitions, self.partitions)
+        check_same(self._where, self._kept, found, keep=False)
 
     # Writing -------------------------------------------------------------------------------------------------------------------------------
 
@@ -116,14 +147,17 @@ class KafkaLog:
                 return self._append_with(entries, messages)
             if self._producer is None:
                 self._producer = Producer(self._producer_options())
-            spans, failures = self._send(self._producer, messages)
+            # One that has failed may stay so: it remembers what it wasn't allowed, and is of no use after a fatal error.
+            producer, self._producer = self._producer, None
+            spans, failures = self._send(producer, messages)
             if failures:
                 raise broker_error(f"{self._where}: can't append", failures[0])
+            self._producer = producer
             return spans
 
     def _producer_options(self) -> dict[str, Any]:
         given = {"enable.idempotence": True, "acks": "all", "compression.type": "lz4", "linger.ms": 5}
-        return {"message.timeout.ms": int(PATIENCE_S * 1000), "message.max.bytes": LARGEST_MESSAGE, **self._options, **given}
+        return {"message.timeout.ms": int(self._patience_s * 1000), "message.max.bytes": LARGEST_MESSAGE, **self._options, **given}
 
     def _send(self, producer: Producer, messages: _Messages) -> tuple[list[tuple[int, int, int]], list[KafkaError]]:
         spans: list[list[int]] = [[-1, -1] for _ in messages]
@@ -162,9 +196,10 @@ class KafkaLog:
         producer = self._transactional.get(key)
         try:
             if producer is None:
-                own = {"transactional.id": f"{self.topic}.{key}"[:240], "transaction.timeout.ms": int(PATIENCE_S * 1000)}
+                longest = int(min(self._patience_s, _LONGEST_TRANSACTION_S) * 1000)
+                own = {"transactional.id": f"{self.topic}.{key}"[:240], "transaction.timeout.ms": longest, "message.timeout.ms": longest}
                 producer = Producer({**self._producer_options(), **own})
-                producer.init_transactions(ADMIN_TIMEOUT_S)
+                self._finish(producer.init_transactions)
                 self._transactional[key] = producer
             known = self._read_ledger()
             if any(known.get(entry.key, {"done": 0})["done"] != entry.previous for entry in entries):
@@ -175,17 +210,17 @@ class KafkaLog:
                 before = self._ledger_at
                 if failures:
                     # This says why; of the message it may only be said that it was purged.
-                    producer.commit_transaction(ADMIN_TIMEOUT_S)
+                    self._finish(producer.commit_transaction)
                     raise broker_error(f"{self._where}: can't append", failures[0])
                 for entry in entries:
                     value = orjson.dumps({"done": entry.done, "total": entry.total})
                     producer.produce(self._prefix + LEDGER, key=f"{self.name}|{entry.key}", value=value, partition=0)
-                producer.commit_transaction(ADMIN_TIMEOUT_S)
+                self._finish(producer.commit_transaction)
             except BaseException:
                 # The next append begins with a new one: after an abort the broker may find its numbers out of order.
                 self._transactional.pop(key, None)
                 with suppress(KafkaException):
-                    producer.abort_transaction(ADMIN_TIMEOUT_S)
+                    producer.abort_transaction(self._timeout_s)
                 raise
             ends: dict[int, int] = {}
             for partition, _, end in spans:
@@ -199,12 +234,18 @@ class KafkaLog:
                 raise conflict from error
             raise
 
+    def _finish(self, step: Callable[[float], object]) -> None:
+        """One step of a transaction, which may be asked for again as long as brokers are away."""
+        patiently(lambda: step(self._timeout_s), self._patience_s)
+
     def _await_readable(self, topic: str, ends: dict[int, int]) -> None:
         """Wait until readers see up to these ends: a commit is acknowledged before it has reached every partition."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self._patience_s
         while any(at < end for at, end in zip(self._offsets(topic, dict.fromkeys(ends, OffsetSpec.latest())), ends.values(), strict=True)):
             if time.monotonic() > deadline:
-                raise BrokerError(f"Kafka topic '{topic}': what was committed can't be read after {PATIENCE_S:.0f} s; look at the broker's log")
+                raise BrokerError(
+                    f"Kafka topic '{topic}': what was committed can't be read after {self._patience_s:.0f} s; look at the broker's log"
+                )
             time.sleep(0.005)
 
     def ledger_entry(self, key: str) -> LedgerEntry | None:
@@ -239,11 +280,12 @@ class KafkaLog:
         LogError
             `position` lies beyond the end.
         BrokerError
-            No broker answers for PATIENCE_S.
+            No broker answers for as long as `kafka_patience_ms`.
         """
         self._check_partition(partition)
         reader = self._reader(self.topic, partition)
         with reader.lock, translated(f"{self._where}, partition {partition}: can't read"):
+            self._look_again()
             messages = reader.read(position, max_records)
             if exact and not messages and reader.position < (end := self.end_position(partition)):
                 messages = reader.read(position, max_records, end)
@@ -254,7 +296,7 @@ class KafkaLog:
         with self._making:
             if (topic, partition) not in self._readers:
                 options = {**self._options, "group.id": f"{self._prefix}reader"}
-                self._readers[topic, partition] = PartitionReader(options, topic, partition)
+                self._readers[topic, partition] = PartitionReader(options, topic, partition, self._patience_s)
             return self._readers[topic, partition]
 
     def end_positions(self) -> list[int]:
@@ -278,12 +320,22 @@ class KafkaLog:
 
     def _offsets(self, topic: str, wanted: Mapping[int, OffsetSpec]) -> list[int]:
         with translated(f"{self._where}: can't ask for its offsets"):
-            return patiently(lambda: self._ask_offsets(topic, wanted))
+            return patiently(lambda: self._ask_offsets(topic, wanted), self._patience_s)
 
     def _ask_offsets(self, topic: str, wanted: Mapping[int, OffsetSpec]) -> list[int]:
         asked = {TopicPartition(topic, partition): spec for partition, spec in wanted.items()}
-        answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ADMIN_TIMEOUT_S)
-        by_partition = {at.partition: answer.result(ADMIN_TIMEOUT_S).offset for at, answer in answers.items()}
+        answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._timeout_s)
+        try:
+            by_partition = {at.partition: answer.result(self._timeout_s + 5).offset for at, answer in answers.items()}
+        except KafkaException as error:
+            if passes(error):
+                # This client keeps the leaders that it knew, and their epochs, until it is made to ask: it would be refused for minutes.
+                with suppress(KafkaException):
+                    self._admin.list_topics(timeout=self._timeout_s)
+            raise
+        if OFFSET_INVALID in by_partition.values():
+            # What this client makes of a connection that breaks before the answer. Taken for an end, it would end a run.
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
         return [by_partition[partition] for partition in wanted]
 
     # Groups --------------------------------------------------------------------------------------------------------------------------------
@@ -295,19 +347,21 @@ class KafkaLog:
         if positions:
             with translated(f"{self._where}: can't commit positions of group '{self._prefix}{group}'"):
                 told = [TopicPartition(self.topic, p, at) for p, at in positions.items()]
-                patiently(lambda: self._group(group).commit(offsets=told, asynchronous=False))
+                patiently(lambda: self._group(group).commit(offsets=told, asynchronous=False), self._patience_s)
 
     def group_positions(self, group: str) -> dict[int, int]:
         """What `commit_group` committed, by partition."""
         with translated(f"{self._where}: can't read positions of group '{self._prefix}{group}'"):
             asked = [TopicPartition(self.topic, p) for p in range(self.partitions)]
-            told = patiently(lambda: self._group(group).committed(asked, timeout=ADMIN_TIMEOUT_S))
+            told = patiently(lambda: self._group(group).committed(asked, timeout=self._timeout_s), self._patience_s)
         return {at.partition: at.offset for at in told if at.offset >= 0}
 
     def _group(self, group: str) -> Consumer:
         with self._making:
             if group not in self._groups:
-                self._groups[group] = Consumer({**self._options, "group.id": self._prefix + group, "enable.auto.commit": False})
+                # This consumer joins nothing; its session is how long a commit waits for the coordinator before it says so.
+                own = {"group.id": self._prefix + group, "enable.auto.commit": False, "session.timeout.ms": int(self._timeout_s * 1000)}
+                self._groups[group] = Consumer({**self._options, **own})
             return self._groups[group]
 
     # The rest --------------------------------------------------------------------------------------------------------------------------------
