@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.table import Table
 
@@ -48,7 +48,9 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
     # A dead letter is as large as whatever some producer was allowed to send.
     large = {"max.message.bytes": str(LARGEST_MESSAGE)}
     wanted = [
-        NewTopic(settings.kafka_prefix + name, settings.partitions, replication_factor, config=kept | (large if name == DEADLETTERS else {}))
+        NewTopic(
+            settings.kafka_prefix + name, settings.partitions, replication_factor, config=kept | (large if name == DEADLETTERS else {})
+        )
         for name in LOGS
     ]
     ledger = {"cleanup.policy": "compact", "min.insync.replicas": kept["min.insync.replicas"]}
@@ -66,6 +68,9 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise broker_error(f"Kafka: can't make topic '{name}'", error.args[0]) from error
                 there.append(name)
+    kept_as = {settings.kafka_prefix + name: "delete" for name in LOGS} | {settings.kafka_prefix + LEDGER: "compact"}
+    # Not those just made: a broker may not have heard of them yet.
+    _check_kept(admin, {name: kept_as[name] for name in there})
     for log in LOGS:
         # A topic of another number of partitions is told of here rather than at the first run.
         KafkaLog.open(settings, log, read_only=True).close()
@@ -76,6 +81,21 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
         click.echo(f"{name}: made")
     for name in sorted(there):
         click.echo(f"{name}: was there")
+
+
+def _check_kept(admin: AdminClient, wanted: dict[str, str]) -> None:
+    """Refuse topics that somebody else made to keep their records in another way: compaction leaves only the newest of each key."""
+    if not wanted:
+        return
+    answers = admin.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in wanted], request_timeout=ADMIN_TIMEOUT_S)
+    for resource, answer in answers.items():
+        with translated(f"Kafka topic '{resource.name}': can't ask how it is set"):
+            policy = answer.result(ADMIN_TIMEOUT_S)["cleanup.policy"].value
+        if policy != wanted[resource.name]:
+            raise DataDirectoryError(
+                f"Kafka topic '{resource.name}' has cleanup.policy={policy}, so records that are needed would be lost; "
+                f"set it to {wanted[resource.name]}, and see what is gone already"
+            )
 
 
 @topics.command("list", epilog="Example: tidemark topics list --json")
