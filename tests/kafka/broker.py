@@ -55,7 +55,16 @@ def jars() -> Path:
         if not JARS.exists():
             draft = JARS.with_suffix(".draft")
             shutil.rmtree(draft, ignore_errors=True)
-            get = ["mvn", "-B", "-q", "-f", str(POM), "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={draft}"]
+            get = [
+                "mvn",
+                "-B",
+                "-q",
+                "-f",
+                str(POM),
+                "dependency:copy-dependencies",
+                "-DincludeScope=runtime",
+                f"-DoutputDirectory={draft}",
+            ]
             done = subprocess.run(get, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"Maven could not fetch Kafka: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -74,10 +83,25 @@ class Broker:
         self._config = directory / "server.properties"
         self._config.write_text(PROPERTIES.format(port=port, controller=controller, directory=directory))
         self._classpath = f"{jars()}/*"
-        form = ["java", "-cp", self._classpath, "kafka.tools.StorageTool", "format", "-t", "5L6g3nShT-eMCtK--X86sw", "-c", str(self._config)]
+        form = [
+            "java",
+            "-cp",
+            self._classpath,
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            "5L6g3nShT-eMCtK--X86sw",
+            "-c",
+            str(self._config),
+        ]
         subprocess.run(form, check=True, capture_output=True, cwd=directory)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._process is not None
 
     def start(self) -> None:
         """Start it and wait until it answers."""

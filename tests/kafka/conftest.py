@@ -30,7 +30,9 @@ def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 @pytest.fixture
 def on_kafka(shared_broker: Broker, tmp_path: Path) -> Settings:
     """Settings with topics of their own, made as a user makes them."""
-    settings = Settings(data=tmp_path / "data", partitions=PARTITIONS, kafka=shared_broker.servers, kafka_prefix=f"t{uuid.uuid4().hex[:8]}.")
+    settings = Settings(
+        data=tmp_path / "data", partitions=PARTITIONS, kafka=shared_broker.servers, kafka_prefix=f"t{uuid.uuid4().hex[:8]}."
+    )
     tidemark("topics", "create", data=settings.data, **options(settings))
     return settings
 

@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Producer
 
+from flows import deadletters
+from flows.reading import FeatureReader
 from flows.settings import Settings
 from tests.kafka.conftest import options
+from tests.kafka.outcome import assert_as_embedded
 from tests.processes import Simulated, ended, simulated_once, start, tidemark
 
 pytestmark = pytest.mark.kafka
@@ -24,35 +25,13 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
     return simulated_once(tmp_path_factory)
 
 
-def exported(data: Path, out: Path, **settings: object) -> dict[str, pa.Table]:
-    """Every export's rows: its metadata holds positions, which are the log's own."""
-    out.mkdir()
-    for entity in ("user", "pin", "topic"):
-        tidemark("features", "export", "--entity", entity, "--out", out / entity, data=data, **settings)
-    tidemark("labels", "export", "--out", out / "labels", data=data, **settings)
-    return {path.name: pq.read_table(path).replace_schema_metadata(None) for path in sorted(out.iterdir())}
-
-
-def status(data: Path, **settings: object) -> tuple[int, dict[str, int], list[str]]:
-    said = tidemark("status", "--digest", "--json", data=data, **settings).json()
-    return sum(task["lag"] for task in said["tasks"]), said["counts"], [t["digest"] for t in said["tasks"] if t["flow"] == "revisits"]
-
-
-def check(on_kafka: Settings, simulated: Simulated, tmp_path: Path, **settings: object) -> None:
-    lag, counts, digests = status(on_kafka.data, **options(on_kafka), **settings)
-    _, want_counts, want_digests = status(simulated.run)
-    assert (lag, counts, digests) == (0, want_counts, want_digests)
-    got, want = exported(on_kafka.data, tmp_path / "got", **options(on_kafka), **settings), exported(simulated.run, tmp_path / "want")
-    assert [name for name in want if not got[name].equals(want[name])] == []
-
-
 def test_the_same_as_over_the_embedded_log(on_kafka: Settings, simulated: Simulated, tmp_path: Path) -> None:
     for _ in range(2):
         tidemark("ingest", *simulated.files, data=on_kafka.data, **options(on_kafka))
     done = tidemark("run", "--workers", 2, data=on_kafka.data, **options(on_kafka))
     assert f"{simulated.records:,} events" in done.out
     assert "nothing new to apply" in tidemark("run", data=on_kafka.data, **options(on_kafka)).out
-    check(on_kafka, simulated, tmp_path)
+    assert_as_embedded(on_kafka, simulated, tmp_path / "got")
 
 
 @pytest.mark.slow
@@ -70,7 +49,7 @@ def test_killed_and_rescaled_it_is_the_same(on_kafka: Settings, simulated: Simul
     deadline = time.monotonic() + 60
     while tidemark("run", "--workers", 2, data=on_kafka.data, code=None, **settings).code != 0 and time.monotonic() < deadline:
         time.sleep(0.5)
-    check(on_kafka, simulated, tmp_path, batch_records=3, anchor_records=50)
+    assert_as_embedded(on_kafka, simulated, tmp_path / "got")
 
 
 def test_whatever_lies_in_a_topic_is_an_event_or_a_dead_letter(on_kafka: Settings, tmp_path: Path) -> None:
@@ -88,9 +67,8 @@ def test_whatever_lies_in_a_topic_is_an_event_or_a_dead_letter(on_kafka: Setting
     producer.produce(f"{on_kafka.kafka_prefix}actions", key="7", value=orjson.dumps(good), partition=1, timestamp=good["event_time"])
     producer.flush(60)
     tidemark("run", data=on_kafka.data, **options(on_kafka))
-    lag, counts, _ = status(on_kafka.data, **options(on_kafka))
-    assert lag == 0
+    with FeatureReader(on_kafka) as reader:
+        counts = reader.counts()
     assert counts["accepted"] == 1
     assert {reason: counts.get(f"deadletter.{reason}") for reason in odd} == {reason: len(values) for reason, values in odd.items()}
-    letters = tidemark("deadletters", "list", "--json", data=on_kafka.data, **options(on_kafka)).out
-    assert "oversize" in letters
+    assert deadletters.counts(on_kafka) == {reason: len(values) for reason, values in odd.items()}
