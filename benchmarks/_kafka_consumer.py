@@ -31,7 +31,7 @@ class Contestant:
         self.events = 0
         while self.events < wanted:
             for message in (messages := consumer.consume(10_000, 1.0)):
-                orjson.loads(message.value())
+                orjson.loads(message.value() or b"")
             self.events += len(messages)
         spent = clock.read()
         consumer.close()

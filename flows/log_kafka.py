@@ -259,10 +259,11 @@ class KafkaLog:
         reader, end = self._reader(topic, 0), self._offsets(topic, {0: OffsetSpec.latest()})[0]
         while self._ledger_at < end:
             for message in reader.read(self._ledger_at, 10_000, end):
-                if message.key() is not None and message.value() is not None:
-                    name, _, key = message.key().decode().partition("|")
+                key, value = message.key(), message.value()
+                if key is not None and value is not None:
+                    name, _, entry = key.decode().partition("|")
                     if name == self.name:
-                        self._ledger[key] = orjson.loads(message.value())
+                        self._ledger[entry] = orjson.loads(value)
             self._ledger_at = reader.position
         return self._ledger
 
