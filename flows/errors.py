@@ -35,6 +35,10 @@ class LogError(TidemarkError):
     """A log can't be read or appended to."""
 
 
+class RetentionError(LogError):
+    """Records that are needed are no longer in the log."""
+
+
 class CorruptionError(TidemarkError):
     """Stored bytes are not what was written (checksum, gap, mismatch)."""
 

@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from flows.errors import LogError, SettingsError, TidemarkError
+from flows.errors import RetentionError as RetentionError
 from flows.settings import Settings
 
 ADMIN_TIMEOUT_S = 30.0
@@ -70,10 +71,6 @@ _SILENT.propagate = False
 
 class BrokerError(LogError):
     """Kafka can't be reached, or refuses what was asked."""
-
-
-class RetentionError(LogError):
-    """Records that are needed are no longer in the topic."""
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
