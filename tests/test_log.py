@@ -60,6 +60,7 @@ def test_append_returns_offsets_and_read_gives_records_back(log: LocalLog) -> No
     assert spans == [(0, 0, 5), (2, 0, 2), (0, 5, 8), (1, 0, 0)]
     assert log.append([(0, batch(8, 2))]) == [(0, 8, 10)]
     assert log.end_positions() == [10, 0, 2]
+    assert log.start_positions() == [0, 0, 0]
     assert [log.end_position(p) for p in range(3)] == [10, 0, 2]
     assert numbers(log, 0) == list(range(10))
     assert numbers(log, 2) == [100, 101]
