@@ -24,7 +24,7 @@ ENVIRONMENT_PREFIX = "TIDEMARK_"
 # Environment variables with the prefix that are not settings of a data directory.
 _OTHER_VARIABLES = {ENVIRONMENT_PREFIX + name for name in ("CONFIG", "REQUIRE", "FOLLOW", "WORKER", "WORKERS", "UNTIL", "PROGRESS")}
 
-_PATHS, _TEXTS = ("data", "vocabulary", "kafka_options"), ("kafka", "kafka_prefix")
+_PATHS, _TEXTS = ("data", "vocabulary", "kafka_options", "archive"), ("kafka", "kafka_prefix")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{0,100}")
 
 
@@ -35,7 +35,7 @@ class Settings:
     Attributes
     ----------
     data : Path
-        The data directory; holds logs/, state/, offline/ and the feature registry.
+        The data directory; holds logs/, state/, archive/, offline/ and the feature registry.
     partitions : int
         Partitions of every log, fixed when the data directory is created.
     allowed_lateness_ms : int
@@ -59,6 +59,8 @@ class Settings:
         from there, so that the file need not hold a secret.
     kafka_patience_ms : int
         How long to wait for brokers that don't answer before it is an error. Never changes a result.
+    archive : Path or None
+        Where archived segments of the logs lie; None: archive/ in the data directory.
     """
 
     data: Path = Path("data")
@@ -73,6 +75,7 @@ class Settings:
     kafka_prefix: str = "tidemark."
     kafka_options: Path | None = None
     kafka_patience_ms: int = 5 * 60_000
+    archive: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -99,6 +102,11 @@ class Settings:
     def state(self) -> Path:
         """Directory of task state."""
         return self.data / "state"
+
+    @property
+    def archives(self) -> Path:
+        """Directory of archived segments, one for each log below it."""
+        return self.archive if self.archive is not None else self.data / "archive"
 
     @property
     def offline(self) -> Path:

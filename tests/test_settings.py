@@ -47,6 +47,13 @@ def test_the_data_directory_of_a_file_lies_beside_it(elsewhere: Path) -> None:
     assert load_settings(data="option", config=named, environment={"TIDEMARK_DATA": "env"}).data == Path("option")
 
 
+def test_the_archive_lies_in_the_data_directory_unless_it_is_said_elsewhere(elsewhere: Path) -> None:
+    assert Settings(data=Path("d")).archives == Path("d/archive")
+    assert load_settings(environment={"TIDEMARK_ARCHIVE": "a"}).archives == Path("a")
+    write(elsewhere / "tidemark.toml", 'archive = "far"')
+    assert load_settings(environment={}).archives == Path("far")
+
+
 def test_settings_survive_the_way_to_a_child() -> None:
     settings = Settings(data=Path("some where"), partitions=3, batch_records=17, vocabulary=Path("v.toml"))
     assert load_settings(environment=settings.environment()) == settings
