@@ -12,6 +12,7 @@ import pyarrow as pa
 from flows.errors import CorruptionError
 
 ACTIONS, REVISITS, LATE, DEADLETTERS = "actions", "revisits", "late", "deadletters"
+LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS)
 
 _ORIGIN = [
     pa.field("generation", pa.int32()),

@@ -14,10 +14,9 @@ from rich.table import Table
 from flows.errors import DataDirectoryError, SettingsError
 from flows.kafka_client import ADMIN_TIMEOUT_S, LARGEST_MESSAGE, broker_error, client_options, translated
 from flows.log_kafka import LEDGER, KafkaLog
-from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
+from flows.outputs import ACTIONS, DEADLETTERS, LOGS, REVISITS
 from flows.settings import Settings
 
-LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS)
 DAY_MS = 86_400_000
 
 
