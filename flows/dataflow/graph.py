@@ -81,7 +81,7 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
         ends = None if follow else _ends(settings, flow, flows, until)
         decoder = (lambda: Decoder(vocabulary).decode) if flow == ACTIONS else None
         source = LogSource(
-            partial(_open, settings, flow), partitions, flow, partial(_made, settings, flow), plan, settings.batch_records, ends, decoder
+            partial(_open, settings, flow), partitions, partial(_begin, settings, flow), plan, settings.batch_records, ends, decoder
         )
         parts = op.input(f"{flow}_log", dataflow, source)
         applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan, lanes))
@@ -94,8 +94,9 @@ def _open(settings: Settings, name: str) -> Log:
     return open_log(settings, name, create=name != ACTIONS)
 
 
-def _made(settings: Settings, flow: str, partition: int) -> bool:
-    return task_path(settings, flow, partition).exists()
+def _begin(settings: Settings, flow: str, log: Log, partition: int) -> int:
+    """Where a consumer group has come to; what has no state yet begins at the beginning."""
+    return log.group_positions(flow).get(partition, 0) if task_path(settings, flow, partition).exists() else 0
 
 
 def _ends(settings: Settings, flow: str, flows: Sequence[str], until: tuple[int, ...]) -> Ends:

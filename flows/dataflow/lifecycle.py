@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
-from flows.log import Log
-from flows.state.task import Task
+from flows.log import Log, LogBatch
 
 _TELL_SECONDS = 1.0
 # Closing is mostly waiting for the disk.
 _CLOSERS = 4
+
+
+class Keeper(Protocol):
+    """What a partition's records are given to: a task with its state, or the archiver. See `flows.state.task.Task`."""
+
+    partition: int
+    reached: int
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def watermark(self) -> int | None: ...
+    def apply(self, batches: Sequence[LogBatch], decoded: Any = None) -> int: ...
+    def catch_up(self, position: int) -> int: ...
+    def settled(self) -> bool: ...
+    def close(self) -> None: ...
 
 
 class Lifecycle:
@@ -43,13 +59,13 @@ class Lifecycle:
         self._closed: dict[int, int] = {}
         self._told = time.monotonic()
 
-    def open(self, make: Callable[[], Task]) -> Future[Task]:
+    def open(self, make: Callable[[], Keeper]) -> Future[Keeper]:
         """Open a task, to be closed by `close`."""
         with self._lock:
             self._open += 1
         return self._opener.submit(make)
 
-    def reached(self, task: Task) -> None:
+    def reached(self, task: Keeper) -> None:
         """Note a task's position; tell all of them when it is time."""
         with self._lock:
             self._positions[task.partition] = task.position
@@ -59,7 +75,7 @@ class Lifecycle:
         if due:
             self._log().commit_group(self._group, dict(self._positions))
 
-    def close(self, task: Task) -> None:
+    def close(self, task: Keeper) -> None:
         """Close a task. The last one waits until all have closed, raises what went wrong with any, and tells their positions."""
         with self._lock:
             self._open -= 1
@@ -72,6 +88,6 @@ class Lifecycle:
                 if group is not None:
                     self._log().commit_group(group, dict(self._closed))
 
-    def _close(self, task: Task) -> None:
+    def _close(self, task: Keeper) -> None:
         task.close()
         self._closed[task.partition] = task.position

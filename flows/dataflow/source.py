@@ -57,10 +57,8 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
     open_log : callable
         Makes the log, in the process that reads it.
     partitions : int
-    group : str
-        Consumer group whose committed positions are where reading starts. Only a hint: the task knows.
-    made : callable
-        Whether a partition's task has any state; what has none begins at the beginning.
+    begin : callable
+        Where to start reading a partition of the log. Only a hint: the task knows.
     plan : Plan
     batch_records : int
         Greatest number of records of an item.
@@ -74,8 +72,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         self,
         open_log: Callable[[], Log],
         partitions: int,
-        group: str,
-        made: Callable[[int], bool],
+        begin: Callable[[Log, int], int],
         plan: Plan,
         batch_records: int,
         ends: Ends | None,
@@ -83,8 +80,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
     ) -> None:
         self._open_log = open_log
         self._partitions = partitions
-        self._group = group
-        self._made = made
+        self._begin = begin
         self._plan = plan
         self._batch_records = batch_records
         self._ends = ends
@@ -97,8 +93,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         with reporting(self._plan.progress):
             log = self._open_log()
             partition = int(for_part)
-            told = log.group_positions(self._group).get(partition, 0) if self._made(partition) else 0
-            start = told if resume_state is None else resume_state
+            start = self._begin(log, partition) if resume_state is None else resume_state
             start = min(start, log.end_position(partition))
         decode = self._decoder() if self._decoder is not None else None
         return _LogPartition(log, partition, start, self._batch_records, self._ends, decode, self._plan.progress)

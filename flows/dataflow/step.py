@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from bytewax.operators import StatefulBatchLogic
 
 from flows.dataflow import stopping
-from flows.dataflow.lifecycle import Lifecycle
+from flows.dataflow.lifecycle import Keeper, Lifecycle
 from flows.dataflow.progress import Applied, reporting, tell
 from flows.dataflow.source import POLL, SOON, Part
-from flows.state.task import Task
 
 
 class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
@@ -29,11 +28,11 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
         Where an error is told before it ends the process.
     """
 
-    def __init__(self, flow: str, make: Callable[[int], Task], lifecycle: Lifecycle, progress: int | None) -> None:
+    def __init__(self, flow: str, make: Callable[[int], Keeper], lifecycle: Lifecycle, progress: int | None) -> None:
         self._flow = flow
         self._progress = progress
         self._make = make
-        self._opening: Future[Task] | None = None
+        self._opening: Future[Keeper] | None = None
         self._lifecycle = lifecycle
         self._waiting: list[Part] = []
         self._settling = False
@@ -74,7 +73,7 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
     def snapshot(self) -> None:
         return None
 
-    def _work(self, task: Task, to_the_end: bool = False) -> Applied:
+    def _work(self, task: Keeper, to_the_end: bool = False) -> Applied:
         """Do what waits; of what the task must read by itself one stretch, and the rest at the next notification, if nothing waits behind it."""
         records, before = 0, task.reached
         while self._waiting and not stopping.requested():
