@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +11,7 @@ from flows.dataflow.plan import Plan
 from flows.errors import SettingsError
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
+from flows.run.stopping import stopping_on_signals
 from flows.run.warm_up import warm_up
 from flows.run.workers import Workers
 from flows.settings import Settings
@@ -92,42 +89,9 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
             totals[message["flow"]] += message["records"]
             display.advance(message["flow"], message["advanced"], message["watermark"])
 
-        with _stopping() as stopping:
+        with stopping_on_signals() as stopping:
             running = Workers(settings, flow, Plan(follow=follow, workers=workers, until=until), lock)
             stopping.begin(running)
             running.follow(listen, lambda: None)
         ended = time.monotonic()
     return Done(totals[ACTIONS], totals[REVISITS], ended - (first_word or [ended])[0], ended - started, workers, running.stopping)
-
-
-class _Stopping:
-    """A request to stop, that may come before there are workers to hand it to."""
-
-    def __init__(self) -> None:
-        self._requested = False
-        self._running: Workers | None = None
-
-    def request(self, *_: object) -> None:
-        self._requested = True
-        if self._running is not None:
-            self._running.stop()
-
-    def begin(self, running: Workers) -> None:
-        self._running = running
-        if self._requested:
-            running.stop()
-
-
-@contextmanager
-def _stopping() -> Iterator[_Stopping]:
-    """SIGTERM and Ctrl-C ask the workers to stop, and wait for them."""
-    stopping = _Stopping()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping
-        return
-    previous = {number: signal.signal(number, stopping.request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stopping
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -45,9 +45,12 @@ class Workers:
         With `workers` set; each gets its own number.
     lock : int
         Descriptor of the data directory's lock, which every worker holds too.
+    arguments : mapping, optional
+        For `flow`: literals.
     """
 
-    def __init__(self, settings: Settings, flow: str, plan: Plan, lock: int) -> None:
+    def __init__(self, settings: Settings, flow: str, plan: Plan, lock: int, arguments: Mapping[str, object] | None = None) -> None:
+        given = ", ".join(f"{name}={value!r}" for name, value in (arguments or {}).items())
         self._selector = selectors.DefaultSelector()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._outputs: list[IO[bytes]] = []
@@ -58,7 +61,7 @@ class Workers:
             own = replace(plan, worker=worker, progress=writing)
             output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _end
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bytewax.run", f"{_FLOWS / flow}.py:flow"],
+                [sys.executable, "-P", "-m", "bytewax.run", f"{_FLOWS / flow}.py:flow({given})"],
                 env={**_inherited(), **settings.environment(), **own.to_environment(), "RUST_BACKTRACE": "0"},
                 pass_fds=(writing, lock),
                 stdin=subprocess.DEVNULL,
