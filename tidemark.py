@@ -25,6 +25,7 @@ COMMANDS = {
     "labels": ("flows.labels_command:labels", "Labels of saves."),
     "deadletters": ("flows.deadletters_command:deadletters", "Records that could not be taken."),
     "topics": ("flows.topics_command:topics", "The topics of Kafka that stand for the logs."),
+    "archive": ("flows.archive.command:archive", "Parquet segments of the logs, for what retention takes."),
     "report": ("flows.report.command:report", "A page with rates, plots and counts."),
 }
 

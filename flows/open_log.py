@@ -1,4 +1,4 @@
-"""Which log the settings mean: the embedded one, or Kafka's."""
+"""Which log the settings mean: the embedded one, or Kafka's; joined with its archive where there is one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from flows.settings import Settings
 
 
 def open_log(settings: Settings, name: str, create: bool = False, read_only: bool = False) -> Log:
-    """Open a log.
+    """Open a log, with all of its past: what its retention has taken is read from the archive.
 
     Parameters
     ----------
@@ -20,7 +20,25 @@ def open_log(settings: Settings, name: str, create: bool = False, read_only: boo
     ------
     DataDirectoryError
         There is none, or it has another number of partitions than the settings say.
+    LogError
+        It ends before its archive does.
     """
+    log = open_live_log(settings, name, create, read_only)
+    if not (settings.archives / name).is_dir():
+        return log
+    # Not before it is needed: reading Parquet takes a while to load.
+    from flows.archive.archive import Archive
+    from flows.archive.joined import JoinedLog
+
+    try:
+        return JoinedLog(log, Archive(settings.archives, name, log.partitions), str(settings.archives))
+    except BaseException:
+        log.close()
+        raise
+
+
+def open_live_log(settings: Settings, name: str, create: bool = False, read_only: bool = False) -> Log:
+    """The same without its archive: for who makes that."""
     if settings.kafka:
         # Not before it is needed: the client takes 50 ms to load.
         from flows.log_kafka import KafkaLog
