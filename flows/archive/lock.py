@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+from flows.directories import make_directory
 from flows.errors import DataDirectoryError, LockedError
 
 # Workers of a run that was killed go within moments.
@@ -24,7 +25,7 @@ def locked(directory: Path) -> int:
         It can't be made or opened.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory.absolute())
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError as error:
         raise DataDirectoryError(f"archive {directory}: can't write to it: {error.strerror}") from error

@@ -16,7 +16,7 @@ from flows.archive.comparing import first_difference
 from flows.archive.joined import refuse_beyond
 from flows.archive.lock import locked
 from flows.archive.names import DRAFT, partition_directory
-from flows.archive.writing import SegmentWriter, pieces, sync_directory
+from flows.archive.writing import SegmentWriter, pieces
 from flows.errors import DataDirectoryError, LogError, RetentionError
 from flows.log import Log, LogBatch
 
@@ -93,9 +93,6 @@ class ArchiverTask:
         self._lock: int | None = locked(self._directory)
         try:
             (self._directory / DRAFT).unlink(missing_ok=True)
-            # Or a power failure could take a new directory with all that was published in it.
-            for made in (archives / log, archives, archives.parent):
-                sync_directory(made)
             self._covered = self._archive.covered(partition)
         except OSError as error:
             self.abandon()

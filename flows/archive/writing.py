@@ -26,6 +26,7 @@ from flows.archive.layout import (
     fits_columns,
 )
 from flows.archive.names import DRAFT, SegmentName, new_checksum
+from flows.directories import sync
 from flows.errors import DataDirectoryError, StorageFullError
 from flows.log import LogBatch
 
@@ -129,7 +130,7 @@ class SegmentWriter:
             writer.close()
             name = SegmentName(self.start, self.end, file.close())
             os.rename(self._directory / DRAFT, self._directory / str(name))
-            sync_directory(self._directory)
+            sync(self._directory)
         return name
 
     def discard(self) -> None:
@@ -229,15 +230,6 @@ class _Summed:
         """Close it as it is."""
         self.closed = True
         self._file.close()
-
-
-def sync_directory(directory: Path) -> None:
-    """Make what was renamed in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def pieces(batch: LogBatch) -> Iterator[LogBatch]:
