@@ -8,19 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.dataflow import stopping
 from flows.dataflow.ahead import Ahead
+from flows.dataflow.pace import AT_ONCE, Wait, worked
 from flows.dataflow.plan import Plan
 from flows.dataflow.progress import reporting
 from flows.log import Log, LogBatch
 
-POLL = timedelta(milliseconds=20)
-SOON = timedelta(milliseconds=2)
+# Seconds.
+POLL = 0.02
+SOON = 0.002
 # Records that a bounded run waits for where it doesn't know yet where its input ends: each commit costs a sync.
 _ENOUGH = 16_384
 
@@ -111,12 +113,15 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         self._decode = decode
         self._progress = progress
         self._opened = False
-        self._wait: timedelta | None = None
+        self._wait = Wait()
         self._ahead: Future[Read] | None = None
 
     def next_batch(self) -> Iterable[tuple[str, Part]]:
         with reporting(self._progress):
-            return self._next()
+            items = self._next() if self._wait.over() or stopping.requested() else []
+        if items:
+            worked()
+        return items
 
     def _next(self) -> list[tuple[str, Part]]:
         if not self._opened:
@@ -132,15 +137,15 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
             raise StopIteration()
         if self._ahead is not None and not self._ahead.done():
             # Bytewax asks all partitions before any part goes downstream: waiting here would keep the kernels waiting too.
-            self._wait = SOON
+            self._wait.begin(SOON)
             return []
         if self._ends is not None and end is None and self._log.end_position(self._partition) - self._at < _ENOUGH:
-            self._wait = POLL
+            self._wait.begin(POLL)
             return []
         ahead, self._ahead = self._ahead, None
         batches, decoded = _ahead.take(ahead) if ahead is not None else self._read(end)
-        self._wait = None if batches else POLL
         if not batches:
+            self._wait.begin(POLL)
             return []
         start, self._at = self._at, batches[-1].end_offset
         self._read_ahead(end)
@@ -156,8 +161,8 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         batches = tuple(self._log.read(self._partition, self._at, limit, exact=False))
         return batches, self._decode(*(b.records for b in batches)) if self._decode is not None and batches else None
 
-    def next_awake(self) -> datetime | None:
-        return datetime.now(UTC) + self._wait if self._wait is not None else None
+    def next_awake(self) -> datetime:
+        return AT_ONCE
 
     def snapshot(self) -> int:
         return self._at

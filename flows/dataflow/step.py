@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from datetime import UTC, datetime
+from datetime import datetime
 
 from bytewax.operators import StatefulBatchLogic
 
 from flows.dataflow import stopping
 from flows.dataflow.lifecycle import Keeper, Lifecycle
+from flows.dataflow.pace import AT_ONCE, Wait, worked
 from flows.dataflow.progress import Applied, reporting, tell
 from flows.dataflow.source import POLL, SOON, Part
 
@@ -36,28 +37,34 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
         self._lifecycle = lifecycle
         self._waiting: list[Part] = []
         self._settling = False
+        self._wait = Wait()
 
     def on_batch(self, values: list[Part]) -> tuple[Iterable[Applied], bool]:
         self._waiting += values
         if self._opening is None:
             self._opening = self._lifecycle.open(lambda: self._make(values[0].partition))
-        return self.on_notify()
+        return self._look()
 
     def notify_at(self) -> datetime | None:
-        if self._waiting:
-            return datetime.now(UTC) + SOON
-        # So that a commit that fails ends the process even if no other record comes.
-        return datetime.now(UTC) + POLL if self._settling else None
+        return AT_ONCE if self._waiting or self._settling else None
 
     def on_notify(self) -> tuple[Iterable[Applied], bool]:
+        return self._look() if self._wait.over() else ([], False)
+
+    def _look(self) -> tuple[Iterable[Applied], bool]:
         # While it opens, what other tasks have to do goes first; records are waited for, or they would pile up.
         if self._opening is None or not (self._opening.done() or any(part.batches for part in self._waiting)):
+            self._wait.begin(SOON)
             return [], False
         with reporting(self._progress):
             task = self._opening.result()
             done = [self._work(task)] if self._waiting else []
             self._settling = not task.settled()
-            return done, False
+        if done:
+            worked()
+        # A task that settles is looked at so that a commit that fails ends the process even if no other record comes.
+        self._wait.begin(SOON if self._waiting else POLL)
+        return done, False
 
     def on_eof(self) -> tuple[Iterable[Applied], bool]:
         if self._opening is None:

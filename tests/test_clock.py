@@ -1,0 +1,99 @@
+"""The wall clock may be set to and fro while the flows run: nothing waits for it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks._chaos_clock import WallClock
+from flows.dataflow import pace
+from tests.processes import (
+    ROOT,
+    Simulated,
+    assert_same,
+    await_true,
+    end_all,
+    ended,
+    environment,
+    outcome,
+    settings_of,
+    simulated_once,
+    tidemark,
+    watching,
+)
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    return simulated_once(tmp_path_factory)
+
+
+def test_a_run_that_follows_goes_on_where_the_clock_is_set_back(simulated: Simulated, tmp_path: Path) -> None:
+    clock = WallClock(tmp_path)
+    if clock.path is not None:
+        pytest.skip("no C compiler, so Bytewax's clock can't be set back; to get one: apt-get install gcc libc6-dev")
+    settings = settings_of(tmp_path / "data")
+    first, *others = simulated.files
+    tidemark("ingest", first, data=settings.data)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tidemark", "run", "--follow", "--workers", "2"],
+        env=environment() | settings.environment() | clock.environment,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        with watching(settings) as watch:
+            await_true(lambda: watch.position() > 0, "the run is at work")
+            seen = [watch.position()]
+            # Not to before 1970: to days ago, to the future, and back.
+            for seconds, files in ((-3 * 86_400, others[:2]), (5 * 86_400, others[2:4]), (0, others[4:])):
+                clock.set(seconds)
+                tidemark("ingest", *files, data=settings.data)
+                await_true(lambda: watch.position() > seen[-1], "what came after the jump is applied")
+                seen.append(watch.position())
+            await_true(lambda: watch.position() == simulated.records, "all is applied")
+        clock.set(-86_400)
+        process.send_signal(signal.SIGTERM)
+        assert ended(process).code == 0
+    finally:
+        end_all(process)
+    assert_same(outcome(settings, tmp_path / "exports"), simulated.clean)
+
+
+def test_who_waits_is_asked_again_when_it_is_time_not_before() -> None:
+    wait = pace.Wait()
+    assert wait.over()
+    wait.begin(0.01)
+    begun = time.monotonic()
+    while not wait.over():
+        pass
+    assert time.monotonic() - begun >= 0.01
+
+
+def test_nobody_sleeps_while_another_of_its_thread_has_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(pace.time, "sleep", slept.append)
+    one, another = pace.Wait(), pace.Wait()
+    one.begin(1_000)
+    another.begin(2_000)
+    for _ in range(3):
+        assert not one.over()
+        pace.worked()
+        assert not another.over()
+        pace.worked()
+    assert slept == []
+    for _ in range(2):
+        assert not one.over()
+        assert not another.over()
+    # Both have come a second time: until the first of them is due.
+    assert len(slept) == 1
+    assert 900 < slept[0] <= 1_000
