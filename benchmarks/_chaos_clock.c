@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,6 +42,10 @@ int gettimeofday(struct timeval *restrict now, void *restrict zone) {
     return 0;
 }
 
+int timespec_get(struct timespec *now, int base) {
+    return base == TIME_UTC && !clock_gettime(CLOCK_REALTIME, now) ? base : 0;
+}
+
 time_t time(time_t *out) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -56,7 +61,13 @@ static struct timespec kernels(const struct timespec *until) {
     return out;
 }
 
-#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+/* Of pthread_cond_timedwait there is an older one too, for objects of another form, and dlsym may well find that. */
+static void *real_of(const char *name) {
+    void *found = dlvsym(RTLD_NEXT, name, "GLIBC_2.3.2");
+    return found ? found : dlsym(RTLD_NEXT, name);
+}
+
+#define REAL(name) ((__typeof__(&name))real_of(#name))
 
 int pthread_cond_timedwait(pthread_cond_t *restrict cond, pthread_mutex_t *restrict mutex, const struct timespec *restrict until) {
     static __typeof__(&pthread_cond_timedwait) real;
@@ -70,6 +81,13 @@ int pthread_cond_clockwait(pthread_cond_t *cond, pthread_mutex_t *mutex, clockid
     struct timespec own = kernels(until);
     if (!real) real = REAL(pthread_cond_clockwait);
     return real(cond, mutex, clock, &own);
+}
+
+int cnd_timedwait(cnd_t *restrict cond, mtx_t *restrict mutex, const struct timespec *restrict until) {
+    static __typeof__(&cnd_timedwait) real;
+    struct timespec own = kernels(until);
+    if (!real) real = REAL(cnd_timedwait);
+    return real(cond, mutex, &own);
 }
 
 int sem_timedwait(sem_t *restrict semaphore, const struct timespec *restrict until) {
