@@ -111,6 +111,12 @@ class Log(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+def read_before(log: Log, end: int, partition: int, position: int, max_records: int) -> list[LogBatch]:
+    """As `Log.read`, of what lies before `end`: where offsets have holes, as many records as there are offsets reach past it."""
+    batches = log.read(partition, position, min(max_records, end - position))
+    return [batch.between(position, end) for batch in batches if batch.first_offset < end]
+
+
 class LocalLog:
     """The embedded log. Many reader processes; appends by several writer processes are serialised by SQLite.
 

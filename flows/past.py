@@ -15,7 +15,7 @@ from flows.errors import CorruptionError
 from flows.kernels.layout import ACCEPTED, LABEL_COLUMNS, NEVER, TILE_COLUMNS
 from flows.kernels.reads import REVISIT_COLUMNS, SEQUENCE_COLUMNS
 from flows.kernels.rows import fold_sequences, merge_rows, sort_rows
-from flows.log import Log
+from flows.log import Log, read_before
 from flows.partition import partition_of
 from flows.settings import DAY_MS, HOUR_MS, Settings
 from flows.state import tables
@@ -126,7 +126,7 @@ class Past:
     def _judged(self, judge: Judge, partition: int, position: int) -> Iterator[JudgedBatch]:
         at = 0
         while at < position:
-            batches = self._log.read(partition, at, min(self._settings.batch_records, position - at))
+            batches = read_before(self._log, position, partition, at, self._settings.batch_records)
             if not batches:
                 raise CorruptionError(
                     f"log '{self._log.name}', partition {partition}, ends at {at}, but its state is at position {position}: "

@@ -14,7 +14,7 @@ import numpy as np
 from flows.errors import CorruptionError
 from flows.kernels.layout import ACCEPTED, CHANGE_COLUMNS, LABEL_COLUMNS, NEVER
 from flows.kernels.rows import fold_sums, sort_rows
-from flows.log import Log
+from flows.log import Log, read_before
 from flows.open_log import open_log
 from flows.outputs import ACTIONS
 from flows.reading import FeatureReader
@@ -120,7 +120,7 @@ class _Pass:
         changes = [np.empty((0, len(_CLICK_ROW)), np.int64)]
         at = 0
         while at < position:
-            batches = log.read(partition, at, min(self._settings.batch_records, position - at))
+            batches = read_before(log, position, partition, at, self._settings.batch_records)
             if not batches:
                 raise CorruptionError(
                     f"log '{log.name}', partition {partition}: state is at position {position}, but the log ends at {at}: "

@@ -22,7 +22,7 @@ from flows.features import fingerprint
 from flows.kernels.actions import Judged, WorkingSet, tally
 from flows.kernels.layout import ACCEPTED, DUPLICATE, FUTURE
 from flows.kernels.rows import sequence_rows, sort_rows
-from flows.log import Log, LogBatch
+from flows.log import Log, LogBatch, read_before
 from flows.outputs import ACTIONS, DEADLETTER_SCHEMA, DEADLETTERS, LATE, LATE_SCHEMA, REVISIT_SCHEMA, REVISITS
 from flows.partition import partition_of
 from flows.settings import Settings
@@ -285,7 +285,7 @@ def resume(judge: Judge, view: TaskStore | TaskView, meta: Meta, source: Log, ba
         judge.working_set.restore(saved[_SEAL_BYTES:])
     at = meta.anchor
     while at < meta.position:
-        batches = source.read(meta.partition, at, min(batch_records, meta.position - at))
+        batches = read_before(source, meta.position, meta.partition, at, batch_records)
         if not batches:
             raise CorruptionError(
                 f"state {view.path} is at position {meta.position}, but log '{source.name}', partition {meta.partition}, ends at {at}: "
