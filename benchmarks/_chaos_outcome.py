@@ -17,7 +17,7 @@ from flows.reading import FeatureReader
 from flows.settings import DAY_MS, Settings
 from flows.status_command import digest_of
 
-_MOST = 1 << 30
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True)
