@@ -52,7 +52,8 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
         )
         for name in LOGS
     ]
-    ledger = {"cleanup.policy": "compact", "min.insync.replicas": kept["min.insync.replicas"]}
+    # By the broker's clock: it refuses records from one that runs an hour ahead.
+    ledger = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime", "min.insync.replicas": kept["min.insync.replicas"]}
     wanted.append(NewTopic(settings.kafka_prefix + LEDGER, 1, replication_factor, config=ledger))
     made: list[str] = []
     there: list[str] = []
