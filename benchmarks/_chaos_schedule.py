@@ -53,6 +53,8 @@ class Act:
         For how long.
     awaited : bool
         The next act begins when the workers of this one are gone, not at once.
+    choice : float
+        Which worker is the victim, in [0, 1).
     """
 
     number: int
