@@ -11,12 +11,13 @@ import signal
 import threading
 from typing import Any
 
-_requested = threading.Event()
+# No threading.Event: a second signal may come while the handler of the first holds the event's lock, and would wait for it for ever.
+_requested = False
 
 
 def requested() -> bool:
     """Whether this process was asked to stop."""
-    return _requested.is_set()
+    return _requested
 
 
 def wait(seconds: float) -> bool:
@@ -46,10 +47,15 @@ def _await_end(descriptor: int) -> None:
     poll = select.poll()
     poll.register(descriptor, 0)  # nothing but the end is told
     if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll()):
-        _requested.set()
+        _set()
+
+
+def _set() -> None:
+    global _requested
+    _requested = True
 
 
 def _request(number: int, frame: Any) -> None:
-    _requested.set()
+    _set()
     if number == signal.SIGINT:
         signal.signal(signal.SIGINT, signal.default_int_handler)
