@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import signal
 import threading
+import time
 from typing import Any
 
 # No threading.Event: a second signal may come while the handler of the first holds the event's lock, and would wait for it for ever.
@@ -22,12 +23,15 @@ def requested() -> bool:
 
 def wait(seconds: float) -> bool:
     """Wait until this process is asked to stop, or for so long; whether it was asked."""
-    return _requested.wait(seconds)
+    end = time.monotonic() + seconds
+    while not _requested and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+    return _requested
 
 
 def request() -> None:
     """Ask this process to stop."""
-    _requested.set()
+    _set()
 
 
 def listen() -> None:
