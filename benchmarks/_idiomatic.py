@@ -10,12 +10,10 @@ from __future__ import annotations
 import gc
 import operator
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import bytewax.operators as op
-import numpy as np
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
@@ -23,10 +21,10 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
 from benchmarks import _measure, _outcome, _stream
-from benchmarks._per_key import Change, Event, PinLogic, Save, UserLogic
+from benchmarks._per_key import Change, Event, PinLogic, UserLogic
+from benchmarks._saves import revisit_rows, table
 from flows.features import SEQUENCE_LENGTH
-from flows.kernels.layout import NEVER
-from flows.settings import HOUR_MS, Settings
+from flows.settings import Settings
 
 BATCH = 1000  # 300 to 3 000 are about equal; 10 000 is a tenth slower
 
@@ -125,12 +123,12 @@ class Contestant:
         as_of = max(event.time for event in self._events)
         users = sorted(self._users, key=operator.attrgetter("user_id"))
         entries = [(u.user_id, *e[:3], actions[e[3]], surfaces[e[4]], e[5]) for u in users for e in u.sequence]
-        saves = [(u.user_id, s.pin_id, s.time, surfaces[s.surface], *_firsts(s)) for u in users for s in (*u.final, *u.kept)]
+        saves = [s.row(u.user_id, surfaces) for u in users for s in (*u.final, *u.kept)]
         return {
-            "sequences": _outcome.ranked(_table(entries, 7), SEQUENCE_LENGTH),
-            "users": _outcome.counted(_revisit_rows((u.user_id, u.counts) for u in self._users), as_of),
-            "pins": _outcome.counted(_revisit_rows((p.pin_id, p.counts) for p in self._pins), as_of),
-            "labels": _outcome.labelled(_table(saves, 6)),
+            "sequences": _outcome.ranked(table(entries, 7), SEQUENCE_LENGTH),
+            "users": _outcome.counted(revisit_rows((u.user_id, u.counts) for u in self._users), as_of),
+            "pins": _outcome.counted(revisit_rows((p.pin_id, p.counts) for p in self._pins), as_of),
+            "labels": _outcome.labelled(table(saves, 6)),
         }
 
 
@@ -140,19 +138,3 @@ def _events(settings: Settings) -> list[Event]:
     names = ("user_id", "event_id", "pin_id", "action", "surface", "event_time", "duration_ms", "watermark")
     keys: dict[int, str] = {}
     return [Event(keys.setdefault(row[0], str(row[0])), *row) for row in zip(*(records[name].tolist() for name in names), strict=True)]
-
-
-def _firsts(save: Save) -> tuple[int, int]:
-    impressions = [r.time for r in save.revisits if not r.click]
-    clicks = [r.time for r in save.revisits if r.click]
-    return min(impressions, default=int(NEVER)), min(clicks, default=int(NEVER))
-
-
-def _table(rows: list[tuple[Any, ...]], columns: int) -> np.ndarray:
-    return np.array(rows, np.int64).reshape(-1, columns)
-
-
-def _revisit_rows(counts: Iterable[tuple[int, dict[tuple[int, bool, bool, int], int]]]) -> np.ndarray:
-    """As the kernels' rows: entity, other, kind, time (here the beginning of the hour), weight."""
-    rows = [(entity, o, click + 2 * rp, hour * HOUR_MS, n) for entity, of in counts for (o, click, rp, hour), n in of.items() if n]
-    return _table(rows, 5)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import bisect
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bytewax.operators import StatefulBatchLogic
 
+from benchmarks._saves import Revisit, Save
 from flows.features import SEQUENCE_LENGTH
 from flows.kernels.layout import CREDIT_MS
 from flows.settings import HOUR_MS
@@ -28,27 +29,6 @@ class Event:
     time: int
     duration_ms: int
     watermark: int
-
-
-@dataclass(slots=True)
-class Save:
-    """A save and the revisits credited to it."""
-
-    time: int
-    event_id: int
-    pin_id: int
-    surface: str
-    revisits: list[Revisit] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class Revisit:
-    """A revisit and the save that it is credited to."""
-
-    time: int
-    pin_id: int
-    click: bool
-    save: Save | None
 
 
 @dataclass(slots=True)

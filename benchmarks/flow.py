@@ -1,7 +1,8 @@
-"""Events per second of the whole flow, beside an idiomatic Bytewax flow of the same features and beside its own kernels alone.
+"""Events per second of the whole flow, beside what else computes the same features, and beside itself on a stream ten times as large.
 
-`python -m benchmarks.flow [--json] [--quick] [--events N] [--users M] [--repeats R] [--seed S]`. They run in turns, each in a process of
-its own, on the same simulated stream; before anything is timed, what they lead to is compared, and the engine with the oracles.
+`python -m benchmarks.flow [--json] [--quick] [--part all|baselines|sizes] [--events N] [--users M] [--repeats R] [--seed S]`. Contestants (an
+idiomatic Bytewax flow, a plain Python loop, its own kernels alone) run in turns, each in a process of its own, on the same simulated stream;
+before anything is timed, what they lead to is compared, and the engine with the oracles. `large_vs_small`: see benchmarks/_sizes.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import _measure, _outcome, _stream
+from benchmarks import _measure, _outcome, _sizes, _stream
 from benchmarks._worker import Worker
 from flows.settings import Settings
 
@@ -29,17 +30,39 @@ NOTES = {
         "favour: decoded events, keys and watermarks given, counters and labels stay inside, no topic statistics, the sink does nothing"
     ),
     "idiomatic_silent": "the same with state in memory only and no feature going out: a crash loses all, nobody can read anything",
+    "python_loop": (
+        "a plain loop with dicts and lists from the same log to memory: nothing durable, nobody else can read it, no topic statistics; in its "
+        "favour: it is told which records are malformed, and the garbage collector is off"
+    ),
+    "python_loop_decoded": "the same, and all events lie in memory as tuples before the clock starts",
+    "python_loop_sequences": "the same loop from the log, sequences alone: no saves, revisits, counters, labels",
+    "python_loop_sequences_decoded": "sequences alone, from tuples in memory",
 }
+# Ratio → whom the engine is measured against.
+BASELINES = {
+    "vs_idiomatic_bytewax": "idiomatic",
+    "vs_idiomatic_bytewax_silent": "idiomatic_silent",
+    "vs_python_loop": "python_loop",
+    "vs_python_loop_decoded": "python_loop_decoded",
+    "vs_python_loop_sequences": "python_loop_sequences",
+    "vs_python_loop_sequences_decoded": "python_loop_sequences_decoded",
+    "vs_kernels": "kernels",
+}
+_DECODED = "_decoded"
 
 
-def measure(events: int, users: int, repeats: int, seed: int, scratch: Path) -> dict[str, Any]:
-    """Check, then time.
+def measure(events: int, users: int, repeats: int, seed: int, scratch: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The engine and its baselines: check, then time.
 
     Parameters
     ----------
     events, users, repeats, seed : int
     scratch : Path
         An empty directory.
+
+    Returns
+    -------
+    results, ratios : dict
 
     Raises
     ------
@@ -49,37 +72,37 @@ def measure(events: int, users: int, repeats: int, seed: int, scratch: Path) -> 
     compared = check_against_oracles(scratch / "oracles", seed)
     settings = _stream.make(scratch / "stream", events, users, seed)
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(Worker(f"_{name}", settings, scratch)) for name in NOTES}
+        modules = {name.removesuffix(_DECODED) for name in NOTES}
+        workers = {name: stack.enter_context(Worker(f"_{name}", settings, scratch)) for name in NOTES if name in modules}
+
+        def run(name: str) -> dict[str, Any]:
+            return workers[name.removesuffix(_DECODED)].run(**{"decoded": True} if name.endswith(_DECODED) else {})
+
         # What a later run holds of memory depends on what the one before has left.
-        first = {name: worker.run() for name, worker in workers.items()}
+        first = {name: run(name) for name in NOTES}
         outcome = workers["kernels"].outcome()
-        for name in ("tidemark", "idiomatic", "idiomatic_silent"):
-            _outcome.check_equal(workers[name].outcome(), outcome, f"{name} and kernels")
-            compared += _outcome.values(outcome)
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+        for name in workers.keys() - {"kernels"}:
+            wanted = {"sequences": outcome["sequences"]} if name == "python_loop_sequences" else outcome
+            _outcome.check_equal(workers[name].outcome(), wanted, f"{name} and kernels")
+            compared += _outcome.values(wanted)
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in NOTES}
         for _ in range(repeats):
-            for name, worker in workers.items():
-                runs[name].append(worker.run())
+            for name in NOTES:
+                runs[name].append(run(name))
         pieces = workers["tidemark"].run(pieces=True)["pieces"]
 
     def ratios(rate: str) -> dict[str, dict[str, float]]:
         of = {name: [run[rate] for run in ran] for name, ran in runs.items()}
-        names = {"idiomatic": "idiomatic_bytewax", "idiomatic_silent": "idiomatic_bytewax_silent", "kernels": "kernels"}
         suffix = "" if rate == "events_per_s" else "_by_cpu_time"
-        return {f"vs_{title}{suffix}": _measure.ratio(of["tidemark"], of[name]) for name, title in names.items()}
+        return {title + suffix: _measure.ratio(of["tidemark"], of[name]) for title, name in BASELINES.items()}
 
-    return {
-        "benchmark": "flow",
-        "results": {
-            "users": users,
-            "values_compared": compared,
-            **{name: _summary(name, first[name], of) for name, of in runs.items()},
-            "tidemark_pieces": pieces,
-        },
-        "ratios": ratios("events_per_s") | ratios("events_per_cpu_s"),
-        "machine": _measure.machine(),
-        "seed": seed,
+    results = {
+        "users": users,
+        "values_compared": compared,
+        **{name: _summary(name, first[name], of) for name, of in runs.items()},
+        "tidemark_pieces": pieces,
     }
+    return results, ratios("events_per_s") | ratios("events_per_cpu_s")
 
 
 def check_against_oracles(scratch: Path, seed: int, events: int = 20_000) -> int:
@@ -125,6 +148,17 @@ def _summary(name: str, first: dict[str, Any], runs: list[dict[str, Any]]) -> di
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
     results, machine = result["results"], result["machine"]
+    if "tidemark" in results:
+        _show_baselines(results, console)
+    if "sizes" in results:
+        _sizes.show(results["sizes"], console)
+    for name, value in result["ratios"].items():
+        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}"
+    console.print(f"{where}; seed {result['seed']}")
+
+
+def _show_baselines(results: dict[str, Any], console: Console) -> None:
     table = Table("", "events", "events/s", "min", "max", "per CPU s", "peak MiB", "before", "state MB", title="flow")
     for name in NOTES:
         of = results[name]
@@ -133,34 +167,40 @@ def show(result: dict[str, Any], console: Console) -> None:
         state = f"{of['state_bytes'] / 1e6:.1f}" if "state_bytes" in of else ""
         table.add_row(name, *(f"{number:,.0f}" for number in numbers), state)
     console.print(table)
-    for name, value in result["ratios"].items():
-        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
     for name, note in NOTES.items():
         console.print(f"{name}: {note}")
     steps = Table("tidemark by pieces", "seconds", "CPU seconds")
     for name, spent in results["tidemark_pieces"].items():
         steps.add_row(name, f"{spent['seconds']:.3f}", f"{spent['cpu_seconds']:.3f}")
     console.print(steps)
-    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}"
-    console.print(f"{results['values_compared']:,} values compared; {where}; seed {result['seed']}")
+    console.print(f"{results['values_compared']:,} values compared")
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--quick", is_flag=True, help="200 000 events; ends within a minute.")
-@click.option("--events", type=click.IntRange(1_000), help="Default 2 000 000.")
-@click.option("--users", type=click.IntRange(10), help="Default a tenth of the events.")
+@click.option("--quick", is_flag=True, help="200 000 events, and 20 000 against 200 000; ends within a minute.")
+@click.option("--part", type=click.Choice(["all", "baselines", "sizes"]), default="all", show_default=True, help="Beside others, by size, or both.")
+@click.option("--events", type=click.IntRange(1_000), help="Of the part beside others. Default 2 000 000.")
+@click.option("--users", type=click.IntRange(10), help="Of the part beside others. Default a tenth of the events.")
+@click.option("--large", type=click.IntRange(10_000), help="Events of the larger stream, users a tenth. Default 10 000 000.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
-def main(as_json: bool, quick: bool, events: int | None, users: int | None, repeats: int, seed: int) -> None:
-    """Events per second of the whole flow, beside an idiomatic Bytewax flow and beside its own kernels alone."""
-    events = events or (200_000 if quick else 2_000_000)
+def main(as_json: bool, quick: bool, part: str, events: int | None, users: int | None, large: int | None, repeats: int, seed: int) -> None:
+    """Events per second of the whole flow, beside what else computes the same features, and on a stream ten times as large."""
+    events, large = events or (200_000 if quick else 2_000_000), large or (200_000 if quick else 10_000_000)
+    results, ratios = dict[str, Any](), dict[str, Any]()
     with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as scratch:
         try:
-            result = measure(events, users or events // 10, repeats, seed, Path(scratch))
+            if part != "sizes":
+                of_baselines = measure(events, users or events // 10, repeats, seed, Path(scratch) / "baselines")
+                results, ratios = of_baselines
+            if part != "baselines":
+                of_sizes = _sizes.measure(large, repeats, seed, Path(scratch) / "sizes")
+                results, ratios = results | {"sizes": of_sizes[0]}, ratios | of_sizes[1]
         except _measure.CheckFailedError as error:
             print(f"benchmarks.flow: {error}", file=sys.stderr)
             sys.exit(1)
+    result = {"benchmark": "flow", "results": results, "ratios": ratios, "machine": _measure.machine(), "seed": seed}
     if as_json:
         print(json.dumps(result))
     else:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import _idiomatic, _idiomatic_silent, _kernels, _outcome, _stream, flow, realdata
+from benchmarks import _idiomatic, _idiomatic_silent, _kernels, _outcome, _python_loop, _python_loop_sequences, _stream, flow, realdata
 from benchmarks._datasets import DATASETS
 from benchmarks._differences import compare
 from benchmarks._measure import CheckFailedError, ratio, spread
@@ -29,9 +29,9 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return _stream.make(tmp_path_factory.mktemp("stream"), events=6_000, users=100, seed=5, rates=rates)
 
 
-def outcome_of(module: object, stream: Settings, scratch: Path) -> _outcome.Outcome:
+def outcome_of(module: object, stream: Settings, scratch: Path, **options: bool) -> _outcome.Outcome:
     contestant = module.Contestant(stream, scratch)  # type: ignore[attr-defined]
-    told = contestant.run()
+    told = contestant.run(**options)
     assert told["seconds"] > 0
     assert contestant.events > 0
     outcome: _outcome.Outcome = contestant.outcome()
@@ -39,10 +39,18 @@ def outcome_of(module: object, stream: Settings, scratch: Path) -> _outcome.Outc
     return outcome
 
 
-@pytest.mark.parametrize("baseline", [_idiomatic, _idiomatic_silent])
+@pytest.mark.parametrize("baseline", [_idiomatic, _idiomatic_silent, _python_loop])
 def test_the_baseline_and_the_kernels_lead_to_the_same(stream: Settings, tmp_path: Path, baseline: object) -> None:
     idiomatic, kernels = (outcome_of(module, stream, tmp_path) for module in (baseline, _kernels))
     _outcome.check_equal(idiomatic, kernels, "both")
+
+
+def test_a_loop_over_decoded_events_or_of_sequences_alone_leads_to_the_same(stream: Settings, tmp_path: Path) -> None:
+    kernels = outcome_of(_kernels, stream, tmp_path)
+    _outcome.check_equal(outcome_of(_python_loop, stream, tmp_path, decoded=True), kernels, "both")
+    for decoded in (False, True):
+        sequences = outcome_of(_python_loop_sequences, stream, tmp_path, decoded=decoded)
+        _outcome.check_equal(sequences, {"sequences": kernels["sequences"]}, "both")
 
 
 @pytest.mark.parametrize("table", ["sequences", "users", "pins", "labels"])
@@ -57,18 +65,24 @@ def test_one_wrong_value_is_found(stream: Settings, tmp_path: Path, table: str) 
 
 
 @pytest.mark.parametrize(
-    ("wrong", "value"),
+    ("baseline", "wrong", "value"),
     [
-        ("UserLogic._repeats", lambda self, event: False),
-        ("CREDIT_MS", 4 * DAY),
-        ("SEQUENCE_LENGTH", 5),
+        (_idiomatic, "_per_key.UserLogic._repeats", lambda self, event: False),
+        (_idiomatic, "_per_key.CREDIT_MS", 4 * DAY),
+        (_idiomatic, "_per_key.SEQUENCE_LENGTH", 5),
+        (_python_loop, "_python_loop.Visitor.forget", lambda self, before: self.saves.clear()),
+        (_python_loop, "_python_loop.CREDIT_MS", 4 * DAY),
+        (_python_loop, "_python_loop.SEQUENCE_LENGTH", 5),
+        (_python_loop, "_python_loop._OTHER", "homefeed"),
     ],
 )
-def test_a_wrong_baseline_is_found(stream: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, value: object) -> None:
+def test_a_wrong_baseline_is_found(
+    stream: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baseline: object, wrong: str, value: object
+) -> None:
     right = outcome_of(_kernels, stream, tmp_path)
-    monkeypatch.setattr(f"benchmarks._per_key.{wrong}", value)
+    monkeypatch.setattr(f"benchmarks.{wrong}", value)
     with pytest.raises(CheckFailedError, match="both"):
-        _outcome.check_equal(outcome_of(_idiomatic, stream, tmp_path), right, "both")
+        _outcome.check_equal(outcome_of(baseline, stream, tmp_path), right, "both")
 
 
 def test_a_failed_check_ends_with_1_and_prints_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,12 +103,12 @@ def test_spreads_and_ratios() -> None:
 
 @pytest.mark.slow
 def test_the_flow_benchmark_prints_its_contract() -> None:
-    command = [sys.executable, "-m", "benchmarks.flow", "--json", "--quick", "--events", "8000", "--repeats", "1", "--seed", "3"]
+    command = [sys.executable, "-m", "benchmarks.flow", "--json", "--quick", "--events", "8000", "--large", "20000", "--repeats", "1", "--seed", "3"]
     result = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, cwd=Path(__file__).parent.parent).stdout)
     assert list(result) == ["benchmark", "results", "ratios", "machine", "seed"]
     assert (result["benchmark"], result["seed"]) == ("flow", 3)
     assert {"cores", "memory", "cpu", "python", "versions"} == set(result["machine"])
-    for name in ("vs_idiomatic_bytewax", "vs_idiomatic_bytewax_silent", "vs_kernels"):
+    for name in (*flow.BASELINES, "large_vs_small"):
         for suffix in ("", "_by_cpu_time"):
             of = result["ratios"][name + suffix]
             assert 0 < of["min"] <= of["median"] <= of["max"]
@@ -105,6 +119,12 @@ def test_the_flow_benchmark_prints_its_contract() -> None:
         assert of["peak_rss_mb"] >= of["rss_before_mb"] > 0
     assert result["results"]["tidemark"]["state_bytes"] > 0
     assert result["results"]["values_compared"] > 10_000
+    sizes = result["results"]["sizes"]
+    assert sizes["large"]["users"] == sizes["wide"]["users"] == 10 * sizes["small"]["users"]
+    assert sizes["large"]["events"] > 9 * sizes["wide"]["events"] > 9_000
+    for name in ("small", "wide", "large"):
+        assert sizes[name]["peak_rss_mb"] >= sizes[name]["rss_before_mb"] > 0
+    assert sizes["values_compared"] > 10_000
     assert {"judge", "decode, in another thread", "commit and sync, in another thread"} <= set(result["results"]["tidemark_pieces"])
 
 
