@@ -69,7 +69,7 @@ class Settings:
     dedup_horizon_ms: int = HOUR_MS
     clock_skew_ms: int = 5 * 60_000
     batch_records: int = 262_144
-    anchor_records: int = 1_000_000
+    anchor_records: int = 262_144
     vocabulary: Path | None = None
     kafka: str | None = None
     kafka_prefix: str = "tidemark."

@@ -230,6 +230,19 @@ STREAM = log(
 )
 
 
+@pytest.mark.parametrize("anchor_records", [1, 3, 4])
+def test_a_start_replays_fewer_records_than_the_setting_says(tmp_path: Path, anchor_records: int) -> None:
+    house = House(tmp_path / "house", STREAM, anchor_records=anchor_records)
+    for position in range(1, len(STREAM) + 1):
+        task = house.open()
+        task.apply(house.logs[ACTIONS].read(0, task.position, 1))
+        assert task.store.meta.position == position
+        assert 0 <= position - task.store.meta.anchor < anchor_records
+        # Killed: what is left to replay adds up over starts.
+        task.abandon()
+    house.close()
+
+
 @pytest.mark.parametrize(
     "change",
     [
