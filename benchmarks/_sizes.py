@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import _measure, _outcome, _stream
+from benchmarks import _kernels, _measure, _outcome, _stream
 from benchmarks._worker import Worker
+from flows.settings import Settings
 
 TIMES = 10
 NOTE = (
@@ -51,11 +52,7 @@ def measure(events: int, repeats: int, seed: int, scratch: Path) -> tuple[dict[s
         for name, settings in streams.items():
             workers[name] = stack.enter_context(Worker("_tidemark", settings, scratch / f"{name}-runs"))
             first[name] = workers[name].run()
-            with Worker("_kernels", settings, scratch / f"{name}-kernels") as kernels:
-                kernels.run()
-                outcome = kernels.outcome()
-            _outcome.check_equal(workers[name].outcome(), outcome, f"tidemark and kernels on the {name} stream")
-            compared += _outcome.values(outcome)
+            compared += _check(workers[name], settings, name)
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("small", "large")}
         for _ in range(repeats):
             for name, of in runs.items():
@@ -77,6 +74,14 @@ def measure(events: int, repeats: int, seed: int, scratch: Path) -> tuple[dict[s
         for suffix, rate in (("", "events_per_s"), ("_by_cpu_time", "events_per_cpu_s"))
     }
     return results, ratios
+
+
+def _check(worker: Worker, settings: Settings, name: str) -> int:
+    kernels = _kernels.Contestant(settings, settings.data)
+    kernels.run()
+    outcome = kernels.outcome()
+    _outcome.check_equal(worker.outcome(), outcome, f"tidemark and kernels on the {name} stream")
+    return _outcome.values(outcome)
 
 
 def show(results: dict[str, Any], console: Console) -> None:
