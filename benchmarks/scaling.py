@@ -7,13 +7,10 @@ to two processes that share nothing is measured beside it: nothing here can be m
 
 from __future__ import annotations
 
-import hashlib
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import _digests, _measure, _stream
+from benchmarks import _digests, _hashing, _measure, _stream
 from benchmarks._process import Run
 from flows.settings import Settings
 
@@ -35,8 +32,6 @@ NOTE = (
     "what a second process adds to that, two_cores_vs_one what a second core gives; work is from the first word of a worker to the end, total with "
     "the start of processes; machine_two_vs_one: processes that only hash, the most that these cores could give"
 )
-_HASHED = bytes(1 << 20)
-_HASHING_S = 1.0
 
 
 def measure(events: int, repeats: int, seed: int, scratch: Path) -> dict[str, Any]:
@@ -77,7 +72,7 @@ def measure(events: int, repeats: int, seed: int, scratch: Path) -> dict[str, An
         for name, of in runs.items():
             of.append(run(name))
         for processes, rates in machine.items():
-            rates.append(_hashing(cores[:processes]))
+            rates.append(_hashing.rate(cores[:processes]))
 
     results: dict[str, Any] = {"note": NOTE, "tasks_compared": len(made["one"]) * (len(CONTESTANTS) - 1)}
     for name, of in runs.items():
@@ -105,25 +100,6 @@ def _nothing_to_do(settings: Settings, name: str, cores: list[int]) -> float:
     return float(Run(settings, "--workers", str(workers), cores=cores[:used]).finish()["cpu_seconds"])
 
 
-def _hashing(cores: list[int]) -> float:
-    """MiB per second that processes hash, one on each core, all at once."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(len(cores)) as pool:
-        begins = time.time() + 1.0  # when all have been started
-        return sum(pool.starmap(_hash, [(core, begins) for core in cores], chunksize=1))
-
-
-def _hash(core: int, begins: float) -> float:
-    os.sched_setaffinity(0, {core})
-    while time.time() < begins:
-        pass
-    started, n = time.perf_counter(), 0
-    while (took := time.perf_counter() - started) < _HASHING_S:
-        hashlib.blake2b(_HASHED).digest()
-        n += 1
-    return n / took
-
-
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
     results, machine = result["results"], result["machine"]
@@ -144,13 +120,13 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--quick", is_flag=True, help="500 000 events; ends within a minute.")
+@click.option("--quick", is_flag=True, help="200 000 events; ends within a minute.")
 @click.option("--events", type=click.IntRange(1_000), help="Default 4 000 000.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 def main(as_json: bool, quick: bool, events: int | None, repeats: int, seed: int) -> None:
     """Two worker processes against one, on two cores, and against one worker on one core."""
-    events = events or (500_000 if quick else 4_000_000)
+    events = events or (200_000 if quick else 4_000_000)
     with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as scratch:
         try:
             result = measure(events, repeats, seed, Path(scratch))
