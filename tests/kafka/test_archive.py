@@ -21,7 +21,7 @@ from flows.outputs import ACTIONS
 from flows.settings import Settings
 from tests.archive.making import rows
 from tests.kafka.conftest import options
-from tests.kafka.test_flows import check
+from tests.kafka.outcome import assert_as_embedded
 from tests.processes import Simulated, refused, simulated_once, tidemark
 
 pytestmark = pytest.mark.kafka
@@ -133,4 +133,4 @@ def test_flows_over_a_topic_that_has_lost_its_beginning_are_those_of_the_whole(
     take(on_kafka, {p: end if p == 0 else end // 2 for p, end in enumerate(ends)})
     done = tidemark("run", "--workers", 2, data=on_kafka.data, **settings)
     assert f"{simulated.records:,} events" in done.out
-    check(on_kafka, simulated, tmp_path)
+    assert_as_embedded(on_kafka, simulated, tmp_path / "got")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from confluent_kafka import Message
 
 from flows.events import EVENT_SCHEMA, RAW_SCHEMA
 from flows.kafka_messages import batches_of, messages_of
@@ -16,22 +16,8 @@ from flows.log import LogBatch
 from tests.processes import ROOT
 
 
-@dataclass(frozen=True)
-class Message:
-    """As confluent-kafka hands it over."""
-
-    at: int
-    held: bytes | None
-    time: int = 5
-
-    def value(self) -> bytes | None:
-        return self.held
-
-    def offset(self) -> int:
-        return self.at
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, self.time
+def message(at: int, value: bytes | None, time: int = 5) -> Message:
+    return Message(topic="actions", partition=0, offset=at, value=value, timestamp=(1, time))
 
 
 def stream(batch: pa.RecordBatch, compression: str | None = None) -> bytes:
@@ -64,7 +50,7 @@ def values(batches: list[LogBatch]) -> list[object]:
 
 @pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
 def test_arrow_of_any_writer_is_its_records(compression: str | None) -> None:
-    messages = [Message(0, stream(events(3), compression)), Message(1, b"{}"), Message(2, stream(events(1), compression))]
+    messages = [message(0, stream(events(3), compression)), message(1, b"{}"), message(2, stream(events(1), compression))]
     batches = batches_of(7, 0, 4, messages)
     assert values(batches) == [0, 1, 2, b"{}", 0]
     assert [(b.partition, b.first_offset, b.end_offset) for b in batches] == [(7, 0, 1), (7, 1, 2), (7, 2, 4)]
@@ -72,7 +58,7 @@ def test_arrow_of_any_writer_is_its_records(compression: str | None) -> None:
 
 def test_what_is_sent_comes_back() -> None:
     for batch in (events(20_000), pa.record_batch([pa.array([b"", None, b"{}"]), pa.array([1, 2, 3])], schema=RAW_SCHEMA)):
-        messages = [Message(i, value, time) for i, (value, time) in enumerate(messages_of(batch))]
+        messages = [message(i, value, time) for i, (value, time) in enumerate(messages_of(batch))]
         assert [row for b in batches_of(0, 0, len(messages), messages) for row in b.records.to_pylist()] == batch.to_pylist()
 
 
@@ -82,7 +68,7 @@ def cut(data: bytes) -> list[bytes]:
 
 def test_a_stream_that_was_cut_is_one_record_of_its_bytes() -> None:
     for data in cut(stream(events(40))):
-        [batch] = batches_of(0, 3, 4, [Message(3, data)])
+        [batch] = batches_of(0, 3, 4, [message(3, data)])
         assert batch.records.schema == RAW_SCHEMA
         assert batch.records.to_pylist() == [{"value": data, "timestamp": 5}]
 
@@ -93,14 +79,14 @@ def test_records_that_are_declared_and_not_there_are_one_record_of_bytes() -> No
         batch = pa.record_batch({"nothing": pa.nulls(n)})
         data = stream(batch)
         assert len(data) < 1_000
-        [found] = batches_of(0, 0, 1, [Message(0, data)])
+        [found] = batches_of(0, 0, 1, [message(0, data)])
         assert found.records.to_pylist() == [{"value": data, "timestamp": 5}]
 
 
 DAMAGE = """
 import sys
 import numpy as np
-from tests.kafka.test_messages import Message, batches_of, events, stream
+from tests.kafka.test_messages import batches_of, events, message, stream
 from flows.decode import Decoder
 from flows.vocabulary import Vocabulary
 
@@ -113,7 +99,7 @@ for compression in (None, "lz4"):
         damaged = data.copy()
         at = random.integers(4, len(data), random.integers(1, 6))
         damaged[at] = random.integers(0, 256, len(at))
-        batches = batches_of(0, 0, 1, [Message(0, damaged.tobytes())])
+        batches = batches_of(0, 0, 1, [message(0, damaged.tobytes())])
         columns = decoder.decode(*(batch.records for batch in batches))
         columns.raw(sorted(columns.faults))
         whole += len(columns) > 1

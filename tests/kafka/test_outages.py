@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from flows.log_kafka import KafkaLog
+from flows.log_kafka import LEDGER, KafkaLog
 from flows.outputs import ACTIONS
 from flows.reading import FeatureReader
 from flows.settings import Settings
@@ -79,13 +81,29 @@ def records(settings: Settings) -> int:
         return sum(log.end_positions())
 
 
+def committed(settings: Settings) -> bool:
+    """Whether a first transaction is over, in every partition.
+
+    A broker that is killed while it marks a transaction as committed may come back without ever finishing that (Kafka 4.3.1, one node: its
+    coordinator takes partitions that it doesn't know yet for deleted ones). KIP-664 calls it a hanging transaction; docs/reliability.md.
+    """
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    asked = [TopicPartition(f"{settings.kafka_prefix}{ACTIONS}", p) for p in range(settings.partitions)]
+    asked.append(TopicPartition(f"{settings.kafka_prefix}{LEDGER}", 0))
+    ends = []
+    for isolation in IsolationLevel:
+        told = admin.list_offsets(dict.fromkeys(asked, OffsetSpec.latest()), isolation_level=isolation)
+        ends.append([told[at].result(30).offset for at in asked])
+    return ends[0] == ends[1] and ends[0][-1] > 0
+
+
 @pytest.mark.slow
 def test_where_a_broker_is_killed_nothing_is_lost_or_doubled(
     on_kafka: Settings, simulated: Simulated, broker: Broker, tmp_path: Path
 ) -> None:
     *most, last = simulated.files
     with running("ingest", *most, settings=on_kafka) as ingest:
-        await_true(lambda: records(on_kafka) > 0, "the first file is in")
+        await_true(lambda: committed(on_kafka), "the first file is in")
         assert ingest.poll() is None, "killed in between: a file is under way"
         out_and_back(broker)
         assert ended(ingest).code == 0
