@@ -48,6 +48,7 @@ class _Handle:
         self.connection = connection
         self.process = os.getpid()
         self.tails: dict[int, Any] = {}
+        self.ended: dict[int, tuple[int, int]] = {}
 
 
 # Connections inherited over a fork. SQLite forbids using and even closing them in the child, so they are kept from the garbage collector.

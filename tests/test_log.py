@@ -92,6 +92,28 @@ def test_small_reads_in_order_and_back_again(log: LocalLog) -> None:
             position += 7
 
 
+def test_at_the_end_whatever_is_appended_next_is_found(log: LocalLog) -> None:
+    """By this connection, another thread's or another process's: a read at the end asks only whether anything has been committed since."""
+
+    def by_another_thread() -> None:
+        log.append([(1, batch(1, 1))])
+
+    def by_another_log() -> None:
+        with LocalLog.open(log.path.parent, "actions") as other:
+            other.append([(1, batch(2, 1))])
+
+    for i, append in enumerate((lambda: log.append([(1, batch(0, 1))]), by_another_thread, by_another_log)):
+        assert numbers(log, 1, i) == numbers(log, 1, i) == []
+        # Nothing new here, though somebody has committed.
+        log.append([(0, batch(0, 1))])
+        assert numbers(log, 1, i) == []
+        thread = threading.Thread(target=append)
+        (thread.start(), thread.join()) if append is by_another_thread else append()
+        assert numbers(log, 1, i) == [i]
+    with pytest.raises(LogError, match="outside 0 to 3"):
+        log.read(1, 4, 1)
+
+
 def test_a_large_batch_is_stored_in_pieces(log: LocalLog) -> None:
     assert log.append([(0, batch(0, 150_000))]) == [(0, 0, 150_000)]
     assert [b.first_offset for b in log.read(0, 0, 1 << 30)] == [0, 65_536, 131_072]
