@@ -18,7 +18,8 @@ from flows.dataflow.lifecycle import Lifecycle
 from flows.errors import StorageFullError
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, REVISITS
-from flows.state.behind import Behind, Lanes
+from flows.state.behind import Behind, Lanes, Together
+from flows.state.store import TaskStore
 from tests.state.house import House
 from tests.strategies import adversarial
 
@@ -70,17 +71,93 @@ def test_records_that_wait_are_bounded_but_one_job_always_goes(monkeypatch: pyte
     third[0].result()
 
 
+def test_what_comes_while_it_works_is_worked_on_at_once_and_in_order() -> None:
+    begun, go, worked = threading.Event(), threading.Event(), []
+
+    def work(items: list[int]) -> None:
+        worked.append(items)
+        begun.set()
+        go.wait(10)
+
+    together = Together("test", work)
+    together.do(0)
+    assert begun.wait(10)
+    rest = [together.do(i) for i in range(1, 6)]
+    go.set()
+    for future in rest:
+        future.result()
+    assert worked == [[0], [1, 2, 3, 4, 5]]
+
+
+def test_an_item_fails_with_those_that_it_was_worked_on_with() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def work(items: list[int]) -> None:
+        begun.set()
+        go.wait(10)
+        if 2 in items:
+            raise StorageFullError("full")
+
+    together = Together("test", work)
+    first = together.do(1)
+    assert begun.wait(10)
+    second, third = together.do(2), together.do(3)
+    go.set()
+    first.result()
+    for future in (second, third):
+        with pytest.raises(StorageFullError):
+            future.result()
+    with pytest.raises(StorageFullError):
+        together.do(4)
+
+
+def test_nothing_is_published_before_it_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all tasks that wait are synced before any of them publishes, with one append."""
+    house = House(tmp_path / "house", adversarial(20, 300, partitions=2), partitions=2, lanes=Lanes.start())
+    tasks = [house.open(partition=p) for p in range(2)]
+    held, done = threading.Event(), []
+    sync, append = TaskStore.sync, house.logs[REVISITS].append
+
+    def slow_sync(store: TaskStore) -> None:
+        held.wait(10)
+        sync(store)
+        done.append("sync")
+
+    def told_append(batches: object) -> object:
+        done.append("append")
+        return append(batches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TaskStore, "sync", slow_sync)
+    monkeypatch.setattr(house.logs[REVISITS], "append", told_append)
+    for _ in range(2):
+        for task in tasks:
+            task.apply(house.logs[ACTIONS].read(task.partition, task.reached, 50))
+    assert wait_until(lambda: not any(task.busy() for task in tasks))
+    assert done == []
+    assert sum(house.logs[REVISITS].end_positions()) == 0
+    held.set()
+    for task in tasks:
+        task.settle()
+    # The first sync may have begun before the rest was written.
+    assert done[0] == "sync"
+    assert done.count("append") <= 2
+    assert sum(house.logs[REVISITS].end_positions()) == sum(sum(task.store.meta.sequences[REVISITS]) for task in tasks) > 0
+    for task in tasks:
+        task.close()
+    house.close()
+
+
 def test_a_task_is_settled_only_when_all_is_published(tmp_path: Path) -> None:
     """A commit hands over what is to be published after `settle` has begun to wait."""
     house = House(tmp_path / "house", adversarial(20, 150, partitions=1), lanes=Lanes.start())
     task = house.open()
-    released, append = threading.Event(), task.outbox.append
+    released, append = threading.Event(), house.logs[REVISITS].append
 
-    def slow(waiting: object) -> None:
+    def slow(batches: object) -> object:
         released.wait(10)
-        append(waiting)  # type: ignore[arg-type]
+        return append(batches)  # type: ignore[arg-type]
 
-    task.outbox.append = slow  # type: ignore[method-assign]
+    house.logs[REVISITS].append = slow  # type: ignore[method-assign,assignment]
     commits = task._lanes.commits  # type: ignore[union-attr]
     held = threading.Event()
     commits.do(lambda: bool(held.wait(10)))  # type: ignore[arg-type,return-value]
@@ -120,7 +197,7 @@ def test_a_commit_that_failed_is_raised_at_the_latest_by_close(tmp_path: Path, m
     task.apply(house.logs[ACTIONS].read(0, 0, 50))
     task.settle()
     assert task.settled()
-    monkeypatch.setattr(type(task.store), "commit", lambda *_: (_ for _ in ()).throw(StorageFullError("full")))
+    monkeypatch.setattr(type(task.store), "write", lambda *_: (_ for _ in ()).throw(StorageFullError("full")))
     task.apply(house.logs[ACTIONS].read(0, 0, 100))
     with pytest.raises(StorageFullError):
         task.settle()

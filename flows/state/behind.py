@@ -1,6 +1,7 @@
-"""Commits beside the judging of what comes next: one thread that does jobs in order, and nothing more once one has failed.
+"""Commits beside the judging of what comes next: threads that do jobs in order, and nothing more once one has failed.
 
-A task hands over what it has judged and goes on; compiled loops hold no lock of Python's, and neither does a disk that syncs.
+A task hands over what it has judged and goes on; compiled loops hold no lock of Python's, and neither does a disk that syncs. What the disk has to do
+is gathered over all tasks of a process: to sync eight files at once takes hardly longer than one, and one append holds what eight tasks put out.
 """
 
 from __future__ import annotations
@@ -8,10 +9,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from flows.state.outbox import Outbox, Waiting, append_together, records_in
+from flows.state.store import TaskStore
+
+T = TypeVar("T")
 
 RECORDS = 1 << 19
 """Records of jobs that may wait or run: what bounds memory."""
+_SYNCS = 8
 
 
 class Behind:
@@ -55,14 +62,68 @@ class Behind:
                 self._changed.notify_all()
 
 
-@dataclass(frozen=True)
-class Lanes:
-    """Who commits and who publishes, each beside the other and beside the kernels."""
+class Together(Generic[T]):
+    """One thread's queue of items; all that have come while it worked are worked on at once, in the order in which they came.
 
-    commits: Behind
-    publishing: Behind
+    Parameters
+    ----------
+    name : str
+        Of the thread.
+    work : callable
+        Takes items; what it raises fails all of them, and all later ones.
+    """
+
+    def __init__(self, name: str, work: Callable[[list[T]], None]) -> None:
+        self._behind = Behind(name)
+        self._work = work
+        self._lock = threading.Lock()
+        self._gathered: list[T] = []
+
+    def do(self, item: T, records: int = 0) -> Future[None]:
+        """Work on an item with others; waits, fails and is bounded as `Behind.do`."""
+        with self._lock:
+            self._gathered.append(item)
+        # Whichever of these jobs comes first takes all; an item is done at the latest with its own.
+        return self._behind.do(self._do_gathered, records)
+
+    def _do_gathered(self) -> None:
+        with self._lock:
+            items, self._gathered = self._gathered, []
+        if items:
+            self._work(items)
+
+
+class Lanes:
+    """Who commits, who syncs what was written and who publishes what was synced: each beside the others and beside the kernels.
+
+    Attributes
+    ----------
+    commits : Behind
+        Writes commits, one at a time.
+    """
+
+    def __init__(self) -> None:
+        self.commits = Behind("committing")
+        self._syncing: Together[tuple[TaskStore, Callable[[], None]]] = Together("syncing", self._sync)
+        self._publishing: Together[tuple[Outbox, list[Waiting]]] = Together("publishing", append_together)
+        self._disk = ThreadPoolExecutor(max_workers=_SYNCS, thread_name_prefix="disk")
 
     @classmethod
     def start(cls) -> Lanes:
         """For a process."""
-        return cls(Behind("committing"), Behind("publishing"))
+        return cls()
+
+    def sync(self, store: TaskStore, then: Callable[[], None], records: int) -> Future[None]:
+        """Sync all that a store has written by now, then do what must not come before; `records` are those that this holds."""
+        return self._syncing.do((store, then), records)
+
+    def publish(self, outbox: Outbox, waiting: list[Waiting]) -> Future[None]:
+        """Append what an outbox has taken, once it is synced."""
+        return self._publishing.do((outbox, waiting), records_in(waiting))
+
+    def _sync(self, written: list[tuple[TaskStore, Callable[[], None]]]) -> None:
+        stores = {id(store): store for store, _ in written}
+        for done in [self._disk.submit(store.sync) for store in stores.values()]:
+            done.result()
+        for _, then in written:
+            then()

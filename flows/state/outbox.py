@@ -33,6 +33,19 @@ def records_in(waiting: list[Waiting]) -> int:
     return sum(part.num_rows for *_, part in waiting)
 
 
+def append_together(taken: list[tuple[Outbox, list[Waiting]]]) -> None:
+    """Append what several outboxes have given up by `take`, in order: one append for each log, so that they wait for the disk once."""
+    chosen: dict[int, tuple[Log, list[tuple[int, pa.RecordBatch]]]] = {}
+    for outbox, waiting in taken:
+        for _, name, destination, records in waiting:
+            log = outbox.log(name)
+            chosen.setdefault(id(log), (log, []))[1].append((destination, records))
+    for log, batches in chosen.values():
+        log.append(batches)
+    for outbox, waiting in taken:
+        outbox.published(waiting)
+
+
 class Outbox:
     """The outbox of one task.
 
@@ -145,11 +158,15 @@ class Outbox:
         return waiting
 
     def append(self, waiting: list[Waiting]) -> None:
-        """Append to the logs, in order; may run in another thread than the next `put`."""
-        for name in self._names:
-            chosen = [(destination, records) for _, at, destination, records in waiting if at == name]
-            if chosen:
-                self._logs[name].append(chosen)
+        """Append to the logs, in order."""
+        append_together([(self, waiting)])
+
+    def log(self, name: str) -> Log:
+        """Where records of a name go."""
+        return self._logs[name]
+
+    def published(self, waiting: list[Waiting]) -> None:
+        """Take note of what has been appended; may run in another thread than the next `put`."""
         self._published.extend(key for key, *_ in waiting)
 
     def delete_published(self, batch: WriteBatch) -> bool:

@@ -150,12 +150,20 @@ class TaskStore:
 
     def commit(self, batch: WriteBatch) -> None:
         """Write a batch together with the meta record, synced: all or nothing."""
+        self.write(batch)
+        self.sync()
+
+    def write(self, batch: WriteBatch) -> None:
+        """Write a batch together with the meta record: all or nothing, and nothing of it before what was written earlier, whatever fails."""
         self.meta.manifest = self.runs.manifest
         self.meta.next_run = self.runs.next_id
         batch.put(_META, self.meta.to_json())
         with _translated(self.path):
             self._db.write(batch)
-            # Apart from the write, because here Python's lock is let go of while the disk works.
+
+    def sync(self) -> None:
+        """Make all that has been written durable; in any thread. Here Python's lock is let go of while the disk works."""
+        with _translated(self.path):
             self._db.flush_wal(True)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from flows.errors import CorruptionError
 from flows.log import Log, LogBatch
 from flows.settings import Settings
 from flows.state.behind import Lanes
-from flows.state.outbox import Outbox, records_in
+from flows.state.outbox import Outbox, Waiting, records_in
 from flows.state.runs import Table
 from flows.state.store import TaskStore
 from flows.state.tables import canonical, expiry, unexpired
@@ -64,7 +64,8 @@ class Task:
         self.partition = partition
         self.source = source
         self._lanes = lanes
-        self._committed: Future[None] | None = None
+        self._written: Future[None] | None = None
+        self._synced: Future[None] | None = None
         self._published: Future[None] | None = None
         self.store = TaskStore(task_path(settings, flow, partition), flow, partition, fingerprint, tables)
         try:
@@ -115,7 +116,7 @@ class Task:
             if self._lanes is None:
                 self._commit(judged, end)
             else:
-                self._committed = self._lanes.commits.do(partial(self._commit, judged, end), held)
+                self._written = self._lanes.commits.do(partial(self._commit, judged, end), held)
             self.reached = end
         return records
 
@@ -125,16 +126,22 @@ class Task:
             return 0
         return self.apply(self.source.read(self.partition, self.reached, min(self.settings.batch_records, position - self.reached)))
 
+    def busy(self) -> bool:
+        """Whether anything that was judged is not written yet."""
+        return self._written is not None and not self._written.done()
+
     def settled(self) -> bool:
         """Whether everything is committed and published; raises what went wrong."""
-        # The second is looked at only when the first has ended, which hands over what is to be published.
-        return _ended(self._committed) and _ended(self._published)
+        # Each is looked at only when the one before has ended, which hands over to it.
+        return _ended(self._written) and _ended(self._synced) and _ended(self._published)
 
     def settle(self) -> None:
         """Wait until everything is committed and published."""
-        if self._committed is not None:
-            self._committed.result()
-        # Looked at only now: a commit hands over what is to be published.
+        # Each is looked at only when the one before has ended, which hands over to it.
+        if self._written is not None:
+            self._written.result()
+        if self._synced is not None:
+            self._synced.result()
         if self._published is not None:
             self._published.result()
 
@@ -184,13 +191,18 @@ class Task:
         self._put(judged, batch)
         self.store.meta.position = end
         self._moved(judged, batch)
-        self.store.commit(batch)
         waiting = self.outbox.take()
         if self._lanes is None:
+            self.store.commit(batch)
             self.outbox.append(waiting)
-        elif waiting:
-            self._published = self._lanes.publishing.do(partial(self.outbox.append, waiting), records_in(waiting))
+        else:
+            self.store.write(batch)
+            self._synced = self._lanes.sync(self.store, partial(self._publish, waiting), records_in(waiting))
         self._merge_due()
+
+    def _publish(self, waiting: list[Waiting]) -> None:
+        if waiting and self._lanes is not None:
+            self._published = self._lanes.publish(self.outbox, waiting)
 
     def _merge_due(self) -> None:
         meta, runs = self.store.meta, self.store.runs
@@ -200,7 +212,8 @@ class Task:
             batch = self.store.batch()
             runs.merge(name, batch, lambda rows, table=table, before=before: unexpired(table, rows, before))  # type: ignore[misc]
             meta.expired_to = max(meta.expired_to, before)
-            self.store.commit(batch)
+            # Says nothing new, so that it may wait for the sync of the next commit.
+            self.store.write(batch)
 
     def digest(self) -> str:
         """Hex digest of the canonical logical state: the same for every history that leads to it.
