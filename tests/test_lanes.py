@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import flows.dataflow.ahead
@@ -15,6 +16,8 @@ import flows.state.behind
 from flows.dataflow.ahead import Ahead
 from flows.dataflow.draining import DRAINED, RevisitsEnd, clear_drained
 from flows.dataflow.lifecycle import Lifecycle
+from flows.dataflow.plan import Plan
+from flows.dataflow.source import LogSource, Part
 from flows.errors import StorageFullError
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, REVISITS
@@ -209,6 +212,37 @@ def test_a_commit_that_failed_is_raised_at_the_latest_by_close(tmp_path: Path, m
         task.close()
     assert house.open().position == 50, "the task was let go of"
     house.close()
+
+
+# Following a log ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_followed_log_is_gathered_while_the_task_is_busy(tmp_path: Path) -> None:
+    with LocalLog.open(tmp_path, ACTIONS, 1, create=True) as log:
+        busy = [False]
+        source = LogSource(lambda: log, 1, ACTIONS, lambda p: True, Plan(follow=True), 100, None, lambda: lambda *read: read, lambda p: busy[0])
+        partition = source.build_part("step", "0", None)
+        record = pa.record_batch({"n": [1]})
+
+        def parts() -> list[Part]:
+            return [part for _, part in partition.next_batch()]
+
+        assert parts() == [Part(0, 0)]
+        log.append([(0, record)])
+        assert wait_until(lambda: (found := parts()) and [b.end_offset for b in found[0].batches] == [1])
+        busy[0] = True
+        for _ in range(3):
+            log.append([(0, record)])
+            assert parts() == []
+        busy[0] = False
+        [part] = parts()
+        assert (part.start, sum(b.records.num_rows for b in part.batches), len(part.decoded)) == (1, 3, 3)
+        # More than can be taken at once: the next is read ahead, whatever the task is at.
+        log.append([(0, pa.record_batch({"n": range(150)}))])
+        [part] = parts()
+        busy[0] = True
+        assert wait_until(lambda: (found := parts()) and found[0].start == 104)
+        partition.close()
 
 
 # Reading ahead -----------------------------------------------------------------------------------------------------------------------------

@@ -80,11 +80,11 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     for flow in flows:
         ends = None if follow else _ends(settings, flow, flows, until)
         decoder = (lambda: Decoder(vocabulary).decode) if flow == ACTIONS else None
-        source = LogSource(
-            partial(_open, settings, flow), partitions, partial(_begin, settings, flow), plan, settings.batch_records, ends, decoder
-        )
+        tasks: dict[int, Task] = {}
+        opened, begin, busy = partial(_open, settings, flow), partial(_begin, settings, flow), partial(_busy, tasks)
+        source = LogSource(opened, partitions, begin, plan, settings.batch_records, ends, decoder, busy)
         parts = op.input(f"{flow}_log", dataflow, source)
-        applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan, lanes))
+        applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan, lanes, tasks))
         told = op.map(f"{flow}_applied", applied, lambda item: item[1])
         op.output(f"{flow}_progress", told, ProgressSink(plan.progress))
     return dataflow
@@ -110,7 +110,13 @@ def _ends(settings: Settings, flow: str, flows: Sequence[str], until: tuple[int,
     return RevisitsEnd(lambda: _open(settings, ACTIONS), lambda: _open(settings, REVISITS), until)
 
 
-def _logic(settings: Settings, flow: str, plan: Plan, lanes: Lanes) -> Callable[[None], TaskLogic]:
+def _busy(tasks: dict[int, Task], partition: int) -> bool:
+    """Whether a task is behind with its commits; one of another process is not known, and never waited for."""
+    task = tasks.get(partition)
+    return task is not None and task.busy()
+
+
+def _logic(settings: Settings, flow: str, plan: Plan, lanes: Lanes, tasks: dict[int, Task]) -> Callable[[None], TaskLogic]:
     vocabulary = settings.load_vocabulary()
     # One of each log per process: its cache and connections are per thread anyway.
     logs: dict[str, Log] = {}
@@ -123,6 +129,10 @@ def _logic(settings: Settings, flow: str, plan: Plan, lanes: Lanes) -> Callable[
             return logs[name]
 
     def make(partition: int) -> Task:
+        tasks[partition] = task = opened(partition)
+        return task
+
+    def opened(partition: int) -> Task:
         if flow == REVISITS:
             return RevisitsTask(settings, partition, vocabulary, log(REVISITS), lanes)
         outputs = {name: log(name) for name in (REVISITS, LATE, DEADLETTERS)}

@@ -58,6 +58,7 @@ class Lifecycle:
         self._positions: dict[int, int] = {}
         self._closed: dict[int, int] = {}
         self._told = time.monotonic()
+        self._telling: Future[None] | None = None
 
     def open(self, make: Callable[[], Keeper]) -> Future[Keeper]:
         """Open a task, to be closed by `close`."""
@@ -69,11 +70,14 @@ class Lifecycle:
         """Note a task's position; tell all of them when it is time."""
         with self._lock:
             self._positions[task.partition] = task.position
-            due = time.monotonic() - self._told > _TELL_SECONDS
+            due = time.monotonic() - self._told > _TELL_SECONDS and (self._telling is None or self._telling.done())
             if due:
                 self._told = time.monotonic()
         if due:
-            self._log().commit_group(self._group, dict(self._positions))
+            if self._telling is not None:
+                self._telling.result()
+            # Beside the work: it waits for whoever appends to the log, and for the disk.
+            self._telling = self._opener.submit(lambda: self._log().commit_group(self._group, dict(self._positions)))
 
     def close(self, task: Keeper) -> None:
         """Close a task. The last one waits until all have closed, raises what went wrong with any, and tells their positions."""
@@ -84,6 +88,8 @@ class Lifecycle:
         if last:
             for closing in self._closing:
                 closing.result()
+            if self._telling is not None:
+                self._telling.result()
             for group in (self._group, self._drained):
                 if group is not None:
                     self._log().commit_group(group, dict(self._closed))

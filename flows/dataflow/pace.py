@@ -24,8 +24,8 @@ class Wait:
         self._due = 0.0
 
     def begin(self, seconds: float) -> None:
-        """Not before so many seconds."""
-        self._due = time.monotonic() + seconds
+        """Not before the next multiple of so many seconds: who waits alike wakes at the same moment, and waking costs more than a look."""
+        self._due = (time.monotonic() // seconds + 1) * seconds
 
     def over(self) -> bool:
         """Whether it is time; if not, and if nobody else of this thread has work, after a sleep until it is for the first of them."""

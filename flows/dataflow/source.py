@@ -5,6 +5,7 @@ Each partition first gives an empty part, OPEN, so that its task is built, drain
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -23,7 +24,11 @@ from flows.log import Log, LogBatch
 # Seconds.
 POLL = 0.02
 SOON = 0.002
-# Records that a bounded run waits for where it doesn't know yet where its input ends: each commit costs a sync.
+# While a log is followed and records come, a partition is asked for more so soon; where none has come for a while, each POLL.
+_EAGER = 0.004
+_QUIET = 0.5
+# Records that a bounded run waits for where it doesn't know yet where its input ends: each commit costs a sync. And how many a stretch must have for
+# the next to be read ahead while a log is followed: a smaller one has reached the end, and what comes next is better gathered.
 _ENOUGH = 16_384
 
 Read = tuple[tuple[LogBatch, ...], Any]
@@ -47,6 +52,8 @@ class Part:
 
 Ends = Callable[[int], int | None]
 """Partition → the position where a bounded input ends, None while that isn't known yet."""
+Busy = Callable[[int], bool]
+"""Partition → whether its task still has something to write."""
 Decode = Callable[..., object]
 """Record batches → what a task needs of them."""
 
@@ -68,6 +75,8 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         Where the input ends; None follows it for ever.
     decoder : callable or None
         Makes, for each partition, what turns records into what its task needs of them.
+    busy : callable, optional
+        Whether a partition's task has a commit before it; while a log is followed, small stretches are gathered until it hasn't.
     """
 
     def __init__(
@@ -79,6 +88,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         batch_records: int,
         ends: Ends | None,
         decoder: Callable[[], Decode] | None = None,
+        busy: Busy = lambda partition: False,
     ) -> None:
         self._open_log = open_log
         self._partitions = partitions
@@ -87,6 +97,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         self._batch_records = batch_records
         self._ends = ends
         self._decoder = decoder
+        self._busy = busy
 
     def list_parts(self) -> list[str]:
         return [str(p) for p in range(self._partitions) if self._plan.owns(p)]
@@ -98,12 +109,20 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
             start = self._begin(log, partition) if resume_state is None else resume_state
             start = min(start, log.end_position(partition))
         decode = self._decoder() if self._decoder is not None else None
-        return _LogPartition(log, partition, start, self._batch_records, self._ends, decode, self._plan.progress)
+        return _LogPartition(log, partition, start, self._batch_records, self._ends, decode, self._busy, self._plan.progress)
 
 
 class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
     def __init__(
-        self, log: Log, partition: int, start: int, batch_records: int, ends: Ends | None, decode: Decode | None, progress: int | None
+        self,
+        log: Log,
+        partition: int,
+        start: int,
+        batch_records: int,
+        ends: Ends | None,
+        decode: Decode | None,
+        busy: Busy,
+        progress: int | None,
     ) -> None:
         self._log = log
         self._partition = partition
@@ -111,10 +130,12 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         self._batch_records = batch_records
         self._ends = ends
         self._decode = decode
+        self._busy = busy
         self._progress = progress
         self._opened = False
         self._wait = Wait()
         self._ahead: Future[Read] | None = None
+        self._quiet_since = time.monotonic()
 
     def next_batch(self) -> Iterable[tuple[str, Part]]:
         with reporting(self._progress):
@@ -142,13 +163,18 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         if self._ends is not None and end is None and self._log.end_position(self._partition) - self._at < _ENOUGH:
             self._wait.begin(POLL)
             return []
+        if self._ends is None and self._ahead is None and self._busy(self._partition):
+            self._wait.begin(SOON)
+            return []
         ahead, self._ahead = self._ahead, None
         batches, decoded = _ahead.take(ahead) if ahead is not None else self._read(end)
         if not batches:
-            self._wait.begin(POLL)
+            self._wait.begin(_EAGER if self._ends is None and time.monotonic() - self._quiet_since < _QUIET else POLL)
             return []
+        self._quiet_since = time.monotonic()
         start, self._at = self._at, batches[-1].end_offset
-        self._read_ahead(end)
+        if self._ends is not None or sum(b.records.num_rows for b in batches) >= min(_ENOUGH, self._batch_records):
+            self._read_ahead(end)
         return [(str(self._partition), Part(self._partition, start, batches, decoded))]
 
     def _read_ahead(self, end: int | None) -> None:
