@@ -98,7 +98,8 @@ def _messages(settings: Settings) -> list[tuple[int, bytes, int]]:
 def _fill(settings: Settings, messages: list[tuple[int, bytes, int]]) -> None:
     with redirect_stdout(io.StringIO()):
         topics.main(["create"], obj=settings, standalone_mode=False)
-    producer = Producer({"bootstrap.servers": settings.kafka, "linger.ms": 50, "batch.size": 1 << 20, "compression.type": "lz4"})
+    options = {"linger.ms": 50, "batch.size": 1 << 20, "compression.type": "lz4", "enable.idempotence": True}
+    producer = Producer({"bootstrap.servers": settings.kafka, **options})
     for partition, value, stamp in messages:
         while True:
             try:

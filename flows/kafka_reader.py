@@ -41,19 +41,23 @@ class PartitionReader:
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",
                 "fetch.wait.max.ms": 50,
-                "queued.max.messages.kbytes": 32_768,
+                "queued.max.messages.kbytes": 16_384,
                 "check.crcs": True,
             }
         )
+
+    def go_to(self, position: int) -> None:
+        """Begin to fetch from a position on, unless that is going on already."""
+        if position != self.position:
+            self._consumer.assign([TopicPartition(self._topic, self._partition, position)])
+            self.position, self._at_end = position, False
 
     def read(self, position: int, most: int, until: int = 0) -> list[Message]:
         """Messages from a position on; `position` afterwards is the next one, past what readers don't see.
 
         [] at the end, as far as this consumer has heard, but not before `until`.
         """
-        if position != self.position:
-            self._consumer.assign([TopicPartition(self._topic, self._partition, position)])
-            self.position, self._at_end = position, False
+        self.go_to(position)
         messages: list[Message] = []
         size = 0
         began = time.monotonic()

@@ -95,9 +95,11 @@ class KafkaLog:
         log = cls(settings, name, read_only)
         with translated(log._where):
             # All of them: to ask for one may make it.
-            found = log._admin.list_topics(timeout=log._timeout_s).topics.get(log.topic)
-            if found is None or not found.partitions:
-                raise DataDirectoryError(f"{log._where} {NOT_THERE}")
+            topics = log._admin.list_topics(timeout=log._timeout_s).topics
+            for topic in (log.topic, log._prefix + LEDGER):
+                if topic not in topics or not topics[topic].partitions:
+                    raise DataDirectoryError(f"Kafka topic '{topic}' {NOT_THERE}")
+            found = topics[log.topic]
             log.partitions = len(found.partitions)
             check_partitions(log._where, log.partitions, settings.partitions)
             if settings.state.is_dir():
@@ -292,6 +294,13 @@ class KafkaLog:
                 messages = reader.read(position, max_records, end)
             end = reader.position
         return batches_of(partition, position, end, messages)
+
+    def expect(self, partition: int, position: int) -> None:
+        """That a read will begin here soon, so that messages are on their way by then: those of all partitions at once."""
+        self._check_partition(partition)
+        reader = self._reader(self.topic, partition)
+        with reader.lock, translated(f"{self._where}, partition {partition}: can't read"):
+            reader.go_to(position)
 
     def _reader(self, topic: str, partition: int) -> PartitionReader:
         with self._making:

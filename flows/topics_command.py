@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.table import Table
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential_jitter
 
 from flows.errors import DataDirectoryError, SettingsError
 from flows.kafka_client import ADMIN_TIMEOUT_S, LARGEST_MESSAGE, broker_error, client_options, translated
@@ -71,6 +73,7 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
     kept_as = {settings.kafka_prefix + name: "delete" for name in LOGS} | {settings.kafka_prefix + LEDGER: "compact"}
     # Not those just made: a broker may not have heard of them yet.
     _check_kept(admin, {name: kept_as[name] for name in there})
+    _await_heard(admin, set(made))
     for log in LOGS:
         # A topic of another number of partitions is told of here rather than at the first run.
         KafkaLog.open(settings, log, read_only=True).close()
@@ -81,6 +84,15 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
         click.echo(f"{name}: made")
     for name in sorted(there):
         click.echo(f"{name}: was there")
+
+
+def _await_heard(admin: AdminClient, made: set[str]) -> None:
+    """Wait until brokers know the topics that they have made: who asks at once may be told that there is none."""
+    heard = Retrying(
+        retry=retry_if_result(lambda there: not made <= there), wait=wait_exponential_jitter(0.02, 1.0), stop=stop_after_delay(ADMIN_TIMEOUT_S)
+    )
+    with suppress(RetryError), translated("Kafka: can't list topics"):
+        heard(lambda: {name for name, topic in admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics.items() if topic.partitions})
 
 
 def _check_kept(admin: AdminClient, wanted: dict[str, str]) -> None:

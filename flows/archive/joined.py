@@ -77,6 +77,11 @@ class JoinedLog:
             f"and the archive in {self._place} doesn't have them; put their segments back from a copy (`tidemark archive status` shows what is there)"
         )
 
+    def expect(self, partition: int, position: int) -> None:
+        """That a read will begin here soon."""
+        if position >= self._starts[partition]:
+            self._live.expect(partition, position)
+
     def start_positions(self) -> list[int]:
         """The first offset of every partition from which on nothing is missing."""
         self._starts = self._live.start_positions()

@@ -5,6 +5,7 @@ Each partition first gives an empty part, OPEN, so that its task is built, drain
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -90,7 +91,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         decoder: Callable[[], Decode] | None = None,
         busy: Busy = lambda partition: False,
     ) -> None:
-        self._open_log = open_log
+        self._log = _Shared(open_log)
         self._partitions = partitions
         self._begin = begin
         self._plan = plan
@@ -104,17 +105,43 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _LogPartition:
         with reporting(self._plan.progress):
-            log = self._open_log()
+            log = self._log.open()
             partition = int(for_part)
             start = self._begin(log, partition) if resume_state is None else resume_state
             start = min(start, log.end_position(partition))
+            log.expect(partition, start)
         decode = self._decoder() if self._decoder is not None else None
-        return _LogPartition(log, partition, start, self._batch_records, self._ends, decode, self._busy, self._plan.progress)
+        return _LogPartition(self._log, log, partition, start, self._batch_records, self._ends, decode, self._busy, self._plan.progress)
+
+
+class _Shared:
+    """A log that all partitions of a process read: over Kafka each opening is a few requests and connections. Closed with the last of them."""
+
+    def __init__(self, open_log: Callable[[], Log]) -> None:
+        self._open_log = open_log
+        self._lock = threading.Lock()
+        self._log: Log | None = None
+        self._users = 0
+
+    def open(self) -> Log:
+        with self._lock:
+            if self._log is None:
+                self._log = self._open_log()
+            self._users += 1
+            return self._log
+
+    def close(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._log is not None:
+                self._log.close()
+                self._log = None
 
 
 class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
     def __init__(
         self,
+        shared: _Shared,
         log: Log,
         partition: int,
         start: int,
@@ -124,6 +151,7 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         busy: Busy,
         progress: int | None,
     ) -> None:
+        self._shared = shared
         self._log = log
         self._partition = partition
         self._at = start
@@ -196,4 +224,4 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
     def close(self) -> None:
         if self._ahead is not None:
             _ahead.drop(self._ahead)
-        self._log.close()
+        self._shared.close()
