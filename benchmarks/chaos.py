@@ -89,8 +89,8 @@ def measure(
             else:
                 compared.append(compare(got.without_offsets(), said.without_offsets(), records))
                 # The same ACTIONS once more, into outputs that are made anew: now offsets too must be equal.
-                broker.renew_outputs(settings)
                 again = Site(replace(settings, data=directory / "clean-kafka"), [], clock)
+                broker.renew_outputs(again.settings)
                 undisturbed(again)
                 compared.append(compare(got, say(again.settings, directory / "clean-kafka-said"), records))
         except (FailedError, TidemarkError) as error:

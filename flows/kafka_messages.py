@@ -15,6 +15,8 @@ from flows.log import LogBatch
 # Kafka's default limit of a message is 1 MiB with its envelope.
 _MESSAGE_BYTES, _MESSAGE_RECORDS = 900_000, 8_192
 _IPC = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+# For a record without a time: the client takes 0 for the time of day, which must never enter what is made of a log.
+_NO_TIME = 1
 # How every Arrow stream begins, and no JSON.
 _ARROW = b"\xff\xff\xff\xff"
 # Of one Arrow message. A column of nulls has no bytes, so a stranger may declare any number of records.
@@ -24,7 +26,8 @@ _MOST_RECORDS = 1 << 20
 def messages_of(batch: pa.RecordBatch) -> list[tuple[bytes | None, int]]:
     """(value, timestamp) of each message that a batch is sent as."""
     if batch.schema.names == RAW_SCHEMA.names:
-        return list(zip(batch.column("value").to_pylist(), (t or 0 for t in batch.column("timestamp").to_pylist()), strict=True))
+        stamps = (max(t or 0, _NO_TIME) for t in batch.column("timestamp").to_pylist())
+        return list(zip(batch.column("value").to_pylist(), stamps, strict=True))
     out: list[tuple[bytes | None, int]] = []
     at, size = 0, _MESSAGE_RECORDS
     while at < batch.num_rows:
@@ -37,7 +40,7 @@ def messages_of(batch: pa.RecordBatch) -> list[tuple[bytes | None, int]]:
             size = max(1, size // 2)
             continue
         stamps = piece.column("timestamp").to_numpy(zero_copy_only=False) if "timestamp" in batch.schema.names else np.zeros(1)
-        out.append((value, max(0, int(stamps.max()))))
+        out.append((value, max(_NO_TIME, int(stamps.max()))))
         at += piece.num_rows
     return out
 

@@ -59,21 +59,21 @@ DEFECTS = {
     "position before state": """
         from rocksdict import WriteBatch
         from flows.state.store import TaskStore
-        def write(self):
+        def put_held(self):
             if self.__dict__.get("held") is not None:
                 self._db.write(self.held)
             self.held = None
-        def commit(self, batch, real=TaskStore.commit):
-            write(self)
+        def write(self, batch, real=TaskStore.write):
+            put_held(self)
             real(self, WriteBatch(raw_mode=True))
             self.held = batch
             if self.runs.due() is not None:
-                write(self)
+                put_held(self)
         def close(self, real=TaskStore.close):
             if "_db" in self.__dict__:
-                write(self)
+                put_held(self)
             real(self)
-        TaskStore.commit, TaskStore.close = commit, close
+        TaskStore.write, TaskStore.close = write, close
     """,
     # What was published before a kill, and not yet deleted, counts again.
     "repeats are taken": """

@@ -220,7 +220,7 @@ def test_a_commit_that_failed_is_raised_at_the_latest_by_close(tmp_path: Path, m
 def test_a_followed_log_is_gathered_while_the_task_is_busy(tmp_path: Path) -> None:
     with LocalLog.open(tmp_path, ACTIONS, 1, create=True) as log:
         busy = [False]
-        source = LogSource(lambda: log, 1, ACTIONS, lambda p: True, Plan(follow=True), 100, None, lambda: lambda *read: read, lambda p: busy[0])
+        source = LogSource(lambda: log, 1, lambda *_: 0, Plan(follow=True), 100, None, lambda: lambda *read: read, lambda p: busy[0])
         partition = source.build_part("step", "0", None)
         record = pa.record_batch({"n": [1]})
 
@@ -235,11 +235,13 @@ def test_a_followed_log_is_gathered_while_the_task_is_busy(tmp_path: Path) -> No
             log.append([(0, record)])
             assert parts() == []
         busy[0] = False
-        [part] = parts()
+        found: list[Part] = []
+        assert wait_until(lambda: found.extend(parts()) or found)
+        [part] = found
         assert (part.start, sum(b.records.num_rows for b in part.batches), len(part.decoded)) == (1, 3, 3)
         # More than can be taken at once: the next is read ahead, whatever the task is at.
         log.append([(0, pa.record_batch({"n": range(150)}))])
-        [part] = parts()
+        assert wait_until(lambda: (found := parts()) and found[0].start == 4)
         busy[0] = True
         assert wait_until(lambda: (found := parts()) and found[0].start == 104)
         partition.close()

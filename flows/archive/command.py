@@ -33,8 +33,7 @@ def archive() -> None:
 
 
 @archive.command(
-    epilog="Examples: tidemark archive run (each hour, as a cron job);  tidemark archive run --follow --max-delay 900;  "
-    "tidemark archive run --log actions --workers 2"
+    epilog="Example: tidemark archive run --follow --max-delay 900"
 )
 @_LOG
 @click.option("--until-end/--follow", default=True, show_default=True, help="Up to where the logs end now, or on and on until stopped.")
@@ -98,7 +97,7 @@ def _ranges(ranges: Sequence[tuple[int, int]]) -> str:
     return ", ".join(f"{low:,} to {high - 1:,}" for low, high in ranges)
 
 
-@archive.command("verify", epilog="Examples: tidemark archive verify;  tidemark archive verify --log actions --compare --json")
+@archive.command("verify", epilog="Example: tidemark archive verify --log actions --compare")
 @_LOG
 @click.option("--compare", is_flag=True, help="Also read what the logs still have, and compare it record by record.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

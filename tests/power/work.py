@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -123,20 +122,10 @@ def unsynced(what: str) -> Iterator[None]:
                 mock.patch.object(flows.log_file, "_prepare", lambda c: (prepare(c), c.execute("PRAGMA synchronous = NORMAL")))
             )
         elif what == "state":
-            commit = flows.state.store.TaskStore.commit
-            stack.enter_context(mock.patch.object(flows.state.store.TaskStore, "commit", lambda *a: _without_sync(commit, *a)))
+            stack.enter_context(mock.patch.object(flows.state.store.TaskStore, "sync", lambda store: store._db.flush_wal(False)))
         elif what == "names":
             stack.enter_context(mock.patch.object(flows.directories, "sync"))
         yield
-
-
-def _without_sync(commit: Callable[..., None], store: Any, batch: Any) -> None:
-    db = store._db
-    store._db = mock.Mock(wraps=db, write=db.write, flush_wal=lambda sync: db.flush_wal(False))
-    try:
-        commit(store, batch)
-    finally:
-        store._db = db
 
 
 def main() -> None:
