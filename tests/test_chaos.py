@@ -43,15 +43,6 @@ def test_no_fault_changes_anything(seed: int, tmp_path: Path) -> None:
     assert int(str(of["values_compared"])) > 5_000
 
 
-@pytest.mark.kafka
-@pytest.mark.slow
-def test_no_fault_of_a_broker_changes_anything(tmp_path: Path) -> None:
-    of = run(5, tmp_path, kafka=True)
-    assert (of["kills"], of["rescales"]) == (3, 1)
-    assert (of["differences"], of["mismatches"], of["lost"], of["doubled"]) == ([], 0, 0, 0)
-    assert of["broker_faults"]
-
-
 # That it can fail ----------------------------------------------------------------------------------------------------------------------
 
 DEFECTS = {
