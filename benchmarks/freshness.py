@@ -7,11 +7,9 @@ looked for is drawn beforehand by their index; each counts with all its delay, a
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import _live, _measure
+from benchmarks import _command, _live, _measure
 from benchmarks._live import Appended, Features, Records, Seen, Stretch
 from benchmarks._live_events import LiveEvents
 from flows.log import LocalLog
@@ -279,16 +277,8 @@ def _rates(context: click.Context, parameter: click.Parameter, value: str) -> tu
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 def main(as_json: bool, quick: bool, rates: tuple[int, ...], seconds: float | None, repeats: int | None, seed: int) -> None:
     """How long after its append an event shows in a feature that another process reads."""
-    with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as scratch:
-        try:
-            result = measure(rates, seconds or (2 if quick else 10), repeats or (1 if quick else 3), seed, Path(scratch))
-        except _measure.CheckFailedError as error:
-            print(f"benchmarks.freshness: {error}", file=sys.stderr)
-            sys.exit(1)
-    if as_json:
-        print(json.dumps(result))
-    else:
-        show(result, _measure.console())
+    seconds, repeats = seconds or (2 if quick else 10), repeats or (1 if quick else 3)
+    _command.run("freshness", lambda scratch: measure(rates, seconds, repeats, seed, scratch), show, as_json)
 
 
 if __name__ == "__main__":

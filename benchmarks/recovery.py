@@ -7,10 +7,7 @@ time a fresh directory is started on too, which tells what a start costs without
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import _digests, _measure, _stream
+from benchmarks import _command, _digests, _measure, _stream
 from benchmarks._process import Run
 from benchmarks._site import Site
 from flows.settings import Settings
@@ -166,16 +163,7 @@ def _sizes(context: click.Context, option: click.Parameter, text: str | None) ->
 def main(as_json: bool, quick: bool, sizes: list[int] | None, repeats: int, seed: int) -> None:
     """Time from a start after a SIGKILL to the first new commit, against the size of the state."""
     sizes = sizes or ([20_000, 400_000] if quick else [100_000, 1_000_000, 4_000_000, 10_000_000])
-    with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as scratch:
-        try:
-            result = measure(sizes, repeats, seed, Path(scratch))
-        except _measure.CheckFailedError as error:
-            print(f"benchmarks.recovery: {error}", file=sys.stderr)
-            sys.exit(1)
-    if as_json:
-        print(json.dumps(result))
-    else:
-        show(result, _measure.console())
+    _command.run("recovery", lambda scratch: measure(sizes, repeats, seed, scratch), show, as_json)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ to two processes that share nothing is measured beside it: nothing here can be m
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import _digests, _hashing, _measure, _stream
+from benchmarks import _command, _digests, _hashing, _measure, _stream
 from benchmarks._process import Run
 from flows.settings import Settings
 
@@ -127,16 +124,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 def main(as_json: bool, quick: bool, events: int | None, repeats: int, seed: int) -> None:
     """Two worker processes against one, on two cores, and against one worker on one core."""
     events = events or (200_000 if quick else 4_000_000)
-    with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as scratch:
-        try:
-            result = measure(events, repeats, seed, Path(scratch))
-        except _measure.CheckFailedError as error:
-            print(f"benchmarks.scaling: {error}", file=sys.stderr)
-            sys.exit(1)
-    if as_json:
-        print(json.dumps(result))
-    else:
-        show(result, _measure.console())
+    _command.run("scaling", lambda scratch: measure(events, repeats, seed, scratch), show, as_json)
 
 
 if __name__ == "__main__":

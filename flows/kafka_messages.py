@@ -26,8 +26,8 @@ _MOST_RECORDS = 1 << 20
 def messages_of(batch: pa.RecordBatch) -> list[tuple[bytes | None, int]]:
     """(value, timestamp) of each message that a batch is sent as."""
     if batch.schema.names == RAW_SCHEMA.names:
-        stamps = (max(t or 0, _NO_TIME) for t in batch.column("timestamp").to_pylist())
-        return list(zip(batch.column("value").to_pylist(), stamps, strict=True))
+        times = (max(t or 0, _NO_TIME) for t in batch.column("timestamp").to_pylist())
+        return list(zip(batch.column("value").to_pylist(), times, strict=True))
     out: list[tuple[bytes | None, int]] = []
     at, size = 0, _MESSAGE_RECORDS
     while at < batch.num_rows:
