@@ -35,7 +35,7 @@ def printed(benchmark: str, *arguments: str) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_recovery_prints_its_contract() -> None:
     result = printed("recovery", "--sizes", "4000,20000")
     assert {"largest_vs_smallest", "largest_vs_smallest_to_feature", "largest_vs_empty"} <= set(result["ratios"])
@@ -51,7 +51,7 @@ def test_recovery_prints_its_contract() -> None:
     assert (result["results"]["kills"], result["results"]["mismatches"]) == (4, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="scaling is measured on two cores")
 def test_scaling_prints_its_contract() -> None:
     result = printed("scaling", "--events", "20000")

@@ -34,7 +34,7 @@ def run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 2, pytest.param(3, marks=pytest.mark.soak)])
 def test_no_fault_changes_anything(seed: int, tmp_path: Path) -> None:
     of = run(seed, tmp_path)
     assert (of["kills"], of["rescales"]) == (3, 1)
@@ -75,7 +75,7 @@ DEFECTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("defect", DEFECTS)
+@pytest.mark.parametrize("defect", ["repeats are taken", pytest.param("position before state", marks=pytest.mark.soak)])
 def test_a_defect_is_found(defect: str, tmp_path: Path) -> None:
     """The workers' flow with something broken, under the real command line."""
     broken = tmp_path / "broken"

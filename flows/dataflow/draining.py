@@ -6,6 +6,7 @@ of an earlier run, whose state has been deleted or put back since.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -40,16 +41,21 @@ class RevisitsEnd:
         self._actions: Log | None = None
         self._ends: list[int] | None = None
         self._asked = 0.0
+        self._lock = threading.Lock()
 
     def __call__(self, partition: int) -> int | None:
-        # Every partition asks, each time that it looks for records.
-        if self._ends is None and time.monotonic() - self._asked > _ASK_SECONDS:
-            self._actions = self._actions or self._open_actions()
-            told = self._actions.group_positions(DRAINED)
-            if all(told.get(p, 0) >= end for p, end in enumerate(self._until)) or stopping.requested():
-                revisits = self._open_revisits()
-                self._ends = revisits.end_positions()
-                revisits.close()
-                self._actions.close()
-            self._asked = time.monotonic()
+        # Every partition asks, each time that it looks for records; with `-w` from several threads.
+        with self._lock:
+            if self._ends is None and time.monotonic() - self._asked > _ASK_SECONDS:
+                self._ask()
+                self._asked = time.monotonic()
         return None if self._ends is None else self._ends[partition]
+
+    def _ask(self) -> None:
+        self._actions = self._actions or self._open_actions()
+        told = self._actions.group_positions(DRAINED)
+        if all(told.get(p, 0) >= end for p, end in enumerate(self._until)) or stopping.requested():
+            revisits = self._open_revisits()
+            self._ends = revisits.end_positions()
+            revisits.close()
+            self._actions.close()

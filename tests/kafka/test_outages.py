@@ -128,6 +128,7 @@ def test_where_a_broker_is_killed_nothing_is_lost_or_doubled(
     assert_as_embedded(on_kafka, simulated, tmp_path / "got")
 
 
+@pytest.mark.soak
 def test_brokers_that_stay_away_are_an_error_and_the_next_run_goes_on(
     on_kafka: Settings, simulated: Simulated, broker: Broker, tmp_path: Path
 ) -> None:
