@@ -185,8 +185,14 @@ class KafkaLog:
                         break
                     except BufferError:
                         producer.poll(0.1)
-        while producer.flush(1.0):
-            pass
+        left = len(messages)
+        while left:
+            try:
+                left = producer.flush(1.0)
+            except SystemError as error:
+                # A fatal error of the client, met amid what it tells of messages (2.16): that they were told stands, and it may be asked again.
+                if not failures:
+                    raise BrokerError(f"{self._where}: can't append: {error.__cause__ or error}") from error
         return [(batch[0][0] if batch else 0, *span) for batch, span in zip(messages, spans, strict=True)], failures  # type: ignore[misc]
 
     def _append_with(self, entries: list[LedgerEntry], messages: _Messages) -> list[tuple[int, int, int]]:
