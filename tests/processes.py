@@ -60,21 +60,17 @@ def settings_of(data: Path, **settings: Any) -> Settings:
 
 def start(*arguments: object, data: Path, limits: Callable[[], None] | None = None, **settings: object) -> subprocess.Popen[str]:
     """Start `tidemark` in a session of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tidemark", *map(str, arguments)],
-        env=environment(**{"partitions": PARTITIONS, **settings, "data": data}),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=limits,
-    )
+    return _start("tidemark", arguments, data, limits, settings)
 
 
 def start_bytewax(*arguments: object, data: Path, module: str = "bytewax.run", **settings: object) -> subprocess.Popen[str]:
     """Start a flow by Bytewax's own command, in a session of its own."""
+    return _start(module, arguments, data, None, settings)
+
+
+def _start(
+    module: str, arguments: tuple[object, ...], data: Path, limits: Callable[[], None] | None, settings: dict[str, object]
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         env=environment(**{"partitions": PARTITIONS, **settings, "data": data}),
@@ -84,6 +80,7 @@ def start_bytewax(*arguments: object, data: Path, module: str = "bytewax.run", *
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=limits,
     )
 
 
