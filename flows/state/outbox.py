@@ -34,14 +34,17 @@ def records_in(waiting: list[Waiting]) -> int:
 
 
 def append_together(taken: list[tuple[Outbox, list[Waiting]]]) -> None:
-    """Append what several outboxes have given up by `take`, in order: one append for each log, so that they wait for the disk once."""
-    chosen: dict[int, tuple[Log, list[tuple[int, pa.RecordBatch]]]] = {}
+    """Append what several outboxes have given up by `take`, in order: one append for each log, so that they wait for the disk once.
+
+    And one batch for each partition of it: whoever writes or reads a log pays for each batch.
+    """
+    chosen: dict[int, tuple[Log, dict[int, list[pa.RecordBatch]]]] = {}
     for outbox, waiting in taken:
         for _, name, destination, records in waiting:
             log = outbox.log(name)
-            chosen.setdefault(id(log), (log, []))[1].append((destination, records))
-    for log, batches in chosen.values():
-        log.append(batches)
+            chosen.setdefault(id(log), (log, {}))[1].setdefault(destination, []).append(records)
+    for log, by_destination in chosen.values():
+        log.append([(destination, pa.concat_batches(parts) if len(parts) > 1 else parts[0]) for destination, parts in by_destination.items()])
     for outbox, waiting in taken:
         outbox.published(waiting)
 
@@ -119,32 +122,32 @@ class Outbox:
         columns : mapping
             All columns of `schema` but generation, origin and sequence, of length n.
         """
-        meta = self._store.meta
         if not len(destinations):
             return
+        meta, numbers = self._store.meta, self._store.meta.sequences[name]
         order = np.argsort(destinations.astype(np.uint16), kind="stable")  # numpy sorts 16 bits by radix
         counts = np.bincount(destinations, minlength=self._logs[name].partitions)
-        table = pa.table(dict(columns)).take(pa.array(order))
-        start = 0
-        for destination in np.flatnonzero(counts):
-            n = int(counts[destination])
-            first = meta.sequences[name][destination]
-            origin = {
-                "generation": pa.array(np.full(n, meta.generation, np.int32)),
-                "origin": pa.array(np.full(n, meta.partition, np.int32)),
-                "sequence": pa.array(np.arange(first, first + n)),
-            }
-            part = table.slice(start, n)
-            arrays = [origin[f.name] if f.name in origin else part.column(f.name).combine_chunks().cast(f.type) for f in schema]
-            records = pa.RecordBatch.from_arrays(arrays, schema=schema)
-            key = _PREFIX + bytes([self._names.index(name)]) + int(destination).to_bytes(4, "big") + first.to_bytes(8, "big")
+        ends = np.cumsum(counts)
+        n, starts = len(order), ends - counts
+        origin = {
+            "generation": np.full(n, meta.generation, np.int32),
+            "origin": np.full(n, meta.partition, np.int32),
+            # Of each destination from where it has come to.
+            "sequence": np.arange(n) + np.repeat(np.array(numbers) - starts, counts),
+        }
+        arrays = [_ordered(columns[f.name], order, f.type) if f.name in columns else pa.array(origin[f.name], f.type) for f in schema]
+        together = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        prefix = _PREFIX + bytes([self._names.index(name)])
+        for destination in np.flatnonzero(counts).tolist():
+            first = numbers[destination]
+            records = together.slice(int(starts[destination]), int(counts[destination]))
+            key = prefix + destination.to_bytes(4, "big") + first.to_bytes(8, "big")
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, schema) as writer:
                 writer.write_batch(records)
             batch.put(key, sink.getvalue().to_pybytes())
-            self._waiting.append((key, name, int(destination), records))
-            meta.sequences[name][destination] = first + n
-            start += n
+            self._waiting.append((key, name, destination, records))
+            numbers[destination] = first + records.num_rows
 
     def publish(self) -> int:
         """Append all that waits to its logs; returns the number of records."""
@@ -176,6 +179,12 @@ class Outbox:
         for key in published:
             batch.delete(key)
         return bool(published)
+
+
+def _ordered(column: pa.Array | np.ndarray, order: np.ndarray, kind: pa.DataType) -> pa.Array:
+    if isinstance(column, np.ndarray):
+        return pa.array(column[order], kind)
+    return column.take(pa.array(order)).cast(kind)
 
 
 # Another task may do the same this moment: then whose claim holds is known only once it has committed its own, or has died.
