@@ -23,6 +23,8 @@ Waiting = tuple[bytes, str, int, pa.RecordBatch]
 """Key in the store, log, destination partition, records."""
 
 _PREFIX = b"O"
+# Without options each writer looks for them in the environment.
+_IPC = pa.ipc.IpcWriteOptions()
 # Under which a log's ledger holds the fingerprint of those who write to it.
 _CLAIM = "written under"
 _PATIENCE_S = 60.0
@@ -143,7 +145,7 @@ class Outbox:
             records = together.slice(int(starts[destination]), int(counts[destination]))
             key = prefix + destination.to_bytes(4, "big") + first.to_bytes(8, "big")
             sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, schema) as writer:
+            with pa.ipc.new_stream(sink, schema, options=_IPC) as writer:
                 writer.write_batch(records)
             batch.put(key, sink.getvalue().to_pybytes())
             self._waiting.append((key, name, destination, records))
