@@ -84,7 +84,7 @@ class Contestant:
     def _actions(self, stretch: _stream.Stretch) -> np.ndarray:
         c, partition = stretch.columns, stretch.partition
         if partition not in self._judges:
-            self._judges[partition] = Judge(self._settings, self._vocabulary)
+            self._judges[partition] = Judge(self._settings, self._vocabulary, partition)
             self._users[partition] = {table.name: Levels(table) for table in tables.ACTIONS_TABLES}
         judge, levels = self._judges[partition], self._users[partition]
         judged = judge.working_set.judge(c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad)

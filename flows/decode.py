@@ -35,6 +35,7 @@ from flows.decode_values import (
 )
 from flows.events import EVENT_SCHEMA, INT64_MAX, MAX_EVENT_TIME, MAX_RAW_BYTES, RAW_SCHEMA, REQUIRED_FIELDS, SCHEMA_VERSION, hash_id
 from flows.kernels.layout import ROLE_CLICK, ROLE_RELATED_PINS, ROLE_REVISIT, ROLE_SAVE
+from flows.partition import partition_of
 from flows.vocabulary import GRID_CLICK, IMPRESSION, OWN_PROFILE, RELATED_PINS, SAVE, Vocabulary
 
 # Codes are below it: a byte of which one bit is free.
@@ -92,13 +93,24 @@ class _Filling:
         self.bad = np.zeros(n, np.bool_)
         self.faults: Faults = {}
 
-    def all(self) -> list[np.ndarray]:
-        """Those that hold zeros where a record is bad."""
-        return [*self.integers.values(), self.action, self.surface, self.topic]
+    def drop_bad(self) -> None:
+        """Mark the bad records, and put zeros in their place."""
+        if self.faults:
+            at = np.fromiter(self.faults, np.int64, len(self.faults))
+            self.bad[at] = True
+            columns: list[np.ndarray] = [*self.integers.values(), self.action, self.surface, self.topic]
+            for column in columns:
+                column[at] = 0
 
 
 class Decoder:
     """Decodes and validates against one vocabulary.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+    home : (partition, partitions), optional
+        Where the records lie: a record of a user who belongs in another partition is bad, for nobody looks for that user here.
 
     Attributes
     ----------
@@ -106,7 +118,8 @@ class Decoder:
         Every topic seen so far, by its ID.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, home: tuple[int, int] | None = None) -> None:
+        self._home = home
         self._actions = vocabulary.actions
         self._surfaces = vocabulary.surfaces
         self._roles = np.zeros((_CODES, _CODES), np.uint8)
@@ -134,11 +147,10 @@ class Decoder:
             _check(c.integers["duration_ms"][rows], 0, INT64_MAX, "negative_duration", faults)
             _check(version, SCHEMA_VERSION, SCHEMA_VERSION, "unknown_schema_version", faults)
             c.faults.update({start + i: fault for i, fault in faults.items()})
-        if c.faults:
-            at = np.fromiter(c.faults, np.int64, len(c.faults))
-            c.bad[at] = True
-            for column in c.all():
-                column[at] = 0
+        c.drop_bad()
+        if self._home is not None:
+            _check_home(*self._home, c)
+            c.drop_bad()
 
         def raw(rows: Sequence[int]) -> list[bytes]:
             at = np.asarray(rows, np.int64)
@@ -279,6 +291,15 @@ def _check(values: np.ndarray, least: int, greatest: int, reason: str, faults: F
     if len(values) and (values.min() < least or values.max() > greatest):
         for i in np.flatnonzero((values < least) | (values > greatest)):
             note_fault(faults, int(i), reason, str(values[i]))
+
+
+def _check_home(partition: int, partitions: int, c: _Filling) -> None:
+    """Note each user that is not of this partition."""
+    users = c.integers["user_id"]
+    homes = partition_of(users, partitions)
+    elsewhere = np.flatnonzero(homes != partition)
+    for i in elsewhere[~c.bad[elsewhere]].tolist():
+        note_fault(c.faults, i, "wrong_partition", f"user {users[i]} belongs in partition {homes[i]}, the record is in partition {partition}")
 
 
 def _bytes(value: Any) -> bytes | None:

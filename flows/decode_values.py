@@ -28,6 +28,7 @@ REASONS = (
     "impossible_time",
     "negative_duration",
     "unknown_schema_version",
+    "wrong_partition",
     "future_time",
 )
 # Stands between values that are parsed in one call. Values like `{},{}` and `{"a":[1` + `2]}` would pass for others if it could be guessed.

@@ -42,8 +42,8 @@ TOPIC_STATS: tuple[tuple[str, str], ...] = tuple(
     )
 )
 
-# Raise when a kernel changes what a name means without changing any name.
-SEMANTICS_VERSION = 1
+# Raise when what a name means, or which records are taken, changes without changing any name.
+SEMANTICS_VERSION = 2
 
 
 def fingerprint(*parts: str) -> str:

@@ -73,7 +73,7 @@ class Past:
         user_ids : int64[n], optional
             Only rows of these users are kept (labels and tiles of all, always).
         """
-        judge = Judge(self._settings, self._vocabulary)
+        judge = Judge(self._settings, self._vocabulary, partition)
         sequences, revisits, labels = _Gathered(tables.SEQUENCES), _Gathered(tables.REVISITS), _Gathered(tables.LABELS)
         watermark: int | None = None
         for done in self._judged(judge, partition, position):
@@ -107,7 +107,7 @@ class Past:
         gathered = [_Gathered(tables.REVISITS) for _ in applied]
         wanted = set(range(len(applied))) if pin_ids is None else set(partition_of(np.asarray(pin_ids, np.int64), len(applied)).tolist())
         for origin, position in enumerate(positions):
-            judge = Judge(self._settings, self._vocabulary)
+            judge = Judge(self._settings, self._vocabulary, origin)
             emitted = np.zeros(len(applied), np.int64)
             for done in self._judged(judge, origin, position):
                 changes = done.judged.changes

@@ -263,7 +263,7 @@ class FeatureReader:
         if as_of < meta.watermark:
             past = self._past_users(partition, as_of, np.empty(0, np.int64))
             return past.labels, past.watermark
-        judge = Judge(self.settings, self.vocabulary)
+        judge = Judge(self.settings, self.vocabulary, partition)
         for _ in resume(judge, view, meta, self._log, self.settings.batch_records):
             pass
         saved = view.runs.scan(tables.LABELS, meta.manifest.get(tables.LABELS.name, []))

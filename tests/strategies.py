@@ -188,6 +188,16 @@ def log_of(records: pd.DataFrame, partitions: int) -> pd.DataFrame:
     return out[COLUMNS]
 
 
+def astray(events: pd.DataFrame, partitions: int, share: float, seed: int) -> pd.DataFrame:
+    """The stream with a share of its records in another partition than their user's, as a producer that keys in another way writes them."""
+    rng = np.random.default_rng(seed)
+    moved = events["partition"].to_numpy(copy=True)
+    at = np.flatnonzero(rng.random(len(events)) < share)
+    moved[at] = (moved[at] + rng.integers(1, partitions, len(at))) % partitions
+    out = events.assign(partition=moved)
+    return out.assign(offset=out.groupby("partition").cumcount().astype(np.int64))
+
+
 def streams(max_events: int = 60, partitions: int = 2, **settings: int) -> st.SearchStrategy[pd.DataFrame]:
     """Streams of 0 to `max_events` records; `settings` are those of `play`."""
     starts = (0, *_GROUPS[:-1])

@@ -15,6 +15,7 @@ from flows.decode import Columns, Decoder
 from flows.decode_values import REASONS
 from flows.events import EVENT_SCHEMA, MAX_EVENT_TIME, MAX_RAW_BYTES, RAW_SCHEMA, hash_id
 from flows.vocabulary import Vocabulary
+from tests.oracles.partition import partition_of
 
 VOCABULARY = Vocabulary()
 GOOD = {"event_id": 1, "user_id": 2, "pin_id": 3, "action": "save", "event_time": 5}
@@ -222,7 +223,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 def test_the_reasons_are_those_of_the_contract() -> None:
     assert [r for r in REASONS if r in FAULTS] == list(FAULTS)
-    assert set(REASONS) - set(FAULTS) == {"not_json", "oversize", "future_time"}
+    assert set(REASONS) - set(FAULTS) == {"not_json", "oversize", "wrong_partition", "future_time"}
 
 
 @given(st.sets(st.sampled_from(list(FAULTS)), min_size=1))
@@ -453,6 +454,33 @@ def test_decoding_columns_of_any_type_never_raises(data: st.DataObject) -> None:
     assert len(decoded) == n
     for i in reasons(decoded):
         assert type(orjson.loads(decoded.raw([i])[0])) is dict
+
+
+# Where a record lies ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_user_of_another_partition_is_not_taken() -> None:
+    users = [2, 7, 0, -3, 17850, 2**63 - 1, -(2**63), 10**12]
+    records = [GOOD | {"event_id": i, "user_id": user} for i, user in enumerate(users)]
+    homes = [partition_of(user, 3) for user in users]
+    assert len(set(homes)) == 3
+    odd = (raw(*records), typed(*records), typed(*records, pin_id=pa.int32()), raw(*({**r, "user_id": str(r["user_id"])} for r in records)))
+    for partition in range(3):
+        columns = Decoder(VOCABULARY, (partition, 3)).decode(*odd)
+        wrong = [i for i, home in enumerate(homes * 4) if home != partition]
+        assert reasons(columns) == dict.fromkeys(wrong, "wrong_partition")
+        assert rows(columns, wrong) == [(0, 0, 0, 0, 0, 0, 0, 0, 1)] * len(wrong)
+        assert columns.user_id[~columns.bad].tolist() == [user for user, home in zip(users, homes, strict=True) if home == partition] * 4
+        for i in wrong:
+            detail = f"user {users[i % 8]} belongs in partition {homes[i % 8]}, the record is in partition {partition}"
+            assert columns.faults[i][1] == detail
+            assert int(orjson.loads(columns.raw([i])[0])["user_id"]) == users[i % 8]
+
+
+def test_a_bad_record_of_another_partition_keeps_its_reason() -> None:
+    for home in ((0, 2), (1, 2)):
+        columns = Decoder(VOCABULARY, home).decode(raw(b"x", *(GOOD | changed for changed in FAULTS.values())))
+        assert list(reasons(columns).values()) == ["not_json", *FAULTS]
 
 
 # Several batches -------------------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows import deadletters
 from flows.settings import Settings
 from tests import agreement, driving
 from tests.oracles.decide import decide
-from tests.strategies import adversarial, hot_pin, hot_user, interesting_times, random_stream, reads
+from tests.strategies import adversarial, astray, hot_pin, hot_user, interesting_times, random_stream, reads
 
 
 def run(
@@ -37,7 +38,7 @@ def run(
     )
     driving.write(settings, events, rng)
     driving.apply(settings, rng, kill_share, most)
-    decided = decide(events, **limits)
+    decided = decide(events, partitions=partitions, **limits)
     for time in times:
         agreement.check(driving.exported(settings, time, directory / "out"), decided, time)
 
@@ -71,6 +72,17 @@ def test_a_long_stream_equals_the_oracles(seed: int, tmp_path: Path) -> None:
     good = events["event_time"][~events["bad"]]
     times = [int(good.quantile(q)) for q in (0.3, 0.8)] + [int(good.max()), int(good.max()) + 30 * 86_400_000]
     run(events, times, seed, 3, tmp_path, kill_share=0.02, most=2_000)
+
+
+@pytest.mark.parametrize(("seed", "share"), [(3, 0.1), (4, 0.9)])
+def test_records_in_the_wrong_partition_are_dead_letters_and_change_nothing_else(seed: int, share: float, tmp_path: Path) -> None:
+    events = astray(adversarial(seed, 400, partitions=3), 3, share, seed)
+    times = interesting_times(events)
+    run(events, [times[len(times) // 2], times[-1]], seed, 3, tmp_path, most=60)
+    status = decide(events, partitions=3)["status"]
+    settings = Settings(data=tmp_path / "data", partitions=3)
+    assert deadletters.counts(settings).get("wrong_partition") == (status == "wrong_partition").sum() > 0
+    assert (status == "accepted").any()
 
 
 @pytest.mark.parametrize("make", [hot_user, hot_pin])

@@ -60,7 +60,7 @@ def _build(logs: Sequence[str], settings: Settings, plan: Plan, follow: bool, ma
             READ_RECORDS,
             None if follow else until.__getitem__,
             # What is read needs no decoding, but it is read beside the writing.
-            lambda: lambda *records: None,
+            lambda partition: lambda *records: None,
         )
         parts = op.input(f"{name}_log", dataflow, source)
         applied = op.stateful_batch(f"{name}_archiver", parts, _logic(settings, name, partitions, plan, max_delay_s))

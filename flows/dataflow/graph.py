@@ -79,7 +79,7 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     dataflow = Dataflow("tidemark_" + "_".join(flows))
     for flow in flows:
         ends = None if follow else _ends(settings, flow, flows, until)
-        decoder = (lambda: Decoder(vocabulary).decode) if flow == ACTIONS else None
+        decoder = (lambda partition: Decoder(vocabulary, (partition, partitions)).decode) if flow == ACTIONS else None
         tasks: dict[int, Task] = {}
         opened, begin, busy = partial(_open, settings, flow), partial(_begin, settings, flow), partial(_busy, tasks)
         source = LogSource(opened, partitions, begin, plan, settings.batch_records, ends, decoder, busy)

@@ -75,7 +75,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
     ends : callable or None
         Where the input ends; None follows it for ever.
     decoder : callable or None
-        Makes, for each partition, what turns records into what its task needs of them.
+        Makes, for a partition, what turns records into what its task needs of them.
     busy : callable, optional
         Whether a partition's task has a commit before it; while a log is followed, small stretches are gathered until it hasn't.
     """
@@ -88,7 +88,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         plan: Plan,
         batch_records: int,
         ends: Ends | None,
-        decoder: Callable[[], Decode] | None = None,
+        decoder: Callable[[int], Decode] | None = None,
         busy: Busy = lambda partition: False,
     ) -> None:
         self._log = _Shared(open_log)
@@ -110,7 +110,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
             start = self._begin(log, partition) if resume_state is None else resume_state
             start = min(start, log.end_position(partition))
             log.expect(partition, start)
-        decode = self._decoder() if self._decoder is not None else None
+        decode = self._decoder(partition) if self._decoder is not None else None
         return _LogPartition(self._log, log, partition, start, self._batch_records, self._ends, decode, self._busy, self._plan.progress)
 
 

@@ -116,7 +116,7 @@ class _Pass:
 
     def read(self, log: Log, partition: int, position: int, as_of: int, progress: Callable[[int], None] | None) -> np.ndarray:
         """Judge a partition's first `position` records. Returns the credited clicks up to `as_of`: int64[n, 3] of user, pin, time."""
-        judge = Judge(self._settings, self._vocabulary)
+        judge = Judge(self._settings, self._vocabulary, partition)
         changes = [np.empty((0, len(_CLICK_ROW)), np.int64)]
         at = 0
         while at < position:

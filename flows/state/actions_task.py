@@ -82,8 +82,8 @@ class JudgedBatch:
 class Judge:
     """Decoder and kernel of one partition, fed with log batches: used by the task, by its restart, and by reads of an earlier time."""
 
-    def __init__(self, settings: Settings, vocabulary: Vocabulary) -> None:
-        self.decoder = Decoder(vocabulary)
+    def __init__(self, settings: Settings, vocabulary: Vocabulary, partition: int) -> None:
+        self.decoder = Decoder(vocabulary, (partition, settings.partitions))
         self.working_set = WorkingSet(settings.allowed_lateness_ms, settings.dedup_horizon_ms, settings.clock_skew_ms)
         self.impression = vocabulary.actions[IMPRESSION]
 
@@ -125,7 +125,7 @@ class ActionsTask(Task):
         outputs: Mapping[str, Log],
         lanes: Lanes | None = None,
     ) -> None:
-        self._judging = Judge(settings, vocabulary)
+        self._judging = Judge(settings, vocabulary, partition)
         self._action_names = vocabulary.action_names()
         self._topics_saved: set[int] = set()
         mark = state_fingerprint(settings, vocabulary)

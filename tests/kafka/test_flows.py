@@ -15,6 +15,7 @@ from flows.reading import FeatureReader
 from flows.settings import Settings
 from tests.kafka.conftest import options
 from tests.kafka.outcome import assert_as_embedded
+from tests.oracles.partition import partition_of
 from tests.processes import Simulated, ended, simulated_once, start, tidemark
 
 pytestmark = pytest.mark.kafka
@@ -60,11 +61,11 @@ def test_whatever_lies_in_a_topic_is_an_event_or_a_dead_letter(on_kafka: Setting
         "oversize": [orjson.dumps(good | {"producer": "x" * 900_000})],
         "wrong_type": [orjson.dumps(good | {"user_id": 1.5})],
     }
-    producer = Producer({"bootstrap.servers": on_kafka.kafka})
+    producer, home = Producer({"bootstrap.servers": on_kafka.kafka}), partition_of(7, on_kafka.partitions)
     for values in odd.values():
         for value in values:
-            producer.produce(f"{on_kafka.kafka_prefix}actions", key="7", value=value, partition=1, timestamp=good["event_time"])
-    producer.produce(f"{on_kafka.kafka_prefix}actions", key="7", value=orjson.dumps(good), partition=1, timestamp=good["event_time"])
+            producer.produce(f"{on_kafka.kafka_prefix}actions", key="7", value=value, partition=home, timestamp=good["event_time"])
+    producer.produce(f"{on_kafka.kafka_prefix}actions", key="7", value=orjson.dumps(good), partition=home, timestamp=good["event_time"])
     producer.flush(60)
     tidemark("run", data=on_kafka.data, **options(on_kafka))
     with FeatureReader(on_kafka) as reader:

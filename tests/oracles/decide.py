@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from tests.oracles.partition import partition_of
+
 HOUR_MS = 3_600_000
 
 
@@ -13,6 +15,7 @@ def decide(
     allowed_lateness_ms: int = HOUR_MS,
     dedup_horizon_ms: int = HOUR_MS,
     clock_skew_ms: int = 300_000,
+    partitions: int | None = None,
 ) -> pd.DataFrame:
     """The records with their fate, in the order and with the index of `events`.
 
@@ -23,17 +26,21 @@ def decide(
         timestamp counts).
     allowed_lateness_ms, dedup_horizon_ms, clock_skew_ms : int
         L, H and S.
+    partitions : int, optional
+        Of the log. None: every record lies where its user belongs.
 
     Returns
     -------
     DataFrame
-        `events` with ``status`` (accepted, duplicate, bad, future_time), ``late`` (bool, False unless accepted) and ``w_before``
+        `events` with ``status`` (accepted, duplicate, bad, wrong_partition, future_time), ``late`` (bool, False unless accepted) and ``w_before``
         (Int64, the watermark before the record, NA for minus infinity). ``attrs["allowed_lateness_ms"]`` holds L, for the features.
     """
     bad = events["bad"].tolist() if "bad" in events else [False] * len(events)
     partition, offset = events["partition"].tolist(), events["offset"].tolist()
     user, event_id = events["user_id"].tolist(), events["event_id"].tolist()
     event_time, timestamp = events["event_time"].tolist(), events["timestamp"].tolist()
+
+    home = {u: partition_of(u, partitions) for u in set(user)} if partitions is not None else {}
 
     status = [""] * len(events)
     late = [False] * len(events)
@@ -52,6 +59,8 @@ def decide(
         w_before[i] = w
         if bad[i]:
             status[i] = "bad"
+        elif partitions is not None and home[user[i]] != p:
+            status[i] = "wrong_partition"
         elif t > arrival + clock_skew_ms:
             status[i] = "future_time"
         elif w is not None and key in newest_of and newest_of[key] >= w - dedup_horizon_ms:
