@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, TopicMetadata  # type: ignore[attr-defined]
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from flows.errors import LogError, SettingsError, TidemarkError
@@ -73,6 +75,49 @@ class BrokerError(LogError):
     """Kafka can't be reached, or refuses what was asked."""
 
 
+class Admin(AdminClient):
+    """A client that hears when brokers don't let it in. Others only wait, until they give up without knowing why.
+
+    Parameters
+    ----------
+    options : dict
+        Of `client_options`.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        refusals: list[KafkaError] = []
+
+        def hear(error: KafkaError) -> None:
+            if error.code() == KafkaError._AUTHENTICATION:
+                refusals.append(error)
+
+        self._refusals = refusals
+        hearing: dict[str, Any] = {**options, "error_cb": hear}
+        super().__init__(hearing)
+
+    def topics(self, timeout_s: float) -> dict[str, TopicMetadata]:
+        """All topics, by name: what everybody asks first.
+
+        Raises
+        ------
+        KafkaException
+            The brokers don't answer, or, told within a second or two, they don't let us in.
+        """
+        deadline, patience_s = time.monotonic() + timeout_s, 1.0
+        while True:
+            left = max(deadline - time.monotonic(), 0.1)
+            try:
+                return self.list_topics(timeout=min(patience_s, left)).topics
+            except KafkaException as error:
+                self.poll(0)
+                if self._refusals:
+                    raise KafkaException(self._refusals[-1]) from error
+                if patience_s >= left or not passes(error):
+                    raise
+            # A broker that takes long to answer is waited for all the same.
+            patience_s *= 2
+
+
 def client_options(settings: Settings) -> dict[str, Any]:
     """Options for every client: where the brokers are, and the user's own.
 
@@ -126,6 +171,8 @@ def translated(where: str) -> Iterator[None]:
         raise
     except KafkaException as error:
         raise broker_error(where, error.args[0]) from error
+    except TimeoutError as error:
+        raise BrokerError(f"{where}: no answer{CHECK_BROKERS}") from error
     except (ValueError, TypeError, RuntimeError) as error:
         raise BrokerError(f"{where}: {error}") from error
 

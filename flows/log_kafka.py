@@ -24,12 +24,13 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from flows.errors import DataDirectoryError, LogError
 from flows.kafka_client import (
     ADMIN_TIMEOUT_S,
     LARGEST_MESSAGE,
+    Admin,
     BrokerError,
     broker_error,
     client_options,
@@ -79,7 +80,7 @@ class KafkaLog:
         self._ledger: dict[str, dict[str, int]] = {}
         self._ledger_at = 0
         with translated(self._where):
-            self._admin = AdminClient(self._options)
+            self._admin = Admin(self._options)
 
     @classmethod
     def open(cls, settings: Settings, name: str, read_only: bool = False) -> KafkaLog:
@@ -95,7 +96,7 @@ class KafkaLog:
         log = cls(settings, name, read_only)
         with translated(log._where):
             # All of them: to ask for one may make it.
-            topics = log._admin.list_topics(timeout=log._timeout_s).topics
+            topics = log._admin.topics(log._timeout_s)
             for topic in (log.topic, log._prefix + LEDGER):
                 if topic not in topics or not topics[topic].partitions:
                     raise DataDirectoryError(f"Kafka topic '{topic}' {NOT_THERE}")

@@ -14,7 +14,7 @@ from rich.table import Table
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential_jitter
 
 from flows.errors import DataDirectoryError, SettingsError
-from flows.kafka_client import ADMIN_TIMEOUT_S, LARGEST_MESSAGE, broker_error, client_options, translated
+from flows.kafka_client import ADMIN_TIMEOUT_S, LARGEST_MESSAGE, Admin, broker_error, client_options, translated
 from flows.log_kafka import LEDGER, KafkaLog
 from flows.outputs import ACTIONS, DEADLETTERS, LOGS, REVISITS
 from flows.settings import Settings
@@ -62,6 +62,7 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
     # Held by name: when it goes, what it has under way fails.
     admin = _admin(settings)
     with translated("Kafka: can't make topics"):
+        admin.topics(ADMIN_TIMEOUT_S)
         for name, future in admin.create_topics(wanted, operation_timeout=ADMIN_TIMEOUT_S).items():
             try:
                 future.result(ADMIN_TIMEOUT_S)
@@ -143,8 +144,8 @@ def list_(settings: Settings, as_json: bool) -> None:
     Console().print(table)
 
 
-def _admin(settings: Settings) -> AdminClient:
+def _admin(settings: Settings) -> Admin:
     if not settings.kafka:
         raise SettingsError("the setting 'kafka' is empty, so the logs are the embedded ones; set TIDEMARK_KAFKA=host:port to use Kafka")
     with translated("Kafka"):
-        return AdminClient(client_options(settings))
+        return Admin(client_options(settings))

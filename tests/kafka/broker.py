@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+import zlib
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -15,7 +16,9 @@ from confluent_kafka.admin import AdminClient
 
 VERSION = "4.3.1"
 POM = Path(__file__).with_name("pom.xml")
-JARS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tidemark" / f"kafka-{VERSION}"
+JARS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tidemark" / f"kafka-{VERSION}-{zlib.crc32(POM.read_bytes()):08x}"
+# Who may use the listener that asks for a password.
+USER, PASSWORD = "tide", "hush-open-sesame"
 ADVICE = "no Kafka: java and mvn are not both on PATH; to get them: apt-get install default-jre-headless maven"
 START_S = 120.0
 
@@ -23,9 +26,11 @@ PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,GUARDED:SASL_PLAINTEXT
+listener.name.guarded.sasl.enabled.mechanisms=PLAIN
+listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={directory}/data
@@ -78,10 +83,12 @@ class Broker:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        port, controller = _free_ports(2)
-        self.servers = f"127.0.0.1:{port}"
+        port, guarded, controller = _free_ports(3)
+        self.servers, self.guarded = f"127.0.0.1:{port}", f"127.0.0.1:{guarded}"
         self._config = directory / "server.properties"
-        self._config.write_text(PROPERTIES.format(port=port, controller=controller, directory=directory))
+        self._config.write_text(
+            PROPERTIES.format(port=port, guarded=guarded, controller=controller, directory=directory, user=USER, password=PASSWORD)
+        )
         self._classpath = f"{jars()}/*"
         form = [
             "java",
@@ -123,6 +130,14 @@ class Broker:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     said = (self._directory / "broker.log").read_text(errors="replace")[-3000:]
                     raise RuntimeError(f"Kafka did not start: {said}") from None
+
+    def tool(self, name: str, *arguments: str) -> str:
+        """What one of Kafka's own commands prints, e.g. that behind `kafka-consumer-groups.sh`."""
+        command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-cp", self._classpath, name, "--bootstrap-server", self.servers, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self._directory)
+        if done.returncode:
+            raise RuntimeError(f"{name} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return done.stdout
 
     def stop(self, kill: bool = False) -> None:
         """End it, as an operator or as a power failure would."""

@@ -18,6 +18,7 @@ from flows.log import LedgerEntry, LogBatch
 from flows.log_kafka import KafkaLog
 from flows.open_log import open_log
 from flows.outputs import ACTIONS
+from flows.reading import FeatureReader
 from flows.settings import Settings
 from tests.archive.making import rows
 from tests.kafka.conftest import options
@@ -117,6 +118,30 @@ def test_what_nobody_archived_in_time_is_missing_and_named(on_kafka: Settings) -
     [problem] = tidemark("archive", "verify", "--json", data=on_kafka.data, code=1, **settings).json()["problems"]
     assert "partition 0: offsets 10 to 14 are missing" in problem
     assert Archive(on_kafka.archives, ACTIONS, on_kafka.partitions).covered(0) == [(0, 10), (15, 20)]
+
+
+def test_what_is_gone_is_told_again_by_every_run_and_changes_no_state(on_kafka: Settings, simulated: Simulated, tmp_path: Path) -> None:
+    settings = options(on_kafka)
+    for path in simulated.files[:2]:
+        tidemark("ingest", path, data=on_kafka.data, **settings)
+    tidemark("run", data=on_kafka.data, **settings)
+    with KafkaLog.open(on_kafka, ACTIONS, read_only=True) as log:
+        reached = log.end_positions()
+    for path in simulated.files[2:]:
+        tidemark("ingest", path, data=on_kafka.data, **settings)
+    with KafkaLog.open(on_kafka, ACTIONS, read_only=True) as log:
+        ends = log.end_positions()
+    before = reached[0] + 5
+    assert before < ends[0]
+    take(on_kafka, {0: before})
+    for workers in (1, 2, 1):
+        line = refused("run", "--workers", workers, data=on_kafka.data, **settings)
+        assert (
+            f"begins at offset {before}: what lies between {reached[0]} and there is gone by its retention; read it from the archive"
+            in line
+        )
+        with FeatureReader(on_kafka) as reader:
+            assert reader.positions()[ACTIONS][0] == reached[0]
 
 
 def test_flows_over_a_topic_that_has_lost_its_beginning_are_those_of_the_whole(

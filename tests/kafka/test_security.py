@@ -1,0 +1,126 @@
+"""A listener that asks for a password: who has it gets in; who hasn't is told so, at once and in one line; and nobody ever reads it anywhere."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from flows.events import RAW_SCHEMA
+from flows.kafka_client import BrokerError
+from flows.log_kafka import KafkaLog
+from flows.outputs import ACTIONS
+from flows.settings import Settings
+from tests.kafka.broker import PASSWORD, USER, Broker
+from tests.kafka.conftest import options
+from tests.kafka.outcome import assert_as_embedded
+from tests.processes import PARTITIONS, Simulated, refused, simulated_once, tidemark
+
+pytestmark = pytest.mark.kafka
+
+WRONG = "hush-wrong-sesame"
+ONE = pa.record_batch([pa.array([b"{}"]), pa.array([1])], schema=RAW_SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    return simulated_once(tmp_path_factory)
+
+
+def written(path: Path, password: str, *more: str) -> Path:
+    lines = ["security.protocol=SASL_PLAINTEXT", "sasl.mechanism=PLAIN", f"sasl.username={USER}", f"sasl.password={password}", *more]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def guarded(shared_broker: Broker, tmp_path: Path) -> Settings:
+    """Settings of somebody who has the password, in a file of its own."""
+    secret = tmp_path / "secret"
+    secret.write_text(PASSWORD + "\n")
+    return Settings(
+        data=tmp_path / "data",
+        partitions=PARTITIONS,
+        kafka=shared_broker.guarded,
+        kafka_prefix=f"t{uuid.uuid4().hex[:8]}.",
+        kafka_options=written(tmp_path / "client.properties", f"file:{secret}"),
+    )
+
+
+def all_options(settings: Settings) -> dict[str, Any]:
+    return {**options(settings), "kafka_options": settings.kafka_options}
+
+
+def test_with_the_password_everything_works_and_nothing_tells_it(guarded: Settings, simulated: Simulated, tmp_path: Path) -> None:
+    said = []
+    for command in (
+        ("topics", "create", "--json"),
+        ("ingest", *simulated.files, "--json"),
+        ("run", "--workers", 2),
+        ("topics", "list", "--json"),
+        ("status", "--json"),
+        ("deadletters", "list", "--json"),
+    ):
+        done = tidemark(*command, data=guarded.data, **all_options(guarded))
+        said += [done.out, done.err]
+    assert_as_embedded(guarded, simulated, tmp_path / "got")
+    said += [repr(guarded), str(guarded), repr(guarded.environment())]
+    assert PASSWORD not in "".join(said)
+    files = [path for path in guarded.data.rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
+
+
+def test_a_wrong_password_is_told(guarded: Settings, tmp_path: Path) -> None:
+    tidemark("topics", "create", data=guarded.data, **all_options(guarded))
+    wrong = replace(guarded, kafka_options=written(tmp_path / "wrong.properties", WRONG))
+    for command in (
+        ("topics", "create"),
+        ("topics", "list", "--json"),
+        ("run",),
+        ("run", "--workers", 2),
+        ("status", "--json"),
+        ("features", "user", 3),
+    ):
+        line = refused(*command, data=guarded.data, **all_options(wrong))
+        assert "Invalid username or password" in line
+        assert "check user, password and mechanism in kafka_options" in line
+        assert WRONG not in line
+    other = replace(
+        guarded, kafka_options=written(tmp_path / "other.properties", f"file:{tmp_path / 'secret'}", "sasl.mechanism=SCRAM-SHA-256")
+    )
+    line = refused("run", data=guarded.data, **all_options(other))
+    assert "check user, password and mechanism in kafka_options" in line
+    assert PASSWORD not in line
+
+
+def test_a_client_that_tells_all_of_its_work_does_not_tell_the_password(
+    guarded: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tidemark("topics", "create", data=guarded.data, **all_options(guarded))
+    logger = logging.getLogger("tidemark.kafka")
+    caplog.set_level(logging.DEBUG, logger.name)
+    logger.addHandler(caplog.handler)
+    try:
+        for password in (PASSWORD, WRONG):
+            loud = replace(guarded, kafka_options=written(tmp_path / "loud.properties", password, "debug=all", "log_level=7"))
+            if password == WRONG:
+                with pytest.raises(BrokerError, match="Invalid username or password") as told:
+                    KafkaLog.open(loud, ACTIONS)
+                assert WRONG not in str(told.value)
+                continue
+            with KafkaLog.open(loud, ACTIONS) as log:
+                log.append([(0, ONE)])
+                assert log.read(0, 0, 10)[0].end_offset == 1
+    finally:
+        logger.removeHandler(caplog.handler)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("sasl.password" in line for line in lines), "the client told how it is set"
+    assert any("PLAIN" in line for line in lines)
+    shown = "".join([*lines, *capfd.readouterr()])
+    assert [secret for secret in (PASSWORD, WRONG) if secret in shown] == []
