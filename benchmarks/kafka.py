@@ -90,7 +90,8 @@ def _messages(settings: Settings) -> list[tuple[int, bytes, int]]:
     with LocalLog.open(settings.logs, ACTIONS, read_only=True) as log:
         for partition, end in enumerate(log.end_positions()):
             for batch in log.read(partition, 0, end):
-                values = rows_as_json(batch.records) if batch.records.schema.names != ["value", "timestamp"] else batch.records["value"].to_pylist()
+                raw = batch.records.schema.names == ["value", "timestamp"]
+                values = batch.records["value"].to_pylist() if raw else list(rows_as_json(batch.records))
                 out += [(partition, value, stamp) for value, stamp in zip(values, batch.records["timestamp"].to_pylist(), strict=True)]
     return out
 

@@ -41,7 +41,13 @@ class DeadLetter:
     reason: str
     detail: str
     raw: bytes
+    size: int
     timestamp: int
+
+    @property
+    def cut(self) -> bool:
+        """Whether `raw` is only the start of the record, which has `size` bytes. The whole lies at its place in its log."""
+        return len(self.raw) < self.size
 
     @property
     def id(self) -> str:
@@ -60,6 +66,7 @@ class Redriven:
 
     redriven: int = 0
     before: int = 0  # had been re-driven by an earlier run
+    cut: int = 0  # only their start is kept, so they are left out
 
 
 def read_deadletters(settings: Settings) -> Iterator[pa.RecordBatch]:
@@ -103,7 +110,9 @@ def deadletters(settings: Settings, reason: str | None = None) -> Iterator[DeadL
     for batch in read_deadletters(settings):
         chosen = batch if reason is None else batch.filter(pc.equal(batch.column("reason"), reason))
         for row in chosen.to_pylist():
-            yield DeadLetter(**{name: row[name] for name in DeadLetter.__dataclass_fields__})
+            # Older ones don't tell their size: they were kept whole.
+            fields = {"size": len(row["raw"]), **row}
+            yield DeadLetter(**{name: fields[name] for name in DeadLetter.__dataclass_fields__})
 
 
 def counts(settings: Settings) -> dict[str, int]:
@@ -174,7 +183,7 @@ def redrive(
     original_arrival: bool = False,
     dry_run: bool = False,
 ) -> Redriven:
-    """Append dead letters to ACTIONS again, each at most once, as raw records.
+    """Append dead letters to ACTIONS again, each at most once, as raw records. Those that are cut are left out: whole, they would be too large again.
 
     Parameters
     ----------
@@ -199,6 +208,8 @@ def redrive(
             continue
         if is_redriven(actions, letter):
             result.before += 1
+        elif letter.cut:
+            result.cut += 1
         else:
             waiting[letter.id] = letter, _changed(letter, changes or {})
     if not dry_run:

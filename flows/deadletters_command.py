@@ -14,7 +14,7 @@ from rich.text import Text
 
 from flows import deadletters as letters
 from flows.deadletters import DeadLetter
-from flows.errors import SettingsError
+from flows.errors import InputError, SettingsError
 from flows.events import EVENT_SCHEMA
 from flows.open_log import open_log
 from flows.outputs import ACTIONS
@@ -75,7 +75,7 @@ def show(settings: Settings, id: str, as_json: bool) -> None:
     click.echo(f"arrival    {letter.timestamp} ({_moment(letter.timestamp)})")
     click.echo(f"reason     {letter.reason}: {letter.detail}")
     click.echo(f"re-driven  {'yes' if done else 'no'}")
-    click.echo(f"record     {len(letter.raw)} bytes")
+    click.echo(f"record     {letter.size} bytes" + (f", of which the first {len(letter.raw)} are kept; {_place(letter)}" if letter.cut else ""))
     try:
         click.echo(orjson.dumps(orjson.loads(letter.raw), option=orjson.OPT_INDENT_2).decode())
     except orjson.JSONDecodeError:
@@ -106,13 +106,25 @@ def redrive(
         raise SettingsError("say which dead letters: one of --id ID..., --reason REASON, --all")
     fields = _fields(changes)
     chosen = letters.select(settings, ids, reason)
+    for letter in chosen if ids else ():
+        if letter.cut:
+            raise InputError(
+                f"dead letter {letter.id} can't be re-driven: of its {letter.size} bytes the first {len(letter.raw)} are kept, and it would be "
+                f"too large again; {_place(letter)}: append a smaller record in its stead"
+            )
     with open_log(settings, ACTIONS, read_only=dry_run) as actions:
         result = letters.redrive(actions, chosen, fields, arrival == "original", dry_run)
     if as_json:
-        click.echo(json.dumps({"redriven": result.redriven, "before": result.before, "dry_run": dry_run}))
+        click.echo(json.dumps({"redriven": result.redriven, "before": result.before, "cut": result.cut, "dry_run": dry_run}))
         return
     what = "would be re-driven" if dry_run else "re-driven"
-    click.echo(f"{result.redriven:,} {what}" + (f"; {result.before:,} had been before" if result.before else ""))
+    before = f"; {result.before:,} had been before" if result.before else ""
+    cut = f"; {result.cut:,} left out, of which only the start is kept" if result.cut else ""
+    click.echo(f"{result.redriven:,} {what}{before}{cut}")
+
+
+def _place(letter: DeadLetter) -> str:
+    return f"the whole lies in log '{letter.log}', partition {letter.partition}, offset {letter.offset}"
 
 
 def _fields(changes: tuple[str, ...]) -> dict[str, Any]:

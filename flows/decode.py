@@ -6,7 +6,7 @@ nothing else; it must never raise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class Columns:
     faults : dict of int to (reason, detail)
         Of each bad record.
     raw : callable
-        Indexes, ascending → these records as JSON bytes, for dead letters.
+        Indexes, ascending → of each of these records, for dead letters: as JSON, its first MAX_RAW_BYTES bytes, and how many it has.
     topics : dict of int to str
         The name of every topic among them, and maybe of others.
     """
@@ -76,7 +76,7 @@ class Columns:
     role: np.ndarray
     bad: np.ndarray
     faults: Faults
-    raw: Callable[[Sequence[int]], list[bytes]]
+    raw: Callable[[Sequence[int]], list[tuple[bytes, int]]]
     topics: dict[int, str]
 
     def __len__(self) -> int:
@@ -152,10 +152,11 @@ class Decoder:
             _check_home(*self._home, c)
             c.drop_bad()
 
-        def raw(rows: Sequence[int]) -> list[bytes]:
+        def raw(rows: Sequence[int]) -> list[tuple[bytes, int]]:
             at = np.asarray(rows, np.int64)
             parts = np.searchsorted(starts, at, "right") - 1
-            return [value for part in np.unique(parts) for value in _as_json(batches[part], at[parts == part] - starts[part])]
+            values = (value for part in np.unique(parts) for value in _as_json(batches[part], at[parts == part] - starts[part]))
+            return [(value[:MAX_RAW_BYTES], len(value)) for value in values]
 
         # At one place of the table: looking a pair up in two dimensions takes twice as long.
         role = self._roles.ravel()[c.action * np.int16(_CODES) + c.surface]
@@ -306,16 +307,11 @@ def _bytes(value: Any) -> bytes | None:
     return value.encode() if type(value) is str else value if type(value) is bytes else None
 
 
-def _as_json(records: pa.RecordBatch, rows: np.ndarray) -> list[bytes]:
+def _as_json(records: pa.RecordBatch, rows: np.ndarray) -> Iterator[bytes]:
     """Records as dead letters show them."""
-    try:
-        records = records.take(pa.array(rows))
-    except pa.ArrowNotImplementedError:
-        # Some types can't be taken from, and are of no column that we read.
-        return [one for i in rows.tolist() for one in rows_as_json(records.slice(i, 1))]
     if records.schema.names == RAW_SCHEMA.names:
-        return [_bytes(value) or b"" for value in python_values(records.column("value"))]
-    return rows_as_json(records)
+        return (_bytes(value) or b"" for value in python_values(records.column("value").take(pa.array(rows))))
+    return rows_as_json(records, rows)
 
 
 def _may_be_oversize(texts: pa.Array) -> bool:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 MAX_EVENT_TIME = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
-MAX_RAW_BYTES = 65_536
+MAX_RAW_BYTES = 65_536  # of a record that can be taken; and what is kept of one that can't
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 _NAME = pa.dictionary(pa.int32(), pa.string())

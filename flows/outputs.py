@@ -51,7 +51,8 @@ DEADLETTER_SCHEMA = pa.schema(
         pa.field("offset", pa.int64()),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
-        pa.field("raw", pa.binary()),  # the record as JSON, or as it was if it isn't JSON
+        pa.field("raw", pa.binary()),  # the record as JSON, or as it was if it isn't JSON: what is kept of it, from its start
+        pa.field("size", pa.int64()),  # bytes of the whole record
     ]
 )
 

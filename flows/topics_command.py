@@ -14,9 +14,9 @@ from rich.table import Table
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential_jitter
 
 from flows.errors import DataDirectoryError, SettingsError
-from flows.kafka_client import ADMIN_TIMEOUT_S, LARGEST_MESSAGE, Admin, broker_error, client_options, translated
+from flows.kafka_client import ADMIN_TIMEOUT_S, Admin, broker_error, client_options, translated
 from flows.log_kafka import LEDGER, KafkaLog
-from flows.outputs import ACTIONS, DEADLETTERS, LOGS, REVISITS
+from flows.outputs import ACTIONS, LOGS, REVISITS
 from flows.settings import Settings
 
 DAY_MS = 86_400_000
@@ -46,14 +46,7 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
         "min.insync.replicas": str(max(1, replication_factor - 1)),
         "message.timestamp.type": "CreateTime",
     }
-    # A dead letter is as large as whatever some producer was allowed to send.
-    large = {"max.message.bytes": str(LARGEST_MESSAGE)}
-    wanted = [
-        NewTopic(
-            settings.kafka_prefix + name, settings.partitions, replication_factor, config=kept | (large if name == DEADLETTERS else {})
-        )
-        for name in LOGS
-    ]
+    wanted = [NewTopic(settings.kafka_prefix + name, settings.partitions, replication_factor, config=kept) for name in LOGS]
     # By the broker's clock: it refuses records from one that runs an hour ahead.
     ledger = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime", "min.insync.replicas": kept["min.insync.replicas"]}
     wanted.append(NewTopic(settings.kafka_prefix + LEDGER, 1, replication_factor, config=ledger))

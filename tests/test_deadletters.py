@@ -23,7 +23,15 @@ PARTITIONS = 4
 GOOD = {"event_id": 1, "user_id": 21, "pin_id": 5, "action": "saev", "event_time": 1_700_000_000_000}
 
 
-def letter(origin: int, sequence: int, offset: int, reason: str = "unknown_action", raw: bytes | None = None, generation: int = 0) -> dict[str, Any]:
+def letter(
+    origin: int,
+    sequence: int,
+    offset: int,
+    reason: str = "unknown_action",
+    raw: bytes | None = None,
+    generation: int = 0,
+    size: int | None = None,
+) -> dict[str, Any]:
     value = json.dumps(GOOD | {"event_id": offset}).encode() if raw is None else raw
     return {
         "generation": generation,
@@ -36,6 +44,7 @@ def letter(origin: int, sequence: int, offset: int, reason: str = "unknown_actio
         "reason": reason,
         "detail": "[red]saev[/red]",
         "raw": value,
+        "size": len(value) if size is None else size,
     }
 
 
@@ -120,8 +129,8 @@ def test_redrive_puts_each_back_once(settings: Settings) -> None:
     assert raw_records(settings) == []
     assert invoke(settings, "redrive", "--id", "0:10").output == "1 re-driven\n"
     assert invoke(settings, "redrive", "--id", "0:10", "--id", "0:10").output == "0 re-driven; 1 had been before\n"
-    assert json.loads(invoke(settings, "redrive", "--all", "--json").output) == {"redriven": 2, "before": 1, "dry_run": False}
-    assert json.loads(invoke(settings, "redrive", "--all", "--json").output) == {"redriven": 0, "before": 3, "dry_run": False}
+    assert json.loads(invoke(settings, "redrive", "--all", "--json").output) == {"redriven": 2, "before": 1, "cut": 0, "dry_run": False}
+    assert json.loads(invoke(settings, "redrive", "--all", "--json").output) == {"redriven": 0, "before": 3, "cut": 0, "dry_run": False}
     records = raw_records(settings)
     home = partition_of(21, PARTITIONS)
     assert sorted(p for p, value, _ in records if value != b"oops") == [home, home]
@@ -155,6 +164,26 @@ def test_redrive_refuses_what_it_cannot_do(settings: Settings) -> None:
         with pytest.raises(error, match=match):
             invoke(settings, "redrive", *arguments)
     assert raw_records(settings) == []
+
+
+def test_one_of_which_only_the_start_is_kept(settings: Settings) -> None:
+    write(settings, letter(0, 0, 10), letter(2, 0, 12, "oversize", b'{"event_id":1,"x":"\xc3', size=5_000_000))
+    shown = invoke(settings, "show", "2:12").output
+    assert "5000000 bytes, of which the first 20 are kept; the whole lies in log 'actions', partition 2, offset 12" in shown
+    assert json.loads(invoke(settings, "show", "2:12", "--json").output)["size"] == 5_000_000
+    with pytest.raises(InputError, match=r"2:12 can't be re-driven: of its 5000000 bytes .* partition 2, offset 12: append a smaller record"):
+        invoke(settings, "redrive", "--id", "0:10", "--id", "2:12", "--set", 'action="save"')
+    assert raw_records(settings) == []
+    assert "1 re-driven; 1 left out, of which only the start is kept" in invoke(settings, "redrive", "--all", "--set", 'action="save"').output
+    assert [json.loads(value)["event_id"] for _, value, _ in raw_records(settings)] == [10]
+
+
+def test_those_written_before_sizes_were_told_are_whole(settings: Settings) -> None:
+    old = DEADLETTER_SCHEMA.remove(DEADLETTER_SCHEMA.get_field_index("size"))
+    with LocalLog.open(settings.logs, "deadletters", PARTITIONS, create=True) as log:
+        log.append([(0, pa.RecordBatch.from_pylist([letter(0, 0, 10)], old))])
+    [found] = deadletters(settings)
+    assert (found.size, found.cut) == (len(found.raw), False)
 
 
 def test_two_redrives_at_once_add_one(settings: Settings) -> None:

@@ -161,7 +161,7 @@ def test_not_json(value: bytes | None) -> None:
     columns = decode(raw(GOOD, value, GOOD))
     assert reasons(columns) == {1: "not_json"}
     assert rows(columns, [0, 2]) == rows(decode(raw(GOOD, GOOD)))
-    assert columns.raw([1])[0] == (value or b"")
+    assert columns.raw([1])[0][0] == (value or b"")
 
 
 @pytest.mark.parametrize("values", [(b"{},{}",), (b'{"a":[1', b"2]}"), (b"{}", b"{},{}", b"{}"), (b'{"a":"', b'"}'), (b"[", b"]")])
@@ -300,7 +300,7 @@ NOT_UTF8 = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 1], np.int32
 def test_other_types_with_another_meaning(name: str, column: pa.Array, reason: str) -> None:
     columns = decode(one(name, column))
     assert reasons(columns) == {0: reason}
-    assert type(orjson.loads(columns.raw([0])[0])) is dict, "a dead letter can be written"
+    assert type(orjson.loads(columns.raw([0])[0][0])) is dict, "a dead letter can be written"
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -401,7 +401,7 @@ def test_decoding_json_never_raises(values: list[bytes | None]) -> None:
         assert reason is None or reason in REASONS
         # A value is judged alone, whatever its neighbours.
         assert decode(raw(values[i])).faults.get(0, (None,))[0] == reason
-        assert columns.raw([i])[0] == (values[i] or b"")
+        assert columns.raw([i])[0][0] == (values[i] or b"")
 
 
 TYPES = [
@@ -453,7 +453,7 @@ def test_decoding_columns_of_any_type_never_raises(data: st.DataObject) -> None:
     decoded = decode(batch)
     assert len(decoded) == n
     for i in reasons(decoded):
-        assert type(orjson.loads(decoded.raw([i])[0])) is dict
+        assert type(orjson.loads(decoded.raw([i])[0][0])) is dict
 
 
 # Where a record lies ---------------------------------------------------------------------------------------------------------------------
@@ -474,7 +474,7 @@ def test_a_user_of_another_partition_is_not_taken() -> None:
         for i in wrong:
             detail = f"user {users[i % 8]} belongs in partition {homes[i % 8]}, the record is in partition {partition}"
             assert columns.faults[i][1] == detail
-            assert int(orjson.loads(columns.raw([i])[0])["user_id"]) == users[i % 8]
+            assert int(orjson.loads(columns.raw([i])[0][0])["user_id"]) == users[i % 8]
 
 
 def test_a_bad_record_of_another_partition_keeps_its_reason() -> None:
@@ -493,15 +493,47 @@ def test_batches_in_one() -> None:
     assert reasons(columns) == {1: "not_json", 3: "unknown_action", 6: "not_json"}
     assert rows(columns) == [row for part in parts for row in rows(part)]
     assert columns.role.tolist() == [role for part in parts for role in part.role.tolist()]
-    assert columns.raw([0, 1, 6]) == [orjson.dumps(GOOD), b"x", b"y"]
-    assert orjson.loads(columns.raw([3])[0]) == GOOD | {"action": "flub"}
+    assert [value for value, _ in columns.raw([0, 1, 6])] == [orjson.dumps(GOOD), b"x", b"y"]
+    assert orjson.loads(columns.raw([3])[0][0]) == GOOD | {"action": "flub"}
     assert len(decode()) == 0
 
 
 def test_a_dead_letter_shows_the_record() -> None:
     columns = decode(typed(WHOLE | {"duration_ms": -4}))
-    assert orjson.loads(columns.raw([0])[0]) == WHOLE | {"duration_ms": -4}
+    assert orjson.loads(columns.raw([0])[0][0]) == WHOLE | {"duration_ms": -4}
     assert columns.faults == {0: ("negative_duration", "-4")}
+
+
+def test_of_a_large_record_the_start_is_kept() -> None:
+    """Whatever made it large: a letter must have room in its log."""
+    huge, bad = "x" * 5_000_000, GOOD | {"action": "flub"}
+    for batch, whole in (
+        (raw(bad | {"unknown": huge}), orjson.dumps(bad | {"unknown": huge})),
+        (raw(b"[" + b"1" * 5_000_000), b"[" + b"1" * 5_000_000),
+        (typed(GOOD | {"producer": huge}), None),
+        (one("producer", pa.array([huge], pa.large_string())), None),
+        (one("topic", pa.array([[huge]])), None),
+        (one("topic", pa.array([huge], pa.string_view())), None),
+    ):
+        [(kept, size)] = decode(batch).raw([0])
+        assert len(kept) == MAX_RAW_BYTES
+        assert (kept, size) == (whole[:MAX_RAW_BYTES], len(whole)) if whole is not None else size > 5_000_000
+        assert kept.startswith(b"{" if whole is None else whole[:1])
+
+
+def test_a_row_that_would_grow_without_end_is_shown_without_it() -> None:
+    """Values that lie in no bytes, or in the same ones: a row of a few bytes that Python would need gigabytes for."""
+    null = pa.ListArray.from_arrays(pa.array([0, 2**31 - 1], pa.int32()), pa.nulls(2**31 - 1))
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1 << 20, np.int32)), pa.array(["x" * (1 << 20)]))
+    shared = pa.ListArray.from_arrays(pa.array([0, 1 << 20], pa.int32()), text)
+    for column in (null, shared, pa.StructArray.from_arrays([shared], ["inside"]), pa.RunEndEncodedArray.from_arrays([1], pa.array(["x"]))):
+        columns = decode(one("topic", column))
+        assert reasons(columns) == {0: "wrong_type"}
+        [(kept, size)] = columns.raw([0])
+        assert len(kept) == size
+        assert orjson.loads(kept)["topic"] == f"a {column.type} that can't be read"
+        assert orjson.loads(kept)["user_id"] == GOOD["user_id"]
+        assert reasons(decode(one("user_id", column))) == {0: "wrong_type"}
 
 
 def test_a_dead_letter_beside_a_column_that_arrow_takes_nothing_from() -> None:
@@ -510,4 +542,4 @@ def test_a_dead_letter_beside_a_column_that_arrow_takes_nothing_from() -> None:
     batch = batch.append_column("duration_ms", pa.array([-4])) if at < 0 else batch.set_column(at, "duration_ms", pa.array([-4]))
     columns = decode(batch)
     assert reasons(columns) == {0: "negative_duration"}
-    assert orjson.loads(columns.raw([0])[0])["duration_ms"] == -4
+    assert orjson.loads(columns.raw([0])[0][0])["duration_ms"] == -4

@@ -230,6 +230,7 @@ class ActionsTask(Task):
         for i in np.flatnonzero(done.judged.status == FUTURE):
             faults[int(i)] = ("future_time", f"event_time {c.event_time[i]} at arrival {done.arrival[i]}")
         at = np.array(sorted(faults), np.int64)
+        kept = c.raw(at.tolist())
         columns = {
             "timestamp": done.arrival[at],
             "log": pa.array([ACTIONS] * len(at), pa.string()),
@@ -237,7 +238,8 @@ class ActionsTask(Task):
             "offset": done.offsets[at],
             "reason": pa.array([faults[int(i)][0] for i in at], pa.string()),
             "detail": pa.array([faults[int(i)][1] for i in at], pa.string()),
-            "raw": pa.array(c.raw(at.tolist()), pa.binary()),
+            "raw": pa.array([value for value, _ in kept], pa.binary()),
+            "size": np.array([size for _, size in kept], np.int64),
         }
         for reason, _ in faults.values():
             self._count(f"deadletter.{reason}", 1)
