@@ -10,7 +10,6 @@ import itertools
 import os
 import re
 import shutil
-import tempfile
 import time
 import weakref
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch
 
 from flows.directories import make_directory
 from flows.errors import CorruptionError, DataDirectoryError, LockedError, StorageFullError, TidemarkError
+from flows.state import scratch
 from flows.state.runs import Manifest, Run, RunReader, Runs, Table
 
 # Longer than a writer takes to open a task.
@@ -184,7 +184,7 @@ class TaskView:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._scratch = tempfile.mkdtemp(prefix="tidemark-view-")
+        self._scratch = scratch.take()
         # At the latest when the process ends: a reader that serves is never closed.
         self._remove_scratch = weakref.finalize(self, shutil.rmtree, self._scratch, True)
         self._opened: _Sizes | None = None
