@@ -257,7 +257,9 @@ def _may_grow(kind: pa.DataType, inside: bool = False) -> bool:
     if pa.types.is_run_end_encoded(kind) or pa.types.is_union(kind) or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         return True
     if pa.types.is_dictionary(kind):
-        return inside or pa.types.is_nested(kind.value_type)
+        values = kind.value_type
+        shared = pa.types.is_dictionary(values) or pa.types.is_string_view(values) or pa.types.is_binary_view(values)
+        return inside or shared or pa.types.is_nested(values)
     if pa.types.is_nested(kind):
         empty = kind.num_fields == 0 or (pa.types.is_fixed_size_list(kind) and kind.list_size == 0)
         return (inside and empty) or any(_may_grow(kind.field(i).type, True) for i in range(kind.num_fields))

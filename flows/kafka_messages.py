@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Message
 
+from flows.arrow_size import shared_bytes, uncompressed_bytes
 from flows.events import RAW_SCHEMA
-from flows.log import LogBatch
+from flows.log import READ_BYTES, LogBatch
 
 # Kafka's default limit of a message is 1 MiB with its envelope.
 _MESSAGE_BYTES, _MESSAGE_RECORDS = 900_000, 8_192
@@ -46,13 +47,16 @@ def messages_of(batch: pa.RecordBatch) -> list[tuple[bytes | None, int]]:
 
 
 def batches_of(partition: int, start: int, end: int, messages: Sequence[Message]) -> list[LogBatch]:
-    """Messages as log batches that cover start to end: each Arrow message one, each stretch of others one."""
+    """Messages as log batches that cover start to end: each Arrow message one, each stretch of others one.
+
+    They end with the Arrow message in which they reach READ_BYTES: it is only here that one shows how large it is.
+    """
     # Some hundred thousand messages a second come this way: a method is mapped over all of them rather than called by a line of ours for each.
     values = list(map(Message.value, messages))
     stamps = np.fromiter(map(itemgetter(1), map(Message.timestamp, messages)), np.int64, len(messages)).clip(0)
     offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
     parts: list[tuple[pa.RecordBatch, np.ndarray]] = []
-    plain = 0
+    plain = size = 0
 
     def close_plain(upto: int) -> None:
         if upto > plain:
@@ -67,6 +71,10 @@ def batches_of(partition: int, start: int, end: int, messages: Sequence[Message]
         plain = i + 1
         if records.num_rows:
             parts.append((records, np.full(records.num_rows, offsets[i], np.int64)))
+        size += records.nbytes
+        if size >= READ_BYTES and plain < len(values):
+            values, end = values[:plain], int(offsets[plain])
+            break
     close_plain(len(values))
     if not parts:
         none = pa.RecordBatch.from_pylist([], RAW_SCHEMA)
@@ -91,8 +99,10 @@ def _binary(values: list[bytes | None]) -> pa.Array:
 
 
 def _arrow(value: bytes, timestamp: int) -> pa.RecordBatch | None:
-    """The records of an Arrow message, with the message's time where they have none; None if it is no Arrow after all."""
+    """The records of an Arrow message, with the message's time where they have none; None if it is no Arrow after all, or would fill the memory."""
     try:
+        if uncompressed_bytes(value) > READ_BYTES:
+            return None
         parts = []
         for part in pa.ipc.open_stream(pa.py_buffer(value)):
             parts.append(part)
@@ -100,6 +110,8 @@ def _arrow(value: bytes, timestamp: int) -> pa.RecordBatch | None:
                 return None
             # Where offsets and codes point is looked at here and nowhere else: the bytes may be anybody's.
             part.validate(full=True)
+            if shared_bytes(part, READ_BYTES) > READ_BYTES:
+                return None
         table = pa.Table.from_batches(parts).combine_chunks()
     except (pa.ArrowException, OSError, ValueError, MemoryError):
         return None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from confluent_kafka import Message
 
+import flows.kafka_messages
+from flows.arrow_size import uncompressed_bytes
 from flows.events import EVENT_SCHEMA, RAW_SCHEMA
 from flows.kafka_messages import batches_of, messages_of
 from flows.log import LogBatch
@@ -81,6 +84,78 @@ def test_records_that_are_declared_and_not_there_are_one_record_of_bytes() -> No
         assert len(data) < 1_000
         [found] = batches_of(0, 0, 1, [message(0, data)])
         assert found.records.to_pylist() == [{"value": data, "timestamp": 5}]
+
+
+HOSTILE = """
+import pathlib, resource, sys
+import pyarrow as pa
+from flows.decode import Decoder
+from flows.kafka_messages import batches_of
+from flows.log import READ_BYTES
+from flows.vocabulary import Vocabulary
+from tests.kafka.test_messages import message
+
+messages = [message(i, pathlib.Path(path).read_bytes()) for i, path in enumerate(sys.argv[1:])]
+used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 8 * READ_BYTES, used + 8 * READ_BYTES))
+for one in messages:
+    [batch] = batches_of(0, one.offset(), one.offset() + 1, [one])
+    assert batch.records.to_pylist() == [{"value": one.value(), "timestamp": 5}]
+    columns = Decoder(Vocabulary.load(None)).decode(batch.records)
+    assert columns.faults[0][0] == "not_json"
+    [(kept, size)] = columns.raw([0])
+    assert size == len(one.value())
+assert pa.default_memory_pool().max_memory() < READ_BYTES, pa.default_memory_pool().max_memory()
+"""
+
+
+def declaring(n: int) -> bytes:
+    """A message one buffer of which claims to become n bytes."""
+    data = bytearray(stream(events(3), "zstd"))
+    # The event IDs: 24 bytes, before them that they are so many.
+    at = data.index((24).to_bytes(8, "little", signed=True) + b"\x28\xb5\x2f\xfd")
+    data[at : at + 8] = n.to_bytes(8, "little", signed=True)
+    return bytes(data)
+
+
+def test_a_small_message_that_becomes_gigabytes_is_one_record_of_its_bytes(tmp_path: Path) -> None:
+    zeros = pa.record_batch([pa.array([bytes(1 << 29)], pa.large_binary())], names=["unknown"])
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1 << 20, np.int32)), pa.array(["x" * (1 << 20)]))
+    paths = []
+    for k, data in enumerate((stream(zeros, "zstd"), stream(pa.record_batch([text], names=["action"]), "zstd"), declaring(1 << 40))):
+        assert len(data) < 200_000
+        paths.append(tmp_path / str(k))
+        paths[-1].write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", HOSTILE, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_a_message_becomes_is_told_before_it_is_decompressed() -> None:
+    for compression in (None, "lz4", "zstd"):
+        for n in (1, 3, 5_000):
+            batch = events(n)
+            declared = uncompressed_bytes(stream(batch, compression))
+            assert batch.get_total_buffer_size() <= declared < batch.get_total_buffer_size() + 1_000
+    assert uncompressed_bytes(declaring(1 << 40)) > 1 << 40
+    for bad in (declaring(-2), b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\x00\x10\x00\x00", stream(events(3))[:-60], b"nothing"):
+        with pytest.raises(ValueError, match=r"stream|message|bytes|body|outside"):
+            uncompressed_bytes(bad)
+
+
+def test_a_read_ends_where_it_has_become_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = [message(i, data) for i, data in enumerate([b"{}", *[stream(events(100), "zstd")] * 5, b"[]"])]
+    whole = values(batches_of(0, 0, 9, messages))
+    monkeypatch.setattr(flows.kafka_messages, "READ_BYTES", 2 * events(100).nbytes - 1)
+    got, at = [], 0
+    ends = []
+    while at < 9:
+        batches = batches_of(0, at, 9, [one for one in messages if one.offset() >= at])
+        assert batches[0].first_offset == at
+        got += values(batches)
+        at = batches[-1].end_offset
+        ends.append(at)
+    assert got == whole
+    assert ends == [3, 5, 9]
 
 
 DAMAGE = """
