@@ -40,6 +40,8 @@ from flows.vocabulary import GRID_CLICK, IMPRESSION, OWN_PROFILE, RELATED_PINS, 
 
 # Codes are below it: a byte of which one bit is free.
 _CODES = 128
+# Batches that have no more rows than this, on average, are joined before they are looked at.
+SMALL_ROWS = 4_096
 _KEPT = tuple(name for name in INTEGERS if name != "schema_version")
 
 
@@ -134,6 +136,7 @@ class Decoder:
 
     def decode(self, *batches: pa.RecordBatch) -> Columns:
         """Columns of consecutive batches of either kind."""
+        batches = _joined(batches)
         starts = np.cumsum([0] + [records.num_rows for records in batches])
         c = _Filling(int(starts[-1]))
         for records, start in zip(batches, starts.tolist(), strict=False):
@@ -282,6 +285,15 @@ class Decoder:
         return known
 
 
+def _joined(batches: tuple[pa.RecordBatch, ...]) -> tuple[pa.RecordBatch, ...]:
+    """Small batches as one: to look at a batch takes 70 µs however small it is, to join eight of them 20."""
+    if len(batches) < 2 or sum(records.num_rows for records in batches) > SMALL_ROWS * len(batches):
+        return batches
+    if any(records.schema != EVENT_SCHEMA for records in batches):
+        return batches
+    return (pa.concat_batches(batches),)
+
+
 def _filled(column: pa.Array, default: int) -> np.ndarray:
     """A column of whole numbers with a default in place of null."""
     return (column.fill_null(default) if column.null_count else column).to_numpy()
@@ -300,7 +312,9 @@ def _check_home(partition: int, partitions: int, c: _Filling) -> None:
     homes = partition_of(users, partitions)
     elsewhere = np.flatnonzero(homes != partition)
     for i in elsewhere[~c.bad[elsewhere]].tolist():
-        note_fault(c.faults, i, "wrong_partition", f"user {users[i]} belongs in partition {homes[i]}, the record is in partition {partition}")
+        note_fault(
+            c.faults, i, "wrong_partition", f"user {users[i]} belongs in partition {homes[i]}, the record is in partition {partition}"
+        )
 
 
 def _bytes(value: Any) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -496,6 +497,21 @@ def test_batches_in_one() -> None:
     assert [value for value, _ in columns.raw([0, 1, 6])] == [orjson.dumps(GOOD), b"x", b"y"]
     assert orjson.loads(columns.raw([3])[0][0]) == GOOD | {"action": "flub"}
     assert len(decode()) == 0
+
+
+@given(
+    st.lists(EVENTS | st.sampled_from([GOOD | fault for name, fault in FAULTS.items() if name != "wrong_type"]), min_size=1, max_size=8),
+    st.data(),
+)
+def test_small_batches_that_are_joined_give_the_same(events: list[dict[str, Any]], data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(events)))) | {0, len(events)})
+    parts = [typed(*events[a:b]) for a, b in itertools.pairwise(cuts)]
+    joined, alone = Decoder(VOCABULARY), Decoder(VOCABULARY)
+    columns, ones = joined.decode(*parts), [alone.decode(part) for part in parts]
+    assert columns.faults == {cut + i: fault for cut, one in zip(cuts, ones, strict=False) for i, fault in one.faults.items()}
+    assert rows(columns) == [row for one in ones for row in rows(one)]
+    assert columns.raw(range(len(events))) == [value for one in ones for value in one.raw(range(len(one)))]
+    assert joined.topics == alone.topics
 
 
 def test_a_dead_letter_shows_the_record() -> None:
