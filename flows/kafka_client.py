@@ -8,14 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, TopicMetadata  # type: ignore[attr-defined]
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from flows.errors import LogError, SettingsError, TidemarkError
 from flows.errors import RetentionError as RetentionError
@@ -53,7 +52,6 @@ PASSING = {
     KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.UNKNOWN,
 }
-T = TypeVar("T")
 
 
 class _LastWords(logging.Handler):
@@ -118,6 +116,10 @@ class Admin(AdminClient):
             patience_s *= 2
 
 
+class GivenUpError(Exception):
+    """This process was asked to stop, and brokers don't answer."""
+
+
 def client_options(settings: Settings) -> dict[str, Any]:
     """Options for every client: where the brokers are, and the user's own.
 
@@ -169,23 +171,14 @@ def translated(where: str) -> Iterator[None]:
         yield
     except TidemarkError:
         raise
+    except GivenUpError as error:
+        raise BrokerError(f"{where}: {error}") from error
     except KafkaException as error:
         raise broker_error(where, error.args[0]) from error
     except TimeoutError as error:
         raise BrokerError(f"{where}: no answer{CHECK_BROKERS}") from error
     except (ValueError, TypeError, RuntimeError) as error:
         raise BrokerError(f"{where}: {error}") from error
-
-
-def patiently(job: Callable[[], T], patience_s: float) -> T:
-    """Do something again while brokers are away or leaders move, for so many seconds; then what it last raised is raised."""
-    again = Retrying(
-        retry=retry_if_exception(passes),
-        wait=wait_exponential_jitter(initial=0.05, max=2.0),
-        stop=stop_after_delay(patience_s),
-        reraise=True,
-    )
-    return again(job)
 
 
 def passes(error: BaseException) -> bool:

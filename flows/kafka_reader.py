@@ -8,8 +8,10 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from flows import stopping
 from flows.errors import LogError
 from flows.kafka_client import ADMIN_TIMEOUT_S, CHECK_BROKERS, PASSING, BrokerError, RetentionError, broker_error
+from flows.kafka_waiting import look_up
 from flows.log import READ_BYTES
 
 _WAIT_S, _GATHER_S = 0.1, 0.25
@@ -55,7 +57,7 @@ class PartitionReader:
     def read(self, position: int, most: int, until: int = 0) -> list[Message]:
         """Messages from a position on; `position` afterwards is the next one, past what readers don't see.
 
-        [] at the end, as far as this consumer has heard, but not before `until`.
+        [] at the end, as far as this consumer has heard, but not before `until`; and once this process is to stop, rather than wait without one.
         """
         self.go_to(position)
         messages: list[Message] = []
@@ -76,7 +78,12 @@ class PartitionReader:
             waited = time.monotonic() - began
             if self._ended(until) or (messages and (not got or waited > _GATHER_S)):
                 break
-            if not messages and waited > self._patience_s:
+            if messages:
+                continue
+            if stopping.requested() and not until:
+                break
+            look_up(began)
+            if waited > self._patience_s:
                 where = f"Kafka topic '{self._topic}', partition {self._partition}"
                 why = f" ({passing.str()})" if passing is not None else ""
                 raise BrokerError(f"{where}: no answer for {self._patience_s:.0f} s{why}{CHECK_BROKERS}")

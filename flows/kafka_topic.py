@@ -14,6 +14,7 @@ from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from flows.errors import DataDirectoryError
+from flows.kafka_waiting import answered
 
 NOT_THERE = "is not there; `tidemark topics create` makes the topics"
 
@@ -36,7 +37,7 @@ def described(admin: AdminClient, topic: str, timeout_s: float) -> Topic:
     """
     [answer] = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s).values()
     # A moment longer than the request, so that the error is the one that it gives.
-    found = answer.result(timeout_s + 5)
+    found = answered(answer, timeout_s + 5)
     return Topic(str(found.topic_id), len(found.partitions))
 
 

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -26,29 +27,37 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
+from flows import stopping
 from flows.errors import DataDirectoryError, LogError
 from flows.kafka_client import (
     ADMIN_TIMEOUT_S,
     LARGEST_MESSAGE,
     Admin,
     BrokerError,
+    GivenUpError,
     broker_error,
     client_options,
     passes,
-    patiently,
     translated,
 )
 from flows.kafka_messages import batches_of, messages_of
 from flows.kafka_reader import PartitionReader
 from flows.kafka_topic import NOT_THERE, Topic, check_partitions, check_same, described
+from flows.kafka_waiting import answered, interruptibly, look_up, patiently
 from flows.log import LedgerConflictError, LedgerEntry, LogBatch
 from flows.settings import Settings
+
+T = TypeVar("T")
 
 LEDGER = "ledger"
 # How often it is asked whether the topic is still the same, while reading.
 _LOOK_S = 5.0
 # Brokers allow no more by default.
 _LONGEST_TRANSACTION_S = 900.0
+# A transaction that its end doesn't reach is ended by the next one from the same source, or in time by the broker.
+_ABORT_S = 5.0
+# A call with a limit of its own is waited for a moment longer, so that the error is the one that it gives.
+_MOMENT_S = 5.0
 
 _Messages = list[list[tuple[int, bytes | None, int]]]
 """Of each batch its messages: (partition, value, timestamp)."""
@@ -96,7 +105,7 @@ class KafkaLog:
         log = cls(settings, name, read_only)
         with translated(log._where):
             # All of them: to ask for one may make it.
-            topics = log._admin.topics(log._timeout_s)
+            topics = log._call(lambda: log._admin.topics(log._timeout_s))
             for topic in (log.topic, log._prefix + LEDGER):
                 if topic not in topics or not topics[topic].partitions:
                     raise DataDirectoryError(f"Kafka topic '{topic}' {NOT_THERE}")
@@ -110,7 +119,7 @@ class KafkaLog:
 
     def _look_again(self) -> None:
         """Now and then while reading: a topic that was deleted, made again or given more partitions must not go by unnoticed."""
-        if self._found is None or time.monotonic() - self._looked < _LOOK_S:
+        if self._found is None or time.monotonic() - self._looked < _LOOK_S or stopping.requested():
             return
         self._looked = time.monotonic()
         try:
@@ -165,6 +174,7 @@ class KafkaLog:
     def _send(self, producer: Producer, messages: _Messages) -> tuple[list[tuple[int, int, int]], list[KafkaError]]:
         spans: list[list[int]] = [[-1, -1] for _ in messages]
         failures: list[KafkaError] = []
+        begun = time.monotonic()
 
         def told(span: list[int]) -> Any:
             def tell(error: KafkaError | None, message: Any) -> None:
@@ -185,15 +195,20 @@ class KafkaLog:
                         producer.produce(self.topic, value=value, partition=partition, timestamp=timestamp, on_delivery=tell)
                         break
                     except BufferError:
+                        look_up(begun)
                         producer.poll(0.1)
         left = len(messages)
         while left:
+            look_up(begun)
+            before = left
             try:
                 left = producer.flush(1.0)
             except SystemError as error:
                 # A fatal error of the client, met amid what it tells of messages (2.16): that they were told stands, and it may be asked again.
                 if not failures:
                     raise BrokerError(f"{self._where}: can't append: {error.__cause__ or error}") from error
+            if left < before:
+                begun = time.monotonic()
         return [(batch[0][0] if batch else 0, *span) for batch, span in zip(messages, spans, strict=True)], failures  # type: ignore[misc]
 
     def _append_with(self, entries: list[LedgerEntry], messages: _Messages) -> list[tuple[int, int, int]]:
@@ -228,8 +243,8 @@ class KafkaLog:
             except BaseException:
                 # The next append begins with a new one: after an abort the broker may find its numbers out of order.
                 self._transactional.pop(key, None)
-                with suppress(KafkaException):
-                    producer.abort_transaction(self._timeout_s)
+                with suppress(KafkaException, GivenUpError):
+                    interruptibly(lambda: producer.abort_transaction(_ABORT_S), _ABORT_S + _MOMENT_S)
                 raise
             ends: dict[int, int] = {}
             for partition, _, end in spans:
@@ -245,13 +260,18 @@ class KafkaLog:
 
     def _finish(self, step: Callable[[float], object]) -> None:
         """One step of a transaction, which may be asked for again as long as brokers are away."""
-        patiently(lambda: step(self._timeout_s), self._patience_s)
+        patiently(lambda: self._call(lambda: step(self._timeout_s)), self._patience_s)
+
+    def _call(self, call: Callable[[], T]) -> T:
+        """Make a call that may keep its thread for as long as `_timeout_s`."""
+        return interruptibly(call, self._timeout_s + _MOMENT_S)
 
     def _await_readable(self, topic: str, ends: dict[int, int]) -> None:
         """Wait until readers see up to these ends: a commit is acknowledged before it has reached every partition."""
-        deadline = time.monotonic() + self._patience_s
+        begun = time.monotonic()
         while any(at < end for at, end in zip(self._offsets(topic, dict.fromkeys(ends, OffsetSpec.latest())), ends.values(), strict=True)):
-            if time.monotonic() > deadline:
+            look_up(begun)
+            if time.monotonic() - begun > self._patience_s:
                 raise BrokerError(
                     f"Kafka topic '{topic}': what was committed can't be read after {self._patience_s:.0f} s; look at the broker's log"
                 )
@@ -343,12 +363,12 @@ class KafkaLog:
         asked = {TopicPartition(topic, partition): spec for partition, spec in wanted.items()}
         answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._timeout_s)
         try:
-            by_partition = {at.partition: answer.result(self._timeout_s + 5).offset for at, answer in answers.items()}
+            by_partition = {at.partition: answered(answer, self._timeout_s + _MOMENT_S).offset for at, answer in answers.items()}
         except KafkaException as error:
             if passes(error):
                 # This client keeps the leaders that it knew, and their epochs, until it is made to ask: it would be refused for minutes.
                 with suppress(KafkaException):
-                    self._admin.list_topics(timeout=self._timeout_s)
+                    self._call(lambda: self._admin.list_topics(timeout=self._timeout_s))
             raise
         if OFFSET_INVALID in by_partition.values():
             # What this client makes of a connection that breaks before the answer. Taken for an end, it would end a run.
@@ -364,14 +384,24 @@ class KafkaLog:
         if positions:
             with translated(f"{self._where}: can't commit positions of group '{self._prefix}{group}'"):
                 told = [TopicPartition(self.topic, p, at) for p, at in positions.items()]
-                patiently(lambda: self._group(group).commit(offsets=told, asynchronous=False), self._patience_s)
+                self._ask_group(group, lambda consumer: consumer.commit(offsets=told, asynchronous=False))
 
     def group_positions(self, group: str) -> dict[int, int]:
         """What `commit_group` committed, by partition."""
         with translated(f"{self._where}: can't read positions of group '{self._prefix}{group}'"):
             asked = [TopicPartition(self.topic, p) for p in range(self.partitions)]
-            told = patiently(lambda: self._group(group).committed(asked, timeout=self._timeout_s), self._patience_s)
+            told = self._ask_group(group, lambda consumer: consumer.committed(asked, timeout=self._timeout_s))
         return {at.partition: at.offset for at in told if at.offset >= 0}
+
+    def _ask_group(self, group: str, call: Callable[[Consumer], T]) -> T:
+        try:
+            return patiently(lambda: self._call(partial(call, self._group(group))), self._patience_s)
+        except KafkaException:
+            raise
+        except BaseException:
+            # It may be in use still, by a call that nobody waits for any more: it must not be closed.
+            self._groups.pop(group, None)
+            raise
 
     def _group(self, group: str) -> Consumer:
         with self._making:

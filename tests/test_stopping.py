@@ -10,7 +10,7 @@ from tests.processes import ROOT, environment
 # A signal at every line that the handler of the first one runs through.
 NESTED = """
 import signal, sys, threading
-from flows.dataflow import stopping
+from flows import stopping
 stopping.listen()
 left = 40
 def trace(frame, event, argument):

@@ -9,8 +9,8 @@ from functools import partial
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
+from flows import stopping
 from flows.archive.task import ArchiverTask, begin
-from flows.dataflow import stopping
 from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.plan import Plan
 from flows.dataflow.progress import ProgressSink, reporting

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from flows.dataflow import stopping
+from flows import stopping
 from flows.log import Log
 from flows.outputs import ACTIONS
 

@@ -10,7 +10,7 @@ from functools import partial
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
-from flows.dataflow import stopping
+from flows import stopping
 from flows.dataflow.draining import DRAINED, RevisitsEnd, clear_drained
 from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.memory import keep_freed_memory

@@ -15,7 +15,7 @@ from typing import Any
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from flows.dataflow import stopping
+from flows import stopping
 from flows.dataflow.ahead import Ahead
 from flows.dataflow.pace import AT_ONCE, Wait, worked
 from flows.dataflow.plan import Plan

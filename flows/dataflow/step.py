@@ -8,7 +8,7 @@ from datetime import datetime
 
 from bytewax.operators import StatefulBatchLogic
 
-from flows.dataflow import stopping
+from flows import stopping
 from flows.dataflow.lifecycle import Keeper, Lifecycle
 from flows.dataflow.pace import AT_ONCE, Wait, worked
 from flows.dataflow.progress import Applied, reporting, tell

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from flows.dataflow import stopping
+from flows import stopping
 from flows.errors import TidemarkError
 from flows.log import Log
 from flows.outputs import ACTIONS

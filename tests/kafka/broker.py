@@ -146,6 +146,11 @@ class Broker:
             self._process.wait(60)
             self._process = None
 
+    def signal(self, number: int) -> None:
+        """Send it a signal: SIGSTOP lets it stand still, with all its connections, until SIGCONT."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
 
 def _free_ports(number: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]

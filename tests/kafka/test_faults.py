@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import KafkaError, Producer
 
+from flows import kafka_waiting, stopping
 from flows.events import RAW_SCHEMA
 from flows.kafka_client import BrokerError, RetentionError
 from flows.log import LedgerEntry, LogBatch
@@ -20,6 +22,7 @@ from flows.partition import partition_of
 from flows.settings import Settings
 from tests.kafka import mock
 from tests.kafka.mock import MockBrokers
+from tests.processes import PATIENCE_S
 
 BROKERS, PARTITIONS, PREFIX = 3, 2, "m."
 TOPIC = PREFIX + "actions"
@@ -204,24 +207,56 @@ def test_slow_brokers_are_asked_again(settings: Settings, brokers: MockBrokers, 
         timer.join()
 
 
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda log: log.append([(0, raw(b"x"))]),
-        lambda log: log.append([(0, raw(b"x"))], ledger=LedgerEntry("file", 1)),
-        lambda log: log.read(0, 0, 10),
-        lambda log: log.end_positions(),
-        lambda log: log.commit_group("g", {0: 1}),
-        lambda log: log.group_positions("g"),
-    ],
-    ids=["append", "append with a ledger", "read", "offsets", "commit", "committed"],
-)
+ASKS: dict[str, Callable[[KafkaLog], object]] = {
+    "append": lambda log: log.append([(0, raw(b"x"))]),
+    "append with a ledger": lambda log: log.append([(0, raw(b"x"))], ledger=LedgerEntry("file", 1)),
+    "read": lambda log: log.read(0, 0, 10),
+    "offsets": lambda log: log.end_positions(),
+    "commit": lambda log: log.commit_group("g", {0: 1}),
+    "committed": lambda log: log.group_positions("g"),
+}
+
+
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
 def test_patience_ends(settings: Settings, brokers: MockBrokers, ask: Callable[[KafkaLog], object]) -> None:
     with KafkaLog.open(replace(settings, kafka_patience_ms=1_000), "actions") as log:
         for broker in range(1, BROKERS + 1):
             brokers.down(broker)
         with pytest.raises(BrokerError, match=rf"'{TOPIC}'.*check the setting 'kafka' and that the brokers run"):
             ask(log)
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["away", "silent"])
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
+def test_who_is_asked_to_stop_waits_no_longer(
+    settings: Settings, brokers: MockBrokers, ask: Callable[[KafkaLog], object], silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "_requested", False)
+    monkeypatch.setattr(kafka_waiting, "_given_up", False)
+    raised: list[BaseException] = []
+
+    def work(log: KafkaLog) -> None:
+        try:
+            ask(log)
+        except BaseException as error:
+            raised.append(error)
+
+    # Far more patient than this test.
+    with KafkaLog.open(replace(settings, kafka_patience_ms=86_400_000), "actions") as log:
+        for broker in range(1, BROKERS + 1):
+            if silent:
+                brokers.slow(broker, 86_400_000)
+            else:
+                brokers.down(broker)
+        thread = threading.Thread(target=work, args=(log,), daemon=True)
+        thread.start()
+        thread.join(1.0)
+        assert thread.is_alive(), "it waits"
+        stopping.request()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    assert isinstance(raised[0], BrokerError)
+    assert re.search(rf"'{TOPIC}'.*asked to stop while brokers don't answer", str(raised[0]))
 
 
 def test_what_is_gone_is_never_skipped(log: KafkaLog, brokers: MockBrokers) -> None:

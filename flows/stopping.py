@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and the end of whoever reads our progress, as a flag that sources look at.
+"""SIGTERM, Ctrl-C and the end of whoever reads our progress, as a flag that sources look at, and whoever waits for long.
 
 Untreated, SIGTERM ends a Bytewax process undrained, and an exception in a handler panics it. So the handler only sets a flag; sources then end,
 tasks commit and save their working set, and the process exits with 0.
@@ -14,11 +14,17 @@ from typing import Any
 
 # No threading.Event: a second signal may come while the handler of the first holds the event's lock, and would wait for it for ever.
 _requested = False
+_requested_at = 0.0
 
 
 def requested() -> bool:
     """Whether this process was asked to stop."""
     return _requested
+
+
+def overdue(begun: float, seconds: float) -> bool:
+    """Whether this process was asked to stop, and what began at a time of the monotonic clock has waited for so long since both."""
+    return _requested and time.monotonic() - max(begun, _requested_at) > seconds
 
 
 def wait(seconds: float) -> bool:
@@ -55,7 +61,9 @@ def _await_end(descriptor: int) -> None:
 
 
 def _set() -> None:
-    global _requested
+    global _requested, _requested_at
+    if not _requested:
+        _requested_at = time.monotonic()
     _requested = True
 
 
