@@ -19,7 +19,7 @@ from tests.kafka.outcome import assert_as_embedded
 from tests.kafka.test_outages import SLOWLY, applied, committed, in_pieces, position, records, running
 from tests.processes import Simulated, await_true, ended, simulated_once, tidemark
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = pytest.mark.kafka
 
 # Far beyond what these tests wait for anything.
 PATIENT = {"kafka_patience_ms": 86_400_000}
@@ -65,10 +65,10 @@ def assert_ends(process: subprocess.Popen[str], number: int, codes: tuple[int, .
 @pytest.mark.parametrize(
     ("arguments", "away", "number"),
     [
-        (("--follow", "--workers", 2), killed, signal.SIGTERM),
-        (("--follow",), silent, signal.SIGINT),
-        (("--until-end", "--workers", 2), silent, signal.SIGTERM),
-        (("--until-end",), killed, signal.SIGINT),
+        pytest.param(("--follow", "--workers", 2), killed, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(("--follow",), silent, signal.SIGINT, marks=pytest.mark.soak),
+        pytest.param(("--until-end", "--workers", 2), silent, signal.SIGTERM, marks=pytest.mark.soak),
+        pytest.param(("--until-end",), killed, signal.SIGINT, marks=pytest.mark.soak),
     ],
     ids=["follow, killed", "follow, silent", "bounded, silent", "bounded, killed"],
 )
@@ -91,6 +91,7 @@ def test_a_run_that_is_asked_to_stop_ends(
     assert_as_embedded(on_kafka, simulated, tmp_path / "got")
 
 
+@pytest.mark.soak
 def test_an_ingest_that_is_interrupted_ends(on_kafka: Settings, simulated: Simulated, shared_broker: Broker, tmp_path: Path) -> None:
     *parts, last = simulated.files
     most = in_pieces(parts, tmp_path / "pieces")
@@ -103,6 +104,7 @@ def test_an_ingest_that_is_interrupted_ends(on_kafka: Settings, simulated: Simul
     assert_as_embedded(on_kafka, simulated, tmp_path / "got")
 
 
+@pytest.mark.soak
 def test_an_archiver_that_is_asked_to_stop_ends(on_kafka: Settings, simulated: Simulated, shared_broker: Broker) -> None:
     archive = {"data": on_kafka.data, **options(on_kafka)}
     tidemark("ingest", *simulated.files[:-1], **archive)
