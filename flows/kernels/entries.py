@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flows.compiled import compiled
+from flows.compiled import compiled, compiled_in_place
 from flows.kernels.layout import (
     B_NODE,
     B_PIN,
@@ -42,7 +42,7 @@ from flows.kernels.layout import (
 from flows.kernels.pairmap import delete_at, put_at, slot_of
 
 
-@compiled
+@compiled_in_place
 def push(queue):  # type: ignore[no-untyped-def]
     """Append to a queue that has room; returns the row to fill."""
     at = queue[0, 0] + queue[0, 1]
@@ -53,7 +53,7 @@ def push(queue):  # type: ignore[no-untyped-def]
     return 1 + at
 
 
-@compiled
+@compiled_in_place
 def pop(queue):  # type: ignore[no-untyped-def]
     """Drop the oldest entry of a queue."""
     queue[0, 0] += 1
@@ -62,7 +62,7 @@ def pop(queue):  # type: ignore[no-untyped-def]
         queue[0, 0] = 0
 
 
-@compiled
+@compiled_in_place
 def bucket_of(user, pin, scalars, pairs, buckets):  # type: ignore[no-untyped-def]
     """The bucket of a pair, made if it isn't there."""
     slot = slot_of(pairs, user, pin)
@@ -76,7 +76,7 @@ def bucket_of(user, pin, scalars, pairs, buckets):  # type: ignore[no-untyped-de
     return bucket
 
 
-@compiled
+@compiled_in_place
 def drop_if_empty(bucket, scalars, pairs, buckets):  # type: ignore[no-untyped-def]
     """Free a bucket that has neither save nor node."""
     if buckets[bucket, B_SAVE] < 0 and buckets[bucket, B_NODE] < 0:
@@ -86,7 +86,7 @@ def drop_if_empty(bucket, scalars, pairs, buckets):  # type: ignore[no-untyped-d
         scalars[N_BUCKETS] -= 1
 
 
-@compiled
+@compiled_in_place
 def unlink(entries, entry, older, newer, buckets, bucket, head):  # type: ignore[no-untyped-def]
     """Take an entry out of its bucket's list."""
     before, after = entries[entry, newer], entries[entry, older]
@@ -98,7 +98,7 @@ def unlink(entries, entry, older, newer, buckets, bucket, head):  # type: ignore
         entries[after, newer] = before
 
 
-@compiled
+@compiled_in_place
 def _link(entries, entry, older, newer, buckets, bucket, head, before, after):  # type: ignore[no-untyped-def]
     """Put an entry between its newer and its older neighbour."""
     entries[entry, newer], entries[entry, older] = before, after
@@ -110,7 +110,7 @@ def _link(entries, entry, older, newer, buckets, bucket, head, before, after):  
         entries[after, newer] = entry
 
 
-@compiled
+@compiled_in_place
 def add_save(user, pin, time, event, surface, related, topic, scalars, pairs, buckets, saves, opened):  # type: ignore[no-untyped-def]
     """A new save in its bucket's list and in the queue of open ones; returns its entry."""
     bucket = bucket_of(user, pin, scalars, pairs, buckets)
@@ -130,7 +130,7 @@ def add_save(user, pin, time, event, surface, related, topic, scalars, pairs, bu
     return save
 
 
-@compiled
+@compiled_in_place
 def add_node(user, pin, time, click, holder, scalars, pairs, buckets, nodes, queue):  # type: ignore[no-untyped-def]
     """A new revisit node in its bucket's list and in a queue."""
     bucket = bucket_of(user, pin, scalars, pairs, buckets)
@@ -146,7 +146,7 @@ def add_node(user, pin, time, click, holder, scalars, pairs, buckets, nodes, que
     queue[at, 0], queue[at, 1] = time, node
 
 
-@compiled
+@compiled_in_place
 def free_node(node, scalars, pairs, buckets, nodes):  # type: ignore[no-untyped-def]
     """Forget a node that has left its queue."""
     bucket = nodes[node, N_BUCKET]

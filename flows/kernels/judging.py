@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flows.compiled import compiled
+from flows.compiled import compiled_in_place
 from flows.kernels.entries import add_node, add_save, drop_if_empty, free_node, pop, push, unlink
 from flows.kernels.layout import (
     ARRIVAL,
@@ -52,7 +52,7 @@ from flows.kernels.pairmap import delete_at, put_at, slot_of
 NO_ROOM = -1
 
 
-@compiled
+@compiled_in_place
 def _has_room(n, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held):  # type: ignore[no-untyped-def]
     """Whether n more records have room, whatever they are. Tables are at most half full; a record can move all of `recent` along."""
     return (
@@ -68,7 +68,7 @@ def _has_room(n, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recen
     )
 
 
-@compiled
+@compiled_in_place
 def judge_records(  # type: ignore[no-untyped-def]
     stretch, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, limits,
     scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held,
@@ -150,7 +150,7 @@ def judge_records(  # type: ignore[no-untyped-def]
     return 0
 
 
-@compiled
+@compiled_in_place
 def _open_save(i, user, pin, time, event, surface, topic, role, scalars, pairs, buckets, saves, nodes, opened, changes, tiles, done):  # type: ignore[no-untyped-def]
     """Open a save's window; it takes over the revisits that it is now the latest save before."""
     related = 1 if role & ROLE_RELATED_PINS else 0
@@ -177,7 +177,7 @@ def _open_save(i, user, pin, time, event, surface, topic, role, scalars, pairs, 
         node = nodes[node, N_OLDER]
 
 
-@compiled
+@compiled_in_place
 def _lose(save, time, click, bucket, buckets, saves, nodes, tiles, done):  # type: ignore[no-untyped-def]
     """A save has lost a revisit: find its first one of that type anew if it was that."""
     if saves[save, S_CLICK if click else S_IMPRESSION] != time:
@@ -192,7 +192,7 @@ def _lose(save, time, click, bucket, buckets, saves, nodes, tiles, done):  # typ
     _set_first(save, saves, click, first, tiles, done)
 
 
-@compiled
+@compiled_in_place
 def _revisit(i, user, pin, time, role, before, now, allowed, scalars, pairs, buckets, saves, nodes, recent, changes, tiles, done):  # type: ignore[no-untyped-def]
     """Credit a revisit to the latest save before it, and remember it while a save may still take it over."""
     click = 1 if role & ROLE_CLICK else 0
@@ -213,13 +213,13 @@ def _revisit(i, user, pin, time, role, before, now, allowed, scalars, pairs, buc
         _change(i, pin, user, time, click, saves[holder, S_RELATED], 1, changes, done)
 
 
-@compiled
+@compiled_in_place
 def _credit(save, saves, click, time, tiles, done):  # type: ignore[no-untyped-def]
     if time < saves[save, S_CLICK if click else S_IMPRESSION]:
         _set_first(save, saves, click, time, tiles, done)
 
 
-@compiled
+@compiled_in_place
 def _set_first(save, saves, click, time, tiles, done):  # type: ignore[no-untyped-def]
     """Set the first impression or click of a save (NEVER: none), and move its topic tile."""
     if not click:
@@ -236,14 +236,14 @@ def _set_first(save, saves, click, time, tiles, done):  # type: ignore[no-untype
             _tile(save, saves, new_kind, 1, tiles, done)
 
 
-@compiled
+@compiled_in_place
 def _change(record, pin, user, time, click, related, weight, changes, done):  # type: ignore[no-untyped-def]
     row = changes[done[1]]
     row[0], row[1], row[2], row[3], row[4], row[5] = pin, user, time, click + 2 * related, weight, record
     done[1] += 1
 
 
-@compiled
+@compiled_in_place
 def _tile(save, saves, kind, weight, tiles, done):  # type: ignore[no-untyped-def]
     if saves[save, S_TOPIC] != 0:
         row = tiles[done[3]]
@@ -251,7 +251,7 @@ def _tile(save, saves, kind, weight, tiles, done):  # type: ignore[no-untyped-de
         done[3] += 1
 
 
-@compiled
+@compiled_in_place
 def _expire(now, allowed, horizon, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held, labels, done):  # type: ignore[no-untyped-def]
     """Forget what no later record can change. Queues are in order of arrival: an entry may wait behind a younger one, which harms nothing."""
     while seen[0, 1] > 0 and seen[1 + seen[0, 0], 2] < now - horizon:

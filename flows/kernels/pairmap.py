@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flows.compiled import compiled
+from flows.compiled import compiled_in_place
 
 _FIRST, _SECOND, _VALUE, _USED = 0, 1, 2, 3
 
@@ -30,7 +30,7 @@ def with_room(table: np.ndarray, used: int, more: int) -> np.ndarray:
     return grown
 
 
-@compiled
+@compiled_in_place
 def slot_of(table, first, second):  # type: ignore[no-untyped-def]
     """The slot that holds the pair, or `-1 - slot` of the free one where it would go."""
     mask = table.shape[0] - 1
@@ -47,7 +47,7 @@ def slot_of(table, first, second):  # type: ignore[no-untyped-def]
     return -1 - slot
 
 
-@compiled
+@compiled_in_place
 def put_at(table, slot, first, second, value):  # type: ignore[no-untyped-def]
     """Fill a free slot, as `slot_of` gave it (already turned positive)."""
     table[slot, _FIRST] = first
@@ -56,7 +56,7 @@ def put_at(table, slot, first, second, value):  # type: ignore[no-untyped-def]
     table[slot, _USED] = 1
 
 
-@compiled
+@compiled_in_place
 def delete_at(table, slot):  # type: ignore[no-untyped-def]
     """Remove the entry of a slot, and close the gap."""
     mask = table.shape[0] - 1
@@ -71,7 +71,7 @@ def delete_at(table, slot):  # type: ignore[no-untyped-def]
         probe = (probe + 1) & mask
 
 
-@compiled
+@compiled_in_place
 def _copy_entries(source, target):  # type: ignore[no-untyped-def]
     for i in range(source.shape[0]):
         if source[i, _USED] != 0:
