@@ -14,7 +14,7 @@ from flows.archive.joined import refuse_beyond
 from flows.archive.names import DRAFT, SegmentName, partition_directory
 from flows.archive.segment import Segment
 from flows.errors import TidemarkError
-from flows.log import Log, LogBatch
+from flows.log import Log, LogBatch, read_before
 from flows.settings import Settings
 
 _READ_RECORDS = 65_536
@@ -142,7 +142,8 @@ def _compared(segment: Segment, log: Log, start: int, where: str) -> Found:
     def live() -> Iterator[LogBatch]:
         at = start
         while at < segment.name.end:
-            batches = log.read(segment.info.partition, at, min(_READ_RECORDS, segment.name.end - at))
+            # Where offsets have holes a read of so many records would go on past the segment's end.
+            batches = read_before(log, segment.name.end, segment.info.partition, at, _READ_RECORDS)
             if not batches:
                 return
             for batch in batches:

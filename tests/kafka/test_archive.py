@@ -51,6 +51,18 @@ def everything(log: KafkaLog | JoinedLog, partition: int, at: int, most: int) ->
     return out
 
 
+def test_of_several_segments_each_record_is_compared_once(on_kafka: Settings, simulated: Simulated) -> None:
+    """A transaction leaves holes in offsets, so a read of as many records as a segment has offsets would reach into the next."""
+    command = {"data": on_kafka.data, **options(on_kafka)}
+    for file in simulated.files[:3]:
+        tidemark("ingest", file, **command)
+        tidemark("archive", "run", **command)
+    told = tidemark("archive", "verify", "--log", ACTIONS, "--compare", "--json", **command).json()
+    assert told["problems"] == []
+    assert told["segments"] > on_kafka.partitions
+    assert told["compared"] == told["records"] > 0
+
+
 def test_holes_nulls_and_messages_of_many_records_come_back_as_they_were(on_kafka: Settings) -> None:
     with KafkaLog.open(on_kafka, ACTIONS) as log:
         raw = [
