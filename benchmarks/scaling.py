@@ -118,12 +118,12 @@ def show(result: dict[str, Any], console: Console) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quick", is_flag=True, help="200 000 events; ends within a minute.")
-@click.option("--events", type=click.IntRange(1_000), help="Default 4 000 000.")
+@click.option("--events", type=click.IntRange(1_000), help="Default 8 000 000.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 def main(as_json: bool, quick: bool, events: int | None, repeats: int, seed: int) -> None:
     """Two worker processes against one, on two cores, and against one worker on one core."""
-    events = events or (200_000 if quick else 4_000_000)
+    events = events or (200_000 if quick else 8_000_000)
     _command.run("scaling", lambda scratch: measure(events, repeats, seed, scratch), show, as_json)
 
 
