@@ -66,9 +66,11 @@ class JsonLane:
         bounds = np.frombuffer(bounds_buffer, np.int32, n + 1, values.offset * 4)
         data = np.frombuffer(data_buffer, np.uint8)
         texts = np.empty((3 * n, 4), np.int64)
+        numbers, coded, out = np.zeros(6, np.int64), np.zeros(3, np.int64), tuple(columns)
         row = used = 0
         while True:
-            row, used, kind, start, end = json_rows.scan(data, bounds, left, row, texts, used, self._names.arrays, self._limits, tuple(columns))
+            names = self._names.arrays
+            row, used, kind, start, end = json_rows.scan(data, bounds, left, row, texts, used, names, self._limits, numbers, coded, out)
             if row == n:
                 break
             name = data[start:end].tobytes()

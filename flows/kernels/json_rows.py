@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flows.compiled import compiled
+from flows.compiled import compiled_in_place
 
 # Fields by number: whole numbers first, then names that stand for a code, then other texts.
 EVENT_ID, USER_ID, PIN_ID, EVENT_TIME, DURATION_MS, SCHEMA_VERSION, ACTION, SURFACE, TOPIC, REQUEST_ID, PRODUCER = range(11)
@@ -29,7 +29,7 @@ _PRIME = np.uint64(0x100000001B3)
 _BASIS = np.uint64(0xCBF29CE484222325)
 
 
-@compiled
+@compiled_in_place
 def hash_name(kind, data, start, end):  # type: ignore[no-untyped-def]
     """FNV-1a of a name and its kind."""
     h = (_BASIS ^ np.uint64(kind)) * _PRIME
@@ -38,7 +38,7 @@ def hash_name(kind, data, start, end):  # type: ignore[no-untyped-def]
     return h
 
 
-@compiled
+@compiled_in_place
 def find_name(kind, h, data, start, end, table, hashes, kinds, starts, arena):  # type: ignore[no-untyped-def]
     """The number of a name, or `-1 - slot` of the table's free slot where it would go."""
     mask = np.int64(len(table) - 1)
@@ -57,7 +57,7 @@ def find_name(kind, h, data, start, end, table, hashes, kinds, starts, arena):  
     return -1 - slot
 
 
-@compiled
+@compiled_in_place
 def place_names(table, hashes):  # type: ignore[no-untyped-def]
     """Fill an empty table with the names of these hashes, all different."""
     mask = np.int64(len(table) - 1)
@@ -68,14 +68,14 @@ def place_names(table, hashes):  # type: ignore[no-untyped-def]
         table[slot] = at
 
 
-@compiled
+@compiled_in_place
 def _after_space(data, i, end):  # type: ignore[no-untyped-def]
     while i < end and (data[i] == 32 or data[i] == 10 or data[i] == 13 or data[i] == 9):
         i += 1
     return i
 
 
-@compiled
+@compiled_in_place
 def _after_rune(data, i, end):  # type: ignore[no-untyped-def]
     """Past one character of more than a byte, -1 if it isn't well-formed UTF-8 (Unicode 15, table 3-7)."""
     lead = data[i]
@@ -104,7 +104,7 @@ def _after_rune(data, i, end):  # type: ignore[no-untyped-def]
     return i + more + 1
 
 
-@compiled
+@compiled_in_place
 def _closing_quote(data, i, end):  # type: ignore[no-untyped-def]
     """Where a text without escapes that begins at `i` ends, -1 if it is no such text."""
     while i < end:
@@ -122,7 +122,7 @@ def _closing_quote(data, i, end):  # type: ignore[no-untyped-def]
     return -1
 
 
-@compiled
+@compiled_in_place
 def _whole_number(data, i, end):  # type: ignore[no-untyped-def]
     """A canonical decimal within int64: (value, past it), past it -1 if there is none."""
     negative = i < end and data[i] == _MINUS
@@ -141,7 +141,7 @@ def _whole_number(data, i, end):  # type: ignore[no-untyped-def]
     return (value if negative else -value), i
 
 
-@compiled
+@compiled_in_place
 def _is_word(data, i, end, word):  # type: ignore[no-untyped-def]
     if i + len(word) > end:
         return False
@@ -154,7 +154,7 @@ def _is_word(data, i, end, word):  # type: ignore[no-untyped-def]
 _NULL, _TRUE, _FALSE = (np.frombuffer(word, np.uint8) for word in (b"null", b"true", b"false"))
 
 
-@compiled
+@compiled_in_place
 def _after_scalar(data, i, end):  # type: ignore[no-untyped-def]
     """Past a value of a field that no one reads, -1 if it isn't a plain text, number, true, false or null."""
     if i >= end:
@@ -177,8 +177,8 @@ def _after_scalar(data, i, end):  # type: ignore[no-untyped-def]
     return i
 
 
-@compiled
-def scan(data, bounds, left, row, texts, used, names, limits, out):  # type: ignore[no-untyped-def]
+@compiled_in_place
+def scan(data, bounds, left, row, texts, used, names, limits, numbers, coded, out):  # type: ignore[no-untyped-def]
     """Read records from `row` on, up to the end or to a name that isn't in the tables yet.
 
     Parameters
@@ -195,6 +195,8 @@ def scan(data, bounds, left, row, texts, used, names, limits, out):  # type: ign
     names : (table, hashes, kinds, starts, arena, codes, room)
         `codes` by name: for keys the field's number, else the code, -1 if it means nothing. `room`: whether more names can be taken up.
     limits : (greatest event_time, greatest size of a record in bytes, schema version, surface where there is none)
+    numbers, coded : int64[6], int64[3]
+        Room for one record's values.
     out : (event_id, user_id, pin_id, event_time, duration_ms, topic, action, surface)
         Columns to fill in.
 
@@ -205,8 +207,6 @@ def scan(data, bounds, left, row, texts, used, names, limits, out):  # type: ign
     """
     table, hashes, kinds, starts, arena, codes, room = names
     event_id, user_id, pin_id, event_time, duration_ms, topic, action, surface = out
-    numbers = np.zeros(6, np.int64)
-    coded = np.zeros(3, np.int64)
     n = len(bounds) - 1
     while row < n:
         if left[row]:
