@@ -65,7 +65,7 @@ class PartitionReader:
         began = time.monotonic()
         passing: KafkaError | None = None
         while len(messages) < most and size < READ_BYTES:
-            got = self._consumer.consume(min(most - len(messages), _AT_ONCE), 0 if self._ended(until) else _WAIT_S)
+            got = self._arrived(min(most - len(messages), _AT_ONCE), 0 if self._ended(until) else _WAIT_S)
             # Some hundred thousand messages a second come this way: they are looked at one by one only where one of them says something.
             if all(error is None for error in map(Message.error, got)):
                 if got:
@@ -88,6 +88,14 @@ class PartitionReader:
                 why = f" ({passing.str()})" if passing is not None else ""
                 raise BrokerError(f"{where}: no answer for {self._patience_s:.0f} s{why}{CHECK_BROKERS}")
         return messages
+
+    def _arrived(self, most: int, wait_s: float) -> list[Message]:
+        """What has arrived here; if nothing has, what comes next. To wait for many would be to wait for all of them, or for all of the time."""
+        got = self._consumer.consume(most, 0)
+        if got or not wait_s:
+            return got
+        first = self._consumer.consume(1, wait_s)
+        return first + self._consumer.consume(most - 1, 0) if first and most > 1 else first
 
     def _heed(self, got: list[Message], position: int) -> KafkaError | None:
         """Take in what messages say beside their values, in order; returns an error that passes by itself, if there is one."""

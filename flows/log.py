@@ -100,6 +100,7 @@ class Log(Protocol):
     def append(
         self, batches: Sequence[tuple[int, pa.RecordBatch]], *, ledger: LedgerEntry | Sequence[LedgerEntry] | None = None
     ) -> list[tuple[int, int, int]]: ...
+    def expect_appends(self) -> None: ...
     def read(self, partition: int, position: int, max_records: int, *, exact: bool = True) -> list[LogBatch]: ...
     def start_positions(self) -> list[int]: ...
     def expect(self, partition: int, position: int) -> None: ...
@@ -248,6 +249,9 @@ class LocalLog:
                 "UPDATE ends SET end_offset = ?, max_timestamp = ? WHERE partition = ?", [(*ends[p], p) for p in sorted(touched)]
             )
         return spans
+
+    def expect_appends(self) -> None:
+        """That appends will come: nothing to do, for nothing has to come from anywhere."""
 
     def _advance(self, connection: sqlite3.Connection, entry: LedgerEntry) -> None:
         row = connection.execute("SELECT done FROM ledger WHERE key = ?", (entry.key,)).fetchone()

@@ -167,6 +167,12 @@ class KafkaLog:
             self._producer = producer
             return spans
 
+    def expect_appends(self) -> None:
+        """That appends will come: a producer asks for its number now, which may take half a second, and not when they wait for it."""
+        with self._lock, translated(f"{self._where}: can't append"):
+            if self._producer is None:
+                self._producer = Producer(self._producer_options())
+
     def _producer_options(self) -> dict[str, Any]:
         given = {"enable.idempotence": True, "acks": "all", "compression.type": "lz4", "linger.ms": 5}
         return {"message.timeout.ms": int(self._patience_s * 1000), "message.max.bytes": LARGEST_MESSAGE, **self._options, **given}

@@ -77,6 +77,10 @@ class JoinedLog:
             f"and the archive in {self._place} doesn't have them; put their segments back from a copy (`tidemark archive status` shows what is there)"
         )
 
+    def expect_appends(self) -> None:
+        """That appends will come."""
+        self._live.expect_appends()
+
     def expect(self, partition: int, position: int) -> None:
         """That a read will begin here soon."""
         if position >= self._starts[partition]:

@@ -68,6 +68,7 @@ class Outbox:
         self._waiting: list[Waiting] = []
         self._published: deque[bytes] = deque()
         for name, log in logs.items():
+            log.expect_appends()
             store.meta.sequences.setdefault(name, [0] * log.partitions)
         for key, value in store.prefixed(_PREFIX):
             name, destination = self._names[key[1]], int.from_bytes(key[2:6], "big")
