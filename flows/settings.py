@@ -24,7 +24,7 @@ ENVIRONMENT_PREFIX = "TIDEMARK_"
 # Environment variables with the prefix that are not settings of a data directory.
 _OTHER_VARIABLES = {ENVIRONMENT_PREFIX + name for name in ("CONFIG", "REQUIRE", "FOLLOW", "WORKER", "WORKERS", "UNTIL", "PROGRESS")}
 
-_PATHS, _TEXTS = ("data", "vocabulary", "kafka_options", "archive"), ("kafka", "kafka_prefix")
+_PATHS, _TEXTS = ("data", "vocabulary", "kafka_options", "archive"), ("kafka", "kafka_prefix", "checkpoints")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{0,100}")
 
 
@@ -61,6 +61,8 @@ class Settings:
         How long to wait for brokers that don't answer before it is an error. Never changes a result.
     archive : Path or None
         Where archived segments of the logs lie; None: archive/ in the data directory.
+    checkpoints : str or None
+        Where checkpoints of state are kept: a path, or a URL that fsspec knows (``s3://bucket/path``); None: checkpoints/ in the data directory.
     """
 
     data: Path = Path("data")
@@ -76,6 +78,7 @@ class Settings:
     kafka_options: Path | None = None
     kafka_patience_ms: int = 5 * 60_000
     archive: Path | None = None
+    checkpoints: str | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -107,6 +110,11 @@ class Settings:
     def archives(self) -> Path:
         """Directory of archived segments, one for each log below it."""
         return self.archive if self.archive is not None else self.data / "archive"
+
+    @property
+    def checkpoint_place(self) -> str:
+        """Path or URL of the directory of checkpoints."""
+        return self.checkpoints if self.checkpoints is not None else str(self.data / "checkpoints")
 
     @property
     def offline(self) -> Path:
@@ -169,7 +177,10 @@ def load_settings(
             if name in _PATHS or name in _TEXTS:
                 if not isinstance(value, str):
                     raise SettingsError(f"config {path}: '{name}' must be a {'path' if name in _PATHS else 'text'} in quotes, not {value!r}")
-                value = path.parent / value if name in _PATHS else value
+                if name in _PATHS:
+                    value = path.parent / value
+                elif name == "checkpoints" and "://" not in value:
+                    value = str(path.parent / value)
             values[name] = value
 
     for variable, text in env.items():

@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,8 @@ from flows.state.runs import Manifest, Run, RunReader, Runs, Table
 
 # Longer than a writer takes to open a task.
 _PATIENCE_S = 10.0
+# Of a write batch that makes a copy: what is held of it.
+_BATCH_BYTES = 16 << 20
 FORMAT = 2
 _META = b"meta"
 
@@ -244,6 +246,11 @@ class TaskView:
         with _translated(self.path):
             return _prefixed(self._db, prefix)
 
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys with their values, in order: the state of one commit, whole, until the next `refresh`."""
+        with _translated(self.path):
+            yield from self._db.items()
+
     def close(self) -> None:
         """Release the files of this view."""
         self._db.close()
@@ -264,6 +271,31 @@ class TaskView:
         data = self.get(_META)
         self.meta = Meta.from_json(data, self.path) if data is not None else None
         self.runs.forget_except({run.id for runs in (self.meta.manifest if self.meta else {}).values() for run in runs})
+
+
+def write_state(path: Path, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+    """Make a task's database of keys and values, as `TaskView.items` gave them, durably.
+
+    Parameters
+    ----------
+    path : Path
+        A directory that isn't there yet.
+    """
+    make_directory(path.absolute())
+    with _translated(path):
+        db = Rdict(str(path), _options())
+        try:
+            batch, size = WriteBatch(raw_mode=True), 0
+            for key, value in pairs:
+                batch.put(key, value)
+                size += len(value)
+                if size >= _BATCH_BYTES:
+                    db.write(batch)
+                    batch, size = WriteBatch(raw_mode=True), 0
+            db.write(batch)
+            db.flush_wal(True)
+        finally:
+            db.cancel_all_background(True)
 
 
 _Sizes = list[tuple[str, int]]

@@ -1,0 +1,124 @@
+"""Making a checkpoint of a task, beside whoever runs it: it is read through a view of its own, at one position, and its writer never waits."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from flows.errors import CorruptionError
+from flows.outputs import ACTIONS
+from flows.settings import Settings
+from flows.state.store import TaskView
+from flows.state.task import task_path
+from replay.checkpoints.manifest import Manifest, Piece, directory, piece_path, readable
+from replay.checkpoints.pieces import Part, pairs_of
+from replay.checkpoints.pieces import cut as cut_pieces
+from replay.place import Place
+
+# Pieces that are compressed, written and read back at once; each holds up to PIECE_BYTES a few times over.
+_SIDE_BY_SIDE = 4
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a checkpoint.
+
+    Attributes
+    ----------
+    manifest : Manifest
+    new : bool
+        False where the newest one says the same already.
+    pieces, bytes : int
+        That had to be written; bytes after compression.
+    seconds : float
+    """
+
+    manifest: Manifest
+    new: bool
+    pieces: int
+    bytes: int
+    seconds: float
+
+
+def make(settings: Settings, place: Place, flow: str, partition: int, advance: Callable[[int], None] = lambda size: None) -> Made | None:
+    """Make a checkpoint of a task and read it back; None if the task has no state yet.
+
+    Parameters
+    ----------
+    advance : callable, optional
+        Called with bytes of keys and values that are safe, as they come to be.
+
+    Raises
+    ------
+    CorruptionError
+        The state can't be read, or what was written is not what can be read back.
+    """
+    began = time.monotonic()
+    path = task_path(settings, flow, partition)
+    if not (path / "CURRENT").exists():
+        return None
+    there = set(place.files(f"{directory(flow, partition)}/pieces"))
+    view = TaskView(path)
+    try:
+        meta = view.meta
+        if meta is None:
+            return None
+        written = _write(place, flow, partition, cut_pieces(view.items()), there, advance)
+    finally:
+        view.close()
+    made_at = time.time_ns() // 1_000_000
+    pieces = tuple(piece for piece, _ in written)
+    # A start runs the kernels over what came after the saved working set, to have it as it was.
+    needs_from = meta.anchor if flow == ACTIONS else meta.position
+    manifest = Manifest(
+        flow, partition, meta.position, needs_from, meta.generation, meta.watermark, meta.fingerprint, meta.format, made_at, pieces
+    )
+    newest = next(readable(place, flow, partition), None)
+    new = newest is None or newest.pieces != pieces
+    if new:
+        name, data = f"{directory(flow, partition)}/{manifest.file_name()}", manifest.to_bytes()
+        place.write(name, data)
+        if place.read(name) != data:
+            raise CorruptionError(f"checkpoint {place.url}/{name}: what was written is not what is read back; the place can't be trusted")
+    sizes = [size for _, size in written if size]
+    return Made(manifest if newest is None or new else newest, new, len(sizes), sum(sizes), time.monotonic() - began)
+
+
+def _write(
+    place: Place, flow: str, partition: int, parts: Iterable[Part], there: set[str], advance: Callable[[int], None]
+) -> list[tuple[Piece, int]]:
+    """Each piece, and the bytes of its file if it had to be written; a few at once, in bounded memory."""
+
+    def settle(part: Part) -> tuple[Piece, int]:
+        piece = part.piece()
+        size = 0
+        if piece.name not in there:
+            name, data = piece_path(flow, partition, piece.name), part.to_bytes()
+            place.write(name, data)
+            size = len(data)
+            if (back := place.read(name)) != data:
+                # Says what is wrong with it, or else that it is another.
+                pairs_of(piece, back or b"", f"checkpoint {place.url}/{name}")
+                raise CorruptionError(
+                    f"checkpoint {place.url}/{name}: what was written is not what is read back; the place can't be trusted"
+                )
+        advance(piece.bytes)
+        return piece, size
+
+    done: list[tuple[Piece, int]] = []
+    waiting: deque[Future[tuple[Piece, int]]] = deque()
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, "checkpoint") as pool:
+        try:
+            for part in parts:
+                waiting.append(pool.submit(settle, part))
+                if len(waiting) > _SIDE_BY_SIDE:
+                    done.append(waiting.popleft().result())
+            done += [future.result() for future in waiting]
+        except BaseException:
+            for future in waiting:
+                future.cancel()
+            raise
+    return done

@@ -1,0 +1,151 @@
+"""Whether what is stored is what was written: logs, archive, state, checkpoints, and how they fit.
+
+Nothing is changed, and nobody has to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from flows.archive.checking import verify as verify_archive
+from flows.errors import CorruptionError, DataDirectoryError, RetentionError, TidemarkError
+from flows.log import Log, read_before
+from flows.outputs import ACTIONS
+from flows.settings import Settings
+from flows.state.actions_task import FLOW, Judge, resume
+from flows.state.runs import Table
+from flows.state.store import Meta, TaskView
+from flows.state.tables import ACTIONS_TABLES, PIN_TABLES
+from flows.state.task import task_path
+from replay.checkpoints.check import pairs
+from replay.checkpoints.manifest import listed, read
+from replay.place import Place
+from replay.tasks import TaskName
+
+_READ_RECORDS = 65_536
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong: of what (log, archive, state, checkpoint), where, what, and what to do."""
+
+    kind: str
+    where: str
+    what: str
+    remedy: str
+
+
+Advance = Callable[[int], None]
+
+
+def verify_log(log: Log, partition: int, advance: Advance) -> Iterator[Problem]:
+    """Every record batch of a partition: checksums, and that offsets go on without a gap."""
+    where = f"log {log.name}/{partition}"
+    at, end = log.start_positions()[partition], log.end_position(partition)
+    while at < end:
+        try:
+            batches = read_before(log, end, partition, at, _READ_RECORDS)
+            if not batches:
+                raise CorruptionError(f"records from offset {at} on are missing, though it ends at {end}")
+        except TidemarkError as error:
+            yield Problem("log", where, str(error), _log_remedy(log.name))
+            return
+        advance(sum(batch.records.nbytes for batch in batches))
+        at = batches[-1].end_offset
+
+
+def _log_remedy(name: str) -> str:
+    if name == ACTIONS:
+        return "restore the log's file from a copy; what the archive has can be read meanwhile (`tidemark archive status`)"
+    return "it can be made anew from 'actions': `tidemark replay restore --from-zero`"
+
+
+def verify_segments(settings: Settings, log: Log, partition: int, advance: Advance) -> Iterator[Problem]:
+    """Every segment of a partition's archive."""
+    for found in verify_archive(settings, log, partition):
+        advance(found.bytes)
+        if found.problem is not None:
+            yield Problem("archive", f"archive {log.name}/{partition}", found.problem, "delete the segment, then `tidemark archive run`")
+
+
+def verify_state(settings: Settings, task: TaskName, fingerprint: str, logs: Mapping[str, Log], advance: Advance) -> Iterator[Problem]:
+    """A task's state: its files' checksums, its meta record, that its runs are whole and sorted, its saved working set, its place in the log."""
+    path = task_path(settings, task.flow, task.partition)
+    if not path.exists():
+        return
+    where, remedy = f"state {task}", f"tidemark replay restore --task {task}"
+    try:
+        view = TaskView(path)
+        try:
+            for _, value in view.items():
+                advance(len(value))
+            meta = view.meta
+            if meta is None:
+                return
+            if meta.fingerprint != fingerprint:
+                yield Problem(
+                    "state",
+                    where,
+                    f"made under other features or settings (fingerprint {meta.fingerprint}, now {fingerprint})",
+                    "put the settings back",
+                )
+                return
+            for what in _faults(view, meta, ACTIONS_TABLES if task.flow == FLOW else PIN_TABLES):
+                yield Problem("state", where, what, remedy)
+            end = logs[task.flow].end_position(task.partition)
+            if meta.position > end:
+                yield Problem("state", where, f"is at position {meta.position}, but its log ends at {end}", remedy)
+            elif task.flow == FLOW:
+                judge = Judge(settings, settings.load_vocabulary(), task.partition)
+                for _ in resume(judge, view, meta, logs[task.flow], settings.batch_records):
+                    pass
+                if judge.working_set.watermark != meta.watermark:
+                    yield Problem("state", where, f"the log up to position {meta.position} doesn't lead to its watermark", remedy)
+        finally:
+            view.close()
+    except RetentionError as error:
+        yield Problem("state", where, str(error), "bring back the archive's segments")
+    except (CorruptionError, DataDirectoryError) as error:
+        yield Problem("state", where, str(error), remedy)
+
+
+def _faults(view: TaskView, meta: Meta, tables: tuple[Table, ...]) -> Iterator[str]:
+    for table in tables:
+        for run in meta.manifest.get(table.name, []):
+            index = view.runs.index(run)
+            total, last = 0, None
+            for block in range(len(index)):
+                rows = view.runs.blocks(table, run, block, block)
+                total += len(rows)
+                first = rows[0] if last is None else last
+                if rows[0, 0] != index[block] or not _sorted(np.vstack([first, rows]), table.keys):
+                    yield f"block {block} of run {run.id} of table {table.name} is out of order"
+                last = rows[-1]
+            if total != run.rows:
+                yield f"run {run.id} of table {table.name} has {total} rows, and should have {run.rows}"
+
+
+def _sorted(rows: np.ndarray, keys: int) -> bool:
+    later, earlier = rows[1:, :keys], rows[:-1, :keys]
+    differs = later != earlier
+    first = differs.argmax(axis=1)
+    at = np.arange(len(first))
+    return bool((later[at, first] >= earlier[at, first]).all())
+
+
+def verify_checkpoints(place: Place, task: TaskName, advance: Advance) -> Iterator[Problem]:
+    """Every checkpoint of a task, each piece once."""
+    for named in listed(place, task.flow, task.partition):
+        try:
+            for _ in pairs(place, read(place, named), advance):
+                pass
+        except (CorruptionError, DataDirectoryError) as error:
+            yield Problem(
+                "checkpoint",
+                f"checkpoint {task} at {named.position}",
+                str(error),
+                "older ones stay usable; `tidemark replay checkpoint` makes a new one",
+            )
