@@ -134,8 +134,8 @@ class Restorer:
         start = log.start_positions()[task.partition]
         if start > 0:
             raise CorruptionError(
-                f"{task}: no checkpoint in {self._place.url} can be used, and log '{log.name}', partition {task.partition}, begins at offset {start}; "
-                "bring back its archive (`tidemark archive status`), or a checkpoint" + "".join(f"\n  {reason}" for reason in passed_over)
+                f"{task}: no checkpoint in {self._place.url} can be used, and log '{log.name}', partition {task.partition}, begins at {start}; "
+                "bring back its archive (`tidemark archive status`) or a checkpoint" + "".join(f"\n  {reason}" for reason in passed_over)
             )
         return Restored(task, None, end, passed_over)
 

@@ -14,7 +14,7 @@ from flows.settings import Settings
 from flows.state.store import TaskView
 from flows.state.task import task_path
 from replay.checkpoints.manifest import Manifest, Piece, directory, piece_path, readable
-from replay.checkpoints.pieces import Part, pairs_of
+from replay.checkpoints.pieces import Part
 from replay.checkpoints.pieces import cut as cut_pieces
 from replay.place import Place
 
@@ -60,7 +60,11 @@ def make(settings: Settings, place: Place, flow: str, partition: int, advance: C
     path = task_path(settings, flow, partition)
     if not (path / "CURRENT").exists():
         return None
-    there = set(place.files(f"{directory(flow, partition)}/pieces"))
+    files, there = place.files(f"{directory(flow, partition)}/pieces"), dict[str, Piece]()
+    newest: Manifest | None = None
+    for manifest in readable(place, flow, partition):
+        newest = newest or manifest
+        there |= {piece.name: piece for piece in manifest.pieces if piece.name in files}
     view = TaskView(path)
     try:
         meta = view.meta
@@ -76,7 +80,6 @@ def make(settings: Settings, place: Place, flow: str, partition: int, advance: C
     manifest = Manifest(
         flow, partition, meta.position, needs_from, meta.generation, meta.watermark, meta.fingerprint, meta.format, made_at, pieces
     )
-    newest = next(readable(place, flow, partition), None)
     new = newest is None or newest.pieces != pieces
     if new:
         name, data = f"{directory(flow, partition)}/{manifest.file_name()}", manifest.to_bytes()
@@ -88,25 +91,22 @@ def make(settings: Settings, place: Place, flow: str, partition: int, advance: C
 
 
 def _write(
-    place: Place, flow: str, partition: int, parts: Iterable[Part], there: set[str], advance: Callable[[int], None]
+    place: Place, flow: str, partition: int, parts: Iterable[Part], there: dict[str, Piece], advance: Callable[[int], None]
 ) -> list[tuple[Piece, int]]:
     """Each piece, and the bytes of its file if it had to be written; a few at once, in bounded memory."""
 
     def settle(part: Part) -> tuple[Piece, int]:
-        piece = part.piece()
-        size = 0
-        if piece.name not in there:
-            name, data = piece_path(flow, partition, piece.name), part.to_bytes()
-            place.write(name, data)
-            size = len(data)
-            if (back := place.read(name)) != data:
-                # Says what is wrong with it, or else that it is another.
-                pairs_of(piece, back or b"", f"checkpoint {place.url}/{name}")
-                raise CorruptionError(
-                    f"checkpoint {place.url}/{name}: what was written is not what is read back; the place can't be trusted"
-                )
+        if (piece := there.get(part.name())) is not None:
+            advance(piece.bytes)
+            return piece, 0
+        data = part.to_bytes()
+        piece = part.piece(data)
+        name = piece_path(flow, partition, piece.name)
+        place.write(name, data)
+        if place.read(name) != data:
+            raise CorruptionError(f"checkpoint {place.url}/{name}: what was written is not what is read back; the place can't be trusted")
         advance(piece.bytes)
-        return piece, size
+        return piece, len(data)
 
     done: list[tuple[Piece, int]] = []
     waiting: deque[Future[tuple[Piece, int]]] = deque()

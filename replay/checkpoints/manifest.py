@@ -28,11 +28,22 @@ def checksum(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Piece:
-    """A file with some of a task's keys and values: its name, how many keys, and bytes of keys and values before compression."""
+    """A file with some of a task's keys and values.
+
+    Attributes
+    ----------
+    name : str
+        Made of the checksum of the keys and values.
+    keys, bytes : int
+        Bytes of keys and values, before compression.
+    file : str
+        Checksum of the file's bytes: what compression makes of the same values may change with its version.
+    """
 
     name: str
     keys: int
     bytes: int
+    file: str
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from flows.errors import CorruptionError
 from flows.state.runs import PREFIX
-from replay.checkpoints.manifest import Piece
+from replay.checkpoints.manifest import Piece, checksum
 
 # Of keys and values, before compression: what a writer and a reader hold.
 PIECE_BYTES = 32 << 20
@@ -35,9 +35,17 @@ class Part:
 
     pairs: list[Pair]
 
-    def piece(self) -> Piece:
-        """What it is called."""
-        return Piece(f"{_checksum(self.pairs)}.arrow", len(self.pairs), sum(len(key) + len(value) for key, value in self.pairs))
+    def name(self) -> str:
+        """Of its file."""
+        total = hashlib.blake2b(digest_size=16)
+        for key, value in self.pairs:
+            total.update(len(key).to_bytes(4, "little") + len(value).to_bytes(8, "little") + key)
+            total.update(value)
+        return f"{total.hexdigest()}.arrow"
+
+    def piece(self, data: bytes) -> Piece:
+        """What a manifest says of it, given its file's content."""
+        return Piece(self.name(), len(self.pairs), sum(len(key) + len(value) for key, value in self.pairs), checksum(data))
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -77,24 +85,10 @@ def pairs_of(piece: Piece, data: bytes, where: str) -> list[Pair]:
     Raises
     ------
     CorruptionError
-        They are not those that its name stands for.
+        It is not what was written.
     """
-    try:
-        with pa.ipc.open_file(pa.py_buffer(data), options=_ALONE) as reader:
-            if reader.schema != _SCHEMA:
-                raise CorruptionError(f"{where} is not what was written: it has other columns")
-            table = reader.read_all()
-            pairs = list(zip(table.column("key").to_pylist(), table.column("value").to_pylist(), strict=True))
-    except (pa.ArrowException, OSError, MemoryError) as error:
-        raise CorruptionError(f"{where} is not what was written: {error}") from error
-    if f"{_checksum(pairs)}.arrow" != piece.name:
+    if checksum(data) != piece.file:
         raise CorruptionError(f"{where} is not what was written: its checksum is another")
-    return pairs
-
-
-def _checksum(pairs: list[Pair]) -> str:
-    total = hashlib.blake2b(digest_size=16)
-    for key, value in pairs:
-        total.update(len(key).to_bytes(4, "little") + len(value).to_bytes(8, "little") + key)
-        total.update(value)
-    return total.hexdigest()
+    with pa.ipc.open_file(pa.py_buffer(data), options=_ALONE) as reader:
+        table = reader.read_all()
+    return list(zip(table.column("key").to_pylist(), table.column("value").to_pylist(), strict=True))
