@@ -180,7 +180,7 @@ class LocalLog:
         with self._file.translated("open it"):
             tables = {row[0] for row in self._file.handle().connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "meta" not in tables:
-                raise CorruptionError(f"{self.path} is not a Tidemark log; restore it from a checkpoint or delete it and ingest again")
+                raise CorruptionError(f"{self.path} is not a Tidemark log; put it back from a copy, or delete it and ingest again")
             meta = dict(self._file.handle().connection.execute("SELECT key, value FROM meta"))
         if meta.get("format") != str(FORMAT):
             raise DataDirectoryError(f"log {self.path} has format {meta.get('format')}; this Tidemark reads format {FORMAT}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -136,7 +136,7 @@ def restore(settings: Settings, names: tuple[str, ...], everything: bool, then_r
             chosen = task_names.every(settings) if everything else task_names.named(settings, names)
         else:
             with _bar(as_json, "verify state") as advance:
-                chosen = [task for task in task_names.every(settings) if any(verify_state(settings, task, fingerprint, logs, advance))]
+                chosen = [task for task in task_names.every(settings) if _damaged(verify_state(settings, task, fingerprint, logs, advance))]
         with _bar(as_json, "read checkpoints" if dry_run else "restore") as advance:
             restorer = Restorer(settings, place, fingerprint, logs, advance)
             done = [restorer.plan(task) if dry_run else restorer.restore(task) for task in chosen]
@@ -157,6 +157,11 @@ def restore(settings: Settings, names: tuple[str, ...], everything: bool, then_r
     _print_restored(done, dry_run)
     if ran is not None:
         click.echo(f"then {ran.events:,} events and {ran.changes:,} revisit changes replayed in {ran.seconds:.1f} s")
+
+
+def _damaged(problems: Iterable[Problem]) -> bool:
+    """Whether more is wrong than that the log has to be applied again."""
+    return any(problem.kind == "state" for problem in list(problems))
 
 
 def _as_row(one: Restored) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.state.actions_task import FLOW, Judge, resume
 from flows.state.runs import Table
-from flows.state.store import Meta, TaskView
+from flows.state.store import Meta, TaskView, check_files
 from flows.state.tables import ACTIONS_TABLES, PIN_TABLES
 from flows.state.task import task_path
 from replay.checkpoints.check import pairs
@@ -30,7 +30,7 @@ _READ_RECORDS = 65_536
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong: of what (log, archive, state, checkpoint), where, what, and what to do."""
+    """Something that is wrong: of what (log, archive, state, behind, checkpoint), where, what, and what to do."""
 
     kind: str
     where: str
@@ -74,17 +74,21 @@ def verify_segments(settings: Settings, log: Log, partition: int, advance: Advan
 def verify_state(settings: Settings, task: TaskName, fingerprint: str, logs: Mapping[str, Log], advance: Advance) -> Iterator[Problem]:
     """A task's state: its files' checksums, its meta record, that its runs are whole and sorted, its saved working set, its place in the log."""
     path = task_path(settings, task.flow, task.partition)
-    if not path.exists():
-        return
     where, remedy = f"state {task}", f"tidemark replay restore --task {task}"
+    # Told after the commit, so what is read of the state afterwards can't be behind it, unless something was lost.
+    reached = logs[task.flow].group_positions(task.flow).get(task.partition, 0)
+    if not (path / "CURRENT").exists():
+        if reached:
+            yield Problem("state", where, f"is gone from {path}, though the task has been at position {reached}", remedy)
+        return
     try:
+        check_files(path, advance)
         view = TaskView(path)
         try:
-            for _, value in view.items():
-                advance(len(value))
-            meta = view.meta
-            if meta is None:
-                return
+            meta = view.meta or Meta(task.flow, task.partition, fingerprint)
+            if meta.position < reached:
+                what = f"is at position {meta.position}, though it has been at {reached}: commits were lost"
+                yield Problem("behind", where, what, "`tidemark run` applies them anew")
             if meta.fingerprint != fingerprint:
                 yield Problem(
                     "state",

@@ -141,7 +141,7 @@ class ActionsTask(Task):
         if sequences != meta.sequences[REVISITS] or self._judging.working_set.watermark != meta.watermark:
             raise CorruptionError(
                 f"state {self.store.path}: replaying log '{self.source.name}', partition {self.partition}, offsets {meta.anchor} to {meta.position} "
-                "does not lead to the committed state; the log or the state was altered: delete this task's directory to rebuild it from the log"
+                "does not lead to the committed state; the log or the state was altered: put the task back with `tidemark replay restore`"
             )
         self._saved_at = meta.anchor
 
@@ -282,7 +282,7 @@ def resume(judge: Judge, view: TaskStore | TaskView, meta: Meta, source: Log, ba
         if saved is None or saved[:_SEAL_BYTES] != _seal(meta, saved[_SEAL_BYTES:]):
             raise CorruptionError(
                 f"state {view.path}: the working set saved at position {meta.anchor} is not what was written; "
-                "delete this task's directory to rebuild it from the log"
+                "put the task back with `tidemark replay restore`"
             )
         judge.working_set.restore(saved[_SEAL_BYTES:])
     at = meta.anchor

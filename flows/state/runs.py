@@ -81,7 +81,7 @@ class RunReader:
         try:
             return self._db.get(keys)
         except Exception as error:
-            raise CorruptionError(f"state {self._where}: {error}; restore the task from a checkpoint") from error
+            raise CorruptionError(f"state {self._where}: {error}; put the task back with `tidemark replay restore`") from error
 
     def index(self, run: Run) -> np.ndarray:
         """First entity of each block."""
@@ -89,7 +89,7 @@ class RunReader:
         if cached is None:
             data = self._found([_key(run.id, _INDEX)])[0]
             if data is None:
-                raise CorruptionError(f"state {self._where}: the index of run {run.id} is missing; restore the task from a checkpoint")
+                raise CorruptionError(f"state {self._where}: the index of run {run.id} is missing; put the task back with `tidemark replay restore`")
             cached = self._indexes[run.id] = np.frombuffer(data, np.int64)
         return cached
 
@@ -98,7 +98,7 @@ class RunReader:
         found = self._found([_key(run.id, block) for block in range(first, last + 1)])
         if any(data is None for data in found):
             raise CorruptionError(
-                f"state {self._where}: a block of run {run.id} of table {table.name} is missing; restore the task from a checkpoint"
+                f"state {self._where}: a block of run {run.id} of table {table.name} is missing; put the task back with `tidemark replay restore`"
             )
         return np.frombuffer(b"".join(found) if len(found) > 1 else found[0], np.int64).reshape(-1, table.columns)
 
@@ -127,7 +127,7 @@ class RunReader:
             found = self._found([_key(run.id, block) for block in wanted])
             if any(data is None for data in found):
                 raise CorruptionError(
-                    f"state {self._where}: a block of run {run.id} of table {table.name} is missing; restore the task from a checkpoint"
+                    f"state {self._where}: a block of run {run.id} of table {table.name} is missing; put the task back with `tidemark replay restore`"
                 )
             rows = np.frombuffer(b"".join(found), np.int64).reshape(-1, table.columns)
             # Blocks of a run follow each other in order, so what was read is sorted, with whole stretches left out.

@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +92,9 @@ class Meta:
             content["applied"] = {int(origin): last for origin, last in content["applied"].items()}
             return cls(**content)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CorruptionError(f"state {path}: its meta record can't be read ({error!r}); restore the task from a checkpoint") from error
+            raise CorruptionError(
+                f"state {path}: its meta record can't be read ({error!r}); put the task back with `tidemark replay restore`"
+            ) from error
 
 
 class TaskStore:
@@ -200,7 +202,7 @@ class TaskView:
     def refresh(self) -> None:
         """Catch up with the writer."""
         # RocksDB's own catch-up costs 2 ms even where nothing is new; the sizes of the files that it would read tell for a hundredth of that.
-        if self._sizes() != self._seen:
+        if _sizes(self.path) != self._seen:
             self._catch_up()
             self._load()
 
@@ -213,7 +215,7 @@ class TaskView:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             # Taken before the files are read: what is written in between is read again at the next refresh.
-            before = self._sizes()
+            before = _sizes(self.path)
             try:
                 with _translated(self.path):
                     if self._opened == _layout(before):
@@ -223,10 +225,10 @@ class TaskView:
                         self._opened = _layout(before)
             except DataDirectoryError:
                 # A writer that opens the task takes files away under us.
-                if time.monotonic() > deadline or self._sizes() == before:
+                if time.monotonic() > deadline or _sizes(self.path) == before:
                     raise
                 continue
-            if _layout(self._sizes()) == _layout(before):
+            if _layout(_sizes(self.path)) == _layout(before):
                 self._seen = before
                 return
 
@@ -256,21 +258,39 @@ class TaskView:
         self._db.close()
         self._remove_scratch()
 
-    def _sizes(self) -> _Sizes:
-        sizes = []
-        with _translated(self.path), os.scandir(self.path) as entries:
-            for entry in entries:
-                if entry.name.endswith(".log") or entry.name.startswith("MANIFEST") or entry.name == "CURRENT":
-                    # The writer may have deleted it this moment; that it is missing shows that there is something new.
-                    with suppress(FileNotFoundError):
-                        found = entry.stat()
-                        sizes.append((entry.name, found.st_size if entry.name != "CURRENT" else found.st_mtime_ns ^ found.st_ino))
-            return sorted(sizes)
-
     def _load(self) -> None:
         data = self.get(_META)
         self.meta = Meta.from_json(data, self.path) if data is not None else None
         self.runs.forget_except({run.id for runs in (self.meta.manifest if self.meta else {}).values() for run in runs})
+
+
+def check_files(path: Path, advance: Callable[[int], None]) -> None:
+    """Read everything in a task's database, whether or not a writer is at work.
+
+    A view makes do with an older commit where a file is missing; here that is an error.
+
+    Parameters
+    ----------
+    advance : callable
+        Called with bytes, as they are read.
+
+    Raises
+    ------
+    CorruptionError, DataDirectoryError
+        A file is missing, or its checksum is wrong.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        before = _sizes(path)
+        try:
+            with _translated(path):
+                for _, value in Rdict(str(path), _options(create=False), access_type=AccessType.read_only()).items():
+                    advance(len(value))
+            return
+        except (CorruptionError, DataDirectoryError):
+            # A writer takes files away under us.
+            if time.monotonic() > deadline or _sizes(path) == before:
+                raise
 
 
 def write_state(path: Path, pairs: Iterable[tuple[bytes, bytes]]) -> None:
@@ -300,6 +320,18 @@ def write_state(path: Path, pairs: Iterable[tuple[bytes, bytes]]) -> None:
 
 _Sizes = list[tuple[str, int]]
 """Logs and manifests with their sizes, and CURRENT, which names the manifest, with a mark of the file itself."""
+
+
+def _sizes(path: Path) -> _Sizes:
+    sizes = []
+    with _translated(path), os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.endswith(".log") or entry.name.startswith("MANIFEST") or entry.name == "CURRENT":
+                # The writer may have deleted it this moment; that it is missing shows that there is something new.
+                with suppress(FileNotFoundError):
+                    found = entry.stat()
+                    sizes.append((entry.name, found.st_size if entry.name != "CURRENT" else found.st_mtime_ns ^ found.st_ino))
+        return sorted(sizes)
 
 
 def _layout(sizes: _Sizes) -> _Sizes:
@@ -349,5 +381,5 @@ class _translated:
                 f"state {self._path}: the disk is full ({text}); free space and run again, nothing committed is lost"
             ) from error
         if "orrupt" in text:
-            raise CorruptionError(f"state {self._path}: {text}; restore the task from a checkpoint") from error
+            raise CorruptionError(f"state {self._path}: {text}; put the task back with `tidemark replay restore`") from error
         raise DataDirectoryError(f"state {self._path}: {text}") from error
