@@ -139,7 +139,12 @@ def read(place: Place, named: Named) -> Manifest:
     content = orjson.loads(data)
     if content.get("format") != FORMAT:
         raise DataDirectoryError(f"{where} has format {content.get('format')}; this Tidemark reads format {FORMAT}")
-    return Manifest(**{**content, "pieces": tuple(Piece(**piece) for piece in content["pieces"])})
+    manifest = Manifest(**{**content, "pieces": tuple(Piece(**piece) for piece in content["pieces"])})
+    if f"{directory(manifest.flow, manifest.partition)}/{manifest.file_name()}" != named.name:
+        raise CorruptionError(
+            f"{where} is one of {manifest.flow}/{manifest.partition} at position {manifest.position}; it lies in the wrong place"
+        )
+    return manifest
 
 
 def piece_path(flow: str, partition: int, name: str) -> str:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
+from unittest import mock
 
 import pytest
 
+from flows import directories
+from flows.log import LocalLog
 from flows.outputs import ACTIONS, REVISITS
+from flows.state import store
+from flows.state.lock import run_lock
 from flows.state.task import task_path
-from replay.checkpoints.manifest import listed
+from replay import restore
+from replay.checkpoints.manifest import listed, read
 from replay.place import Place
 from tests.processes import PARTITIONS, Outcome, assert_same, front_door, outcome, settings_of, simulated_once, tidemark
 
-SMALL = {"batch_records": 100, "anchor_records": 150}
+SMALL: dict[str, Any] = {"batch_records": 100, "anchor_records": 150}
 
 
 @dataclass(frozen=True)
@@ -108,3 +116,178 @@ def test_damage_to_state_is_put_right(site: Site, seed: int, tmp_path: Path, mon
 @pytest.mark.parametrize("seed", range(5, 50))
 def test_damage_to_state_is_put_right_by_many_seeds(site: Site, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_seed(site, seed, tmp_path, monkeypatch)
+
+
+def restored(data: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object, code: int = 0, **settings: object) -> Any:
+    done = front_door("replay", "restore", "--json", *arguments, monkeypatch=monkeypatch, code=code, data=data, **{**SMALL, **settings})
+    return json.loads(done.out)["restored"] if code == 0 else done.err
+
+
+def test_newer_checkpoints_that_are_damaged_are_passed_over(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest, then the older one, then the log from its beginning: each time the same in the end."""
+    data = site.copy(tmp_path / "data")
+    newest, older = site.positions["actions/1"]
+    directory = data / "checkpoints/actions/0001"
+    [row] = restored(data, monkeypatch, "--task", "actions/1")
+    assert (row["position"], row["passed_over"]) == (newest, [])
+    assert row["to_replay"] == row["log_end"] - newest > 0
+    sole = needed_alone(data, newest, older)
+    flip(directory / "pieces" / sole, Random(0))
+    [row] = restored(data, monkeypatch, "--task", "actions/1")
+    assert row["position"] == older
+    assert len(row["passed_over"]) == 1
+    assert sole in row["passed_over"][0]
+    for manifest in directory.glob("*.json"):
+        flip(manifest, Random(0))
+    [row] = restored(data, monkeypatch, "--task", "actions/1")
+    assert row["position"] == 0
+    assert len(row["passed_over"]) == 2
+    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+
+
+def needed_alone(data: Path, newest: int, older: int) -> str:
+    """A piece of actions/1 that its newest checkpoint needs, and the older one doesn't."""
+    place = Place(str(data / "checkpoints"))
+    new, old = (read(place, named) for named in listed(place, ACTIONS, 1))
+    assert (new.position, old.position) == (newest, older)
+    return next(piece.name for piece in new.pieces if piece not in old.pieces)
+
+
+def test_a_checkpoint_that_lies_is_passed_over(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is whole, and whose name puts it at another task's place."""
+    data = site.copy(tmp_path / "data")
+    shutil.rmtree(data / "checkpoints/actions/0000")
+    shutil.copytree(data / "checkpoints/actions/0001", data / "checkpoints/actions/0000")
+    [row] = restored(data, monkeypatch, "--task", "actions/0")
+    assert row["position"] == 0
+    assert len(row["passed_over"]) == 2
+    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+
+
+def test_without_any_checkpoint_the_log_is_enough(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = site.copy(tmp_path / "data")
+    shutil.rmtree(data / "checkpoints")
+    assert {row["position"] for row in restored(data, monkeypatch, "--all")} == {0}
+    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+
+
+def test_other_tasks_are_not_touched(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = site.copy(tmp_path / "data")
+
+    def files() -> dict[str, bytes]:
+        return {str(f.relative_to(data)): f.read_bytes() for f in sorted((data / "state").glob("*/*/*")) if "actions/0002" not in str(f)}
+
+    before = files()
+    restored(data, monkeypatch, "--task", "actions/2", "--no-run")
+    assert files() == before
+
+
+def test_a_dry_run_changes_nothing(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = site.copy(tmp_path / "data")
+    shutil.rmtree(data / "state/revisits/0003")
+
+    def names() -> dict[str, bytes]:
+        return {
+            str(file): file.read_bytes() for file in sorted(data.rglob("*")) if file.is_file() and not file.name.endswith(("-wal", "-shm"))
+        }
+
+    before = names()
+    plan = restored(data, monkeypatch, "--dry-run")
+    assert [row["task"] for row in plan] == ["revisits/3"]
+    front_door("replay", "checkpoint", "--dry-run", "--keep", 1, monkeypatch=monkeypatch, data=data, **SMALL)
+    assert names() == before
+    assert restored(data, monkeypatch, "--no-run") == plan
+
+
+def test_where_all_is_well_nothing_is_restored(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = site.copy(tmp_path / "data")
+    assert restored(data, monkeypatch) == []
+    said = front_door("replay", "restore", monkeypatch=monkeypatch, data=data, **SMALL).out
+    assert said == "every task's state is sound: nothing to restore\n"
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_killed_anywhere_it_can_be_done_again(site: Site, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it has come to, a run leads to the same; and so does the same command."""
+    data = site.copy(tmp_path / "data")
+    left = iter(range(step))
+
+    def killing(original: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return original(*arguments, **named)
+
+        return call
+
+    with (
+        mock.patch("replay.restore.write_state", killing(store.write_state)),
+        mock.patch("replay.restore.shutil.rmtree", killing(shutil.rmtree)),
+        mock.patch("replay.restore._check", killing(restore._check)),
+        mock.patch.object(Path, "rename", killing(Path.rename)),
+        mock.patch("replay.restore.sync", killing(directories.sync)),
+    ):
+        said = restored(data, monkeypatch, "--task", "actions/0", "--no-run", code=130)
+    assert said.strip().startswith("interrupted")
+    again = copied(data, tmp_path / "again")
+    tidemark("run", data=data, **SMALL)
+    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+    restored(again, monkeypatch, "--task", "actions/0")
+    assert_same(outcome(settings_of(again), tmp_path / "exports-again"), site.clean)
+
+
+def copied(data: Path, to: Path) -> Path:
+    shutil.copytree(data, to)
+    return to
+
+
+def test_a_run_that_is_on_is_not_disturbed(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = site.copy(tmp_path / "data")
+    with run_lock(settings_of(data).state):
+        said = restored(data, monkeypatch, "--all", code=1)
+    assert "is in use by another run" in said
+
+
+def test_other_settings_are_refused_before_anything_is_read(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = site.copy(tmp_path / "data")
+    rows = restored(data, monkeypatch, "--task", "actions/0", "--dry-run", allowed_lateness_ms=1)
+    assert rows[0]["position"] == 0
+    assert all("other features or settings" in reason for reason in rows[0]["passed_over"])
+
+
+@pytest.mark.parametrize("name", ["actions/4", "views", "actions/x", "../../etc"])
+def test_a_task_that_is_none_is_said(site: Site, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"there is no task '{name}'" in restored(site.data, monkeypatch, "--task", name, "--dry-run", code=2)
+
+
+def test_a_log_that_has_lost_its_beginning_needs_its_archive(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a checkpoint nor a log that goes back far enough: nothing is changed, and it is said."""
+    data = site.copy(tmp_path / "data")
+    shutil.rmtree(data / "checkpoints")
+    before = sorted(data.glob("state/*/*"))
+    with mock.patch.object(LocalLog, "start_positions", lambda self: [5] * self.partitions):
+        said = restored(data, monkeypatch, "--task", "actions/0", "--no-run", code=1)
+    assert "begins at 5" in said
+    assert sorted(data.glob("state/*/*")) == before
+
+
+@pytest.mark.parametrize("name", [ACTIONS, REVISITS])
+def test_damage_to_a_log_is_found(site: Site, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = site.copy(tmp_path / "data")
+    with sqlite3.connect(data / f"logs/{name}.db") as connection:
+        rowid, blob = connection.execute("SELECT rowid, bytes FROM batches WHERE partition = 1 ORDER BY end_offset LIMIT 1").fetchone()
+        connection.execute("UPDATE batches SET bytes = ? WHERE rowid = ?", (blob[:-1] + bytes([blob[-1] ^ 1]), rowid))
+    connection.close()
+    done = front_door("replay", "verify", "--json", monkeypatch=monkeypatch, code=1, data=data, **SMALL)
+    problems = json.loads(done.out)["problems"]
+    assert [problem["where"] for problem in problems if problem["kind"] == "log"] == [f"log {name}/1"]
+
+
+def test_damage_to_checkpoints_is_found_and_said(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = site.copy(tmp_path / "data")
+    piece = sorted((data / "checkpoints/revisits/0002/pieces").iterdir())[0]
+    flip(piece, Random(1))
+    done = front_door("replay", "verify", monkeypatch=monkeypatch, code=1, data=data, **SMALL)
+    assert piece.name in done.out
+    assert "problem" in done.out.splitlines()[-1]
+    front_door("replay", "verify", "--task", "revisits/1", monkeypatch=monkeypatch, data=data, **SMALL)
