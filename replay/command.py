@@ -10,14 +10,15 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from flows.errors import TidemarkError
+from flows.errors import DataDirectoryError, TidemarkError
 from flows.log import Log
 from flows.open_log import log_exists, open_live_log, open_log
-from flows.outputs import LOGS
+from flows.outputs import ACTIONS, LOGS
 from flows.run.display import LiveDisplay, moment
 from flows.run.main_job import run_flows
 from flows.settings import Settings
@@ -28,6 +29,7 @@ from replay.checkpoints import keep as keeping
 from replay.checkpoints.make import make
 from replay.place import Place
 from replay.restore import Restored, Restorer
+from replay.status import standings
 from replay.tasks import TaskName
 from replay.verify import Problem, verify_checkpoints, verify_log, verify_segments, verify_state
 
@@ -50,6 +52,31 @@ def replay() -> None:
     then the same to the byte. Checkpoints lie in checkpoints/ of the data directory, or where the setting checkpoints says
     (TIDEMARK_CHECKPOINTS=s3://bucket/path, or any other URL of fsspec's).
     """
+
+
+@replay.command(epilog="Example: tidemark replay status --json")
+@_TASK
+@_JSON
+@click.pass_obj
+def status(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
+    """Each task's position, its checkpoints, and how much of the log a restore would go through again."""
+    place = Place(settings.checkpoint_place)
+    with ExitStack() as stack:
+        logs = {
+            name: stack.enter_context(open_log(settings, name, read_only=True)) for name in task_names.FLOWS if log_exists(settings, name)
+        }
+        rows = standings(settings, place, _chosen(settings, names), logs)
+    if as_json:
+        tasks = [asdict(row) | {"to_replay": row.to_replay} for row in rows]
+        click.echo(json.dumps({"place": place.url, "tasks": tasks}))
+        return
+    table = Table(title=f"Checkpoints in {place.url}", title_justify="left", box=box.SIMPLE)
+    for name in ("task", "position", "kept", "newest", "made", "to replay"):
+        table.add_column(name, justify="left" if name in ("task", "made") else "right", no_wrap=True)
+    for row in rows:
+        position, newest = (f"{number:,}" if number is not None else "-" for number in (row.position, row.newest))
+        table.add_row(row.task, position, str(row.checkpoints), newest, moment(row.made_at), f"{row.to_replay:,}")
+    Console().print(table)
 
 
 @replay.command(epilog="Example: tidemark replay checkpoint --keep 48 --keep-days 7")
@@ -128,15 +155,16 @@ def restore(settings: Settings, names: tuple[str, ...], everything: bool, then_r
     (state/<flow>/<partition>.replaced) until the next time.
     """
     place, fingerprint = Place(settings.checkpoint_place), state_fingerprint(settings, settings.load_vocabulary())
+    asked = _chosen(settings, names)
     with ExitStack() as stack:
         if not dry_run:
             stack.enter_context(run_lock(settings.state))
         logs = {name: stack.enter_context(open_log(settings, name, create=not dry_run)) for name in task_names.FLOWS}
         if names or everything:
-            chosen = task_names.every(settings) if everything else task_names.named(settings, names)
+            chosen = task_names.every(settings) if everything else asked
         else:
             with _bar(as_json, "verify state") as advance:
-                chosen = [task for task in task_names.every(settings) if _damaged(verify_state(settings, task, fingerprint, logs, advance))]
+                chosen = [task for task in asked if _damaged(verify_state(settings, task, fingerprint, logs, advance))]
         with _bar(as_json, "read checkpoints" if dry_run else "restore") as advance:
             restorer = Restorer(settings, place, fingerprint, logs, advance)
             done = [restorer.plan(task) if dry_run else restorer.restore(task) for task in chosen]
@@ -235,6 +263,9 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _chosen(settings: Settings, names: tuple[str, ...]) -> list[TaskName]:
+    """The tasks that were named, or all, of a data directory that is one."""
+    if not log_exists(settings, ACTIONS):
+        raise DataDirectoryError(f"there is no log in {settings.logs}; `tidemark ingest` makes one")
     return task_names.named(settings, names) if names else task_names.every(settings)
 
 

@@ -291,3 +291,19 @@ def test_damage_to_checkpoints_is_found_and_said(site: Site, tmp_path: Path, mon
     assert piece.name in done.out
     assert "problem" in done.out.splitlines()[-1]
     front_door("replay", "verify", "--task", "revisits/1", monkeypatch=monkeypatch, data=data, **SMALL)
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "restore", "checkpoint"])
+def test_where_there_is_nothing_it_is_said_and_nothing_is_made(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = front_door("replay", command, monkeypatch=monkeypatch, code=1, data=tmp_path / "none")
+    assert "there is no log in" in done.err
+    assert not (tmp_path / "none").exists()
+
+
+def test_status_says_how_much_a_restore_goes_through(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = json.loads(front_door("replay", "status", "--json", monkeypatch=monkeypatch, data=site.data, **SMALL).out)
+    plan = restored(site.data, monkeypatch, "--all", "--dry-run")
+    assert {row["task"]: row["to_replay"] for row in told["tasks"]} == {row["task"]: row["to_replay"] for row in plan}
+    assert {row["task"]: row["newest"] for row in told["tasks"]} == {task: positions[0] for task, positions in site.positions.items()}
+    shown = front_door("replay", "status", monkeypatch=monkeypatch, data=site.data, **SMALL).out
+    assert all(task in shown for task in site.positions)

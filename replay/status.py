@@ -1,0 +1,76 @@
+"""How far back each task could be put, and how much of the log it would then go through again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flows.log import Log
+from flows.settings import Settings
+from flows.state.store import TaskView
+from flows.state.task import task_path
+from replay.checkpoints.manifest import listed
+from replay.place import Place
+from replay.tasks import TaskName
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a task stands.
+
+    Attributes
+    ----------
+    position, log_start, log_end : int
+        Of its state, None without any; and of its input, with its archive.
+    checkpoints : int
+    newest : int or None
+        Position of its newest checkpoint, by name.
+    made_at : int or None
+        When that was made, ms.
+    to_replay : int
+        Offsets from the newest checkpoint, or from the beginning, to the log's end.
+    """
+
+    task: str
+    position: int | None
+    log_start: int
+    log_end: int
+    checkpoints: int
+    newest: int | None
+    made_at: int | None
+
+    @property
+    def to_replay(self) -> int:
+        """See the class."""
+        return self.log_end - (self.newest if self.newest is not None else self.log_start)
+
+
+def standing(settings: Settings, place: Place, task: TaskName, log: Log) -> Standing:
+    """Where a task stands. Names of checkpoints are believed; `tidemark replay verify` reads them.
+
+    Parameters
+    ----------
+    log : Log
+        Its input.
+    """
+    found = listed(place, task.flow, task.partition)
+    path = task_path(settings, task.flow, task.partition)
+    position = None
+    if (path / "CURRENT").exists():
+        view = TaskView(path)
+        position = view.meta.position if view.meta is not None else None
+        view.close()
+    return Standing(
+        str(task),
+        position,
+        log.start_positions()[task.partition],
+        log.end_position(task.partition),
+        len(found),
+        found[0].position if found else None,
+        found[0].made_at if found else None,
+    )
+
+
+def standings(settings: Settings, place: Place, tasks: list[TaskName], logs: Mapping[str, Log]) -> list[Standing]:
+    """Of tasks whose logs are there."""
+    return [standing(settings, place, task, logs[task.flow]) for task in tasks if task.flow in logs]
