@@ -70,7 +70,9 @@ def _online_retail(rows: pd.DataFrame) -> pd.DataFrame:
     clicks = rows[again].assign(action="repeat", order=rows.index[again] * 2)
     other = rows.assign(action=rows["action"].astype(str), order=rows.index * 2 + 1)
     out = pd.concat([clicks, other]).sort_values("order", ignore_index=True)
-    return out.assign(row=np.arange(len(out)), topic="country " + out["category"].astype(str))[["row", "user", "item", "action", "ts", "topic"]]
+    return out.assign(row=np.arange(len(out)), topic="country " + out["category"].astype(str))[
+        ["row", "user", "item", "action", "ts", "topic"]
+    ]
 
 
 DATASETS = {

@@ -48,7 +48,9 @@ def compare(exports: dict[str, pd.DataFrame], decided: pd.DataFrame, as_of: int)
 
 def _sequences(tally: Tally, where: str, users: pd.DataFrame, want: dict[int, list[oracle.Action]]) -> None:
     lists = [users[f"sequence_{name}"] for name in SEQUENCE]
-    got = {user: list(zip(*(one.tolist() for one in row), strict=True)) for user, *row in zip(users["user_id"].tolist(), *lists, strict=True)}
+    got = {
+        user: list(zip(*(one.tolist() for one in row), strict=True)) for user, *row in zip(users["user_id"].tolist(), *lists, strict=True)
+    }
     for user in want.keys() | {user for user, sequence in got.items() if sequence}:
         a, b = got.get(user, []), want.get(user, [])
         size = len(SEQUENCE) * max(len(a), len(b))

@@ -115,7 +115,9 @@ class Contestant:
         entries = np.concatenate([levels[tables.SEQUENCES.name].rows() for levels in users])
         user, event_time, event_id, codes, pin, duration = sort_rows(entries, tables.SEQUENCES.keys).T
         sequence = np.column_stack([user, event_time, event_id, pin, codes & 0xFF, codes >> 8 & 0xFF, duration])
-        saves = [levels[tables.LABELS.name].rows() for levels in users] + [judge.working_set.open_labels() for judge in self._judges.values()]
+        saves = [levels[tables.LABELS.name].rows() for levels in users] + [
+            judge.working_set.open_labels() for judge in self._judges.values()
+        ]
         wanted = [LABEL_COLUMNS.index(name) for name in ("user_id", "pin_id", "save_time", "surface", "first_impression", "first_click")]
         return {
             "sequences": _outcome.ranked(sequence, SEQUENCE_LENGTH),

@@ -83,7 +83,9 @@ def exported(settings: Settings, scratch: Path) -> Outcome:
     vocabulary = settings.load_vocabulary()
     users, pins, labels = (pq.read_table(scratch / name) for name in ("user", "pin", "labels"))
 
-    lists = {name: users.column(f"sequence_{name}").combine_chunks() for name in ("pin_id", "action", "surface", "event_time", "duration_ms")}
+    lists = {
+        name: users.column(f"sequence_{name}").combine_chunks() for name in ("pin_id", "action", "surface", "event_time", "duration_ms")
+    }
     lengths = lists["pin_id"].value_lengths().to_numpy()
     flat = {name: values.flatten() for name, values in lists.items()}
     user = np.repeat(users.column("user_id").to_numpy(), lengths)

@@ -31,9 +31,7 @@ class Stretch:
     columns: Columns
 
 
-def make(
-    directory: Path, events: int, users: int, seed: int, partitions: int = 8, rates: dict[str, float] | None = None
-) -> Settings:
+def make(directory: Path, events: int, users: int, seed: int, partitions: int = 8, rates: dict[str, float] | None = None) -> Settings:
     """A data directory with nothing but a filled ACTIONS log of 30 days.
 
     Parameters

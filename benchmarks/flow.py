@@ -163,7 +163,15 @@ def _show_baselines(results: dict[str, Any], console: Console) -> None:
     for name in NOTES:
         of = results[name]
         rate = of["events_per_s"]
-        numbers = [of["events"], rate["median"], rate["min"], rate["max"], of["events_per_cpu_s"]["median"], of["peak_rss_mb"], of["rss_before_mb"]]
+        numbers = [
+            of["events"],
+            rate["median"],
+            rate["min"],
+            rate["max"],
+            of["events_per_cpu_s"]["median"],
+            of["peak_rss_mb"],
+            of["rss_before_mb"],
+        ]
         state = f"{of['state_bytes'] / 1e6:.1f}" if "state_bytes" in of else ""
         table.add_row(name, *(f"{number:,.0f}" for number in numbers), state)
     console.print(table)
@@ -179,7 +187,9 @@ def _show_baselines(results: dict[str, Any], console: Console) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quick", is_flag=True, help="200 000 events, and 20 000 against 200 000; ends within a minute.")
-@click.option("--part", type=click.Choice(["all", "baselines", "sizes"]), default="all", show_default=True, help="Beside others, by size, or both.")
+@click.option(
+    "--part", type=click.Choice(["all", "baselines", "sizes"]), default="all", show_default=True, help="Beside others, by size, or both."
+)
 @click.option("--events", type=click.IntRange(1_000), help="Of the part beside others. Default 2 000 000.")
 @click.option("--users", type=click.IntRange(10), help="Of the part beside others. Default a tenth of the events.")
 @click.option("--large", type=click.IntRange(10_000), help="Events of the larger stream, users a tenth. Default 10 000 000.")

@@ -129,7 +129,9 @@ def check(dataset: Dataset, source: Path, directory: Path, times: int, most_rows
 
 
 @click.command()
-@click.option("--data-dir", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the files; without it nothing is done.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the files; without it nothing is done."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quick", is_flag=True, help="The first 30 000 rows of each, at two times; ends within a minute.")
 @click.option("--times", type=click.IntRange(2), default=6, show_default=True, help="How many as-of times.")

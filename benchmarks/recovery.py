@@ -127,7 +127,9 @@ def _summary(told: list[dict[str, Any]]) -> dict[str, Any]:
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
     results, machine = result["results"], result["machine"]
-    table = Table("events", "first commit, s", "min", "max", "first feature, s", "all, s", "state MB", "replayed", "unflushed MB", title="recovery")
+    table = Table(
+        "events", "first commit, s", "min", "max", "first feature, s", "all, s", "state MB", "replayed", "unflushed MB", title="recovery"
+    )
     for of in results["sizes"]:
         commit = of["first_commit_s"]
         seconds = [commit["median"], commit["min"], commit["max"], of["first_feature_s"]["median"], of["all_committed_s"]["median"]]

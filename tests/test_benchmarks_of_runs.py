@@ -52,6 +52,17 @@ def test_recovery_prints_its_contract() -> None:
 
 
 @pytest.mark.soak
+def test_checkpoint_prints_its_contract() -> None:
+    result = printed("checkpoint")
+    of = result["results"]
+    assert {"pause_beside_vs_calm", "from_zero_vs_restore", "events_vs_replayed"} == set(result["ratios"])
+    assert of["whole"]["pieces"] > 0
+    assert of["beside"][0]["written_mb"] > 0
+    assert 0 < of["replayed"][0] < of["events"]
+    assert of["mismatches"] == 0
+
+
+@pytest.mark.soak
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="scaling is measured on two cores")
 def test_scaling_prints_its_contract() -> None:
     result = printed("scaling", "--events", "20000")
