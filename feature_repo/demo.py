@@ -72,6 +72,8 @@ def demo(settings: Settings, events: int, users: int, seed: int, workers: int, o
     with LiveDisplay() as display:
         done = run_flows(settings, "all", False, workers, display)
     console.print(summary(done))
+    if done.stopped:
+        raise click.Abort
     throughput = Throughput(done.events, done.seconds, done.workers)
     with FeatureReader(settings) as reader:
         found = gather(reader, throughput=throughput)

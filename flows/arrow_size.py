@@ -42,13 +42,13 @@ def uncompressed_bytes(stream: bytes) -> int:
             at = body + _long(stream, _field(stream, message, _BODY_LENGTH))
             if not body <= at <= len(stream):
                 raise ValueError("a body is not there, or was cut")
-            total += _declared(stream, message, body, at)
-    except struct.error as error:
+            total += _declared(stream, message, body)
+    except (struct.error, OverflowError) as error:
         raise ValueError("the stream was cut, or points outside itself") from error
     return total
 
 
-def _declared(stream: bytes, message: int, body: int, end: int) -> int:
+def _declared(stream: bytes, message: int, body: int) -> int:
     """What the buffers of one message take, uncompressed."""
     kind = _field(stream, message, _HEADER_TYPE)
     header = _field(stream, message, _HEADER)
@@ -58,14 +58,16 @@ def _declared(stream: bytes, message: int, body: int, end: int) -> int:
     batch = _table(stream, header)
     if kind == _DICTIONARY_BATCH:
         batch = _table(stream, _field(stream, batch, _DICTIONARY_DATA))
-    if not _field(stream, batch, _COMPRESSION):
-        return end - body
+    compressed = bool(_field(stream, batch, _COMPRESSION))
     vector = _table(stream, _field(stream, batch, _BUFFERS))
     (count,) = struct.unpack_from("<I", stream, vector)
     buffers = np.frombuffer(stream, "<i8", 2 * count, vector + 4).reshape(-1, 2)
     total = 0
     for offset, length in buffers.tolist():
-        if length > 0:
+        if length > 0 and not compressed:
+            # More than the body has, where several are of the same bytes.
+            total += length
+        elif length > 0:
             # Before its bytes a buffer says how many they become; -1: they are as they are.
             declared = _long(stream, body + offset) if offset >= 0 else -2
             if declared < -1:
@@ -94,6 +96,11 @@ def _long(stream: bytes, at: int) -> int:
     return int(struct.unpack_from("<q", stream, at)[0]) if at else 0
 
 
+def held_bytes(batch: pa.RecordBatch, limit: int) -> int:
+    """What records hold, counted as `shared_bytes` does where that may be more than the limit."""
+    return int(batch.nbytes) + shared_bytes(batch, limit)
+
+
 def shared_bytes(batch: pa.RecordBatch, limit: int) -> int:
     """Bytes of texts that rows may share, counted for each row that has them; 0 where that can't be more than the limit."""
     if batch.num_rows * batch.get_total_buffer_size() <= limit:
@@ -113,7 +120,7 @@ def _shared_bytes(column: pa.Array, limit: int) -> int:
     if len(column) * values.nbytes <= limit:
         return 0
     lengths = np.append(pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False), 0)
-    return int(lengths[column.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)].astype(np.int64).sum())
+    return int(lengths[column.indices.cast(pa.int64()).fill_null(len(values)).to_numpy(zero_copy_only=False)].astype(np.int64).sum())
 
 
 def _is_text(kind: pa.DataType) -> bool:

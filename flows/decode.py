@@ -197,7 +197,7 @@ class Decoder:
             out[rows] = np.array([*(-1 if code is None else code for code in codes), default], np.int64)[index]
             if None in codes:
                 for unknown in np.flatnonzero(out[rows] < 0).tolist():
-                    note_fault(faults, unknown, f"unknown_{name}", names[name][index[unknown]])
+                    note_fault(faults, unknown, f"unknown_{name}", names[name][index[unknown]][:80])
         for name, integers in (*c.integers.items(), ("timestamp", c.timestamp)):
             integers[rows] = _filled(columns[name], 0)
         for name in REQUIRED_FIELDS:
@@ -267,7 +267,7 @@ class Decoder:
         column = codes[index]
         if (codes < 0).any():
             for i in np.flatnonzero(column < 0):
-                note_fault(faults, int(i), reason, str(names[index[i]]))
+                note_fault(faults, int(i), reason, str(names[index[i]])[:80])
         return column
 
     def _topics(self, records: pa.RecordBatch, n: int, faults: Faults) -> np.ndarray:
@@ -291,7 +291,11 @@ def _joined(batches: tuple[pa.RecordBatch, ...]) -> tuple[pa.RecordBatch, ...]:
         return batches
     if any(records.schema != EVENT_SCHEMA for records in batches):
         return batches
-    return (pa.concat_batches(batches),)
+    try:
+        return (pa.concat_batches(batches),)
+    except pa.ArrowInvalid:
+        # Dictionaries with nulls can't become one.
+        return batches
 
 
 def _filled(column: pa.Array, default: int) -> np.ndarray:

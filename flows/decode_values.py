@@ -34,8 +34,6 @@ REASONS = (
 )
 # Stands between values that are parsed in one call. Values like `{},{}` and `{"a":[1` + `2]}` would pass for others if it could be guessed.
 _BETWEEN = str(int.from_bytes(os.urandom(8), "little") >> 1).encode()
-# Of a column of lists or structs, which Python needs many times the memory for.
-_MOST_NESTED_BYTES = 8 << 20
 _RANK = {reason: i for i, reason in enumerate(REASONS)}
 INTEGERS = ("event_id", "user_id", "pin_id", "event_time", "duration_ms", "schema_version")
 TEXTS = ("action", "surface", "request_id", "topic", "producer")
@@ -49,7 +47,7 @@ def note_fault(faults: Faults, i: int, reason: str, detail: str) -> None:
 
 
 class _Unreadable:
-    """Stands for an Arrow value that Python has no form for (a text that is no UTF-8, a time after the year 9999), or might not have the room for."""
+    """Stands for an Arrow value that Python has no form for (a text that is no UTF-8, a time after the year 9999)."""
 
     def __init__(self, kind: pa.DataType) -> None:
         self._kind = kind
@@ -67,9 +65,6 @@ def _python_value(scalar: pa.Scalar) -> Any:
 
 def python_values(column: pa.Array) -> list[Any]:
     """A column as Python has it."""
-    kind = column.type
-    if _may_grow(kind) or (pa.types.is_nested(kind) and column.nbytes > _MOST_NESTED_BYTES):
-        return [_Unreadable(kind) if valid else None for valid in column.is_valid().to_pylist()]
     try:
         return column.to_pylist()
     except (ValueError, OverflowError):
@@ -240,28 +235,11 @@ def rows_as_json(records: pa.RecordBatch, rows: np.ndarray | None = None) -> Ite
 
 def _shown(column: pa.Array, rows: np.ndarray) -> list[Any]:
     """Some rows of a column as Python has them; equal texts of a dictionary are one object."""
-    if pa.types.is_dictionary(column.type) and not _may_grow(column.type):
+    if pa.types.is_dictionary(column.type):
         values = [*python_values(column.dictionary), None]
-        return [values[i] for i in column.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)[rows].tolist()]
+        return [values[i] for i in column.indices.cast(pa.int64()).fill_null(len(values) - 1).to_numpy(zero_copy_only=False)[rows].tolist()]
     try:
         return python_values(column.take(pa.array(rows)))
     except pa.ArrowNotImplementedError:
         # Some types can't be taken from, and are of no column that we read.
         return [value for i in rows.tolist() for value in python_values(column.slice(i, 1))]
-
-
-def _may_grow(kind: pa.DataType, inside: bool = False) -> bool:
-    """Whether values of a type may be any number of times larger than their bytes: those that several rows share, or that take no bytes at all."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return _may_grow(kind.storage_type, inside)
-    if pa.types.is_run_end_encoded(kind) or pa.types.is_union(kind) or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
-        return True
-    if pa.types.is_dictionary(kind):
-        values = kind.value_type
-        shared = pa.types.is_dictionary(values) or pa.types.is_string_view(values) or pa.types.is_binary_view(values)
-        return inside or shared or pa.types.is_nested(values)
-    if pa.types.is_nested(kind):
-        empty = kind.num_fields == 0 or (pa.types.is_fixed_size_list(kind) and kind.list_size == 0)
-        return (inside and empty) or any(_may_grow(kind.field(i).type, True) for i in range(kind.num_fields))
-    empty = pa.types.is_null(kind) or (pa.types.is_fixed_size_binary(kind) and kind.byte_width == 0)
-    return inside and (empty or pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))

@@ -6,6 +6,9 @@ the class's `exit_code`; a traceback at a user is a defect.
 
 from __future__ import annotations
 
+MAKE_ANEW = "delete state/, checkpoints/, every log (or topic) but 'actions' and what archive/ has of it, and run again to make them anew"
+"""The way out that always works: everything but ACTIONS follows from it."""
+
 
 class TidemarkError(Exception):
     """Base of all errors with a message meant for the user."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
 from confluent_kafka import Message
 
-from flows.arrow_size import shared_bytes, uncompressed_bytes
+from flows.arrow_size import held_bytes, shared_bytes, uncompressed_bytes
+from flows.arrow_types import tamed, unless_bulky
 from flows.events import RAW_SCHEMA
 from flows.log import READ_BYTES, LogBatch
 
@@ -20,8 +21,8 @@ _IPC = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _NO_TIME = 1
 # How every Arrow stream begins, and no JSON.
 _ARROW = b"\xff\xff\xff\xff"
-# Of one Arrow message. A column of nulls has no bytes, so a stranger may declare any number of records.
-_MOST_RECORDS = 1 << 20
+# Of one Arrow message, and, about, of one read. A column of nulls has no bytes, so a stranger may declare any number of records, and of columns.
+_MOST_RECORDS, _MOST_CELLS = 1 << 18, 1 << 24
 
 
 def messages_of(batch: pa.RecordBatch) -> list[tuple[bytes | None, int]]:
@@ -49,14 +50,14 @@ def messages_of(batch: pa.RecordBatch) -> list[tuple[bytes | None, int]]:
 def batches_of(partition: int, start: int, end: int, messages: Sequence[Message]) -> list[LogBatch]:
     """Messages as log batches that cover start to end: each Arrow message one, each stretch of others one.
 
-    They end with the Arrow message in which they reach READ_BYTES: it is only here that one shows how large it is.
+    They end with the Arrow message in which they reach READ_BYTES, or so many records: it is only here that one shows how large it is.
     """
     # Some hundred thousand messages a second come this way: a method is mapped over all of them rather than called by a line of ours for each.
     values = list(map(Message.value, messages))
     stamps = np.fromiter(map(itemgetter(1), map(Message.timestamp, messages)), np.int64, len(messages)).clip(0)
     offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
     parts: list[tuple[pa.RecordBatch, np.ndarray]] = []
-    plain = size = 0
+    plain = size = rows = 0
 
     def close_plain(upto: int) -> None:
         if upto > plain:
@@ -71,8 +72,9 @@ def batches_of(partition: int, start: int, end: int, messages: Sequence[Message]
         plain = i + 1
         if records.num_rows:
             parts.append((records, np.full(records.num_rows, offsets[i], np.int64)))
-        size += records.nbytes
-        if size >= READ_BYTES and plain < len(values):
+        size += held_bytes(records, READ_BYTES)
+        rows += records.num_rows
+        if (size >= READ_BYTES or rows >= _MOST_RECORDS) and plain < len(values):
             values, end = values[:plain], int(offsets[plain])
             break
     close_plain(len(values))
@@ -106,17 +108,28 @@ def _arrow(value: bytes, timestamp: int) -> pa.RecordBatch | None:
         parts = []
         for part in pa.ipc.open_stream(pa.py_buffer(value)):
             parts.append(part)
-            if sum(p.num_rows for p in parts) > _MOST_RECORDS:
+            total = sum(p.num_rows for p in parts)
+            if total > _MOST_RECORDS or total * part.num_columns > _MOST_CELLS:
                 return None
             # Where offsets and codes point is looked at here and nowhere else: the bytes may be anybody's.
             part.validate(full=True)
             if shared_bytes(part, READ_BYTES) > READ_BYTES:
                 return None
-        table = pa.Table.from_batches(parts).combine_chunks()
+        table = pa.Table.from_batches([_each(tamed, part) for part in parts]).combine_chunks()
     except (pa.ArrowException, OSError, ValueError, MemoryError):
         return None
-    if "timestamp" not in table.schema.names or not pa.types.is_int64(table.schema.field("timestamp").type):
-        table = table.drop_columns([n for n in table.schema.names if n == "timestamp"])
+    at = table.schema.get_field_index("timestamp")  # -1 if there are two
+    if at < 0 or not pa.types.is_int64(table.schema.field(at).type):
+        table = table.select([i for i, name in enumerate(table.schema.names) if name != "timestamp"])
         table = table.append_column("timestamp", pa.array(np.full(table.num_rows, timestamp), pa.int64()))
     batches = table.to_batches()
-    return batches[0] if batches else None
+    return _each(unless_bulky, batches[0]) if batches else None
+
+
+def _each(change: Callable[[pa.Array], pa.Array], records: pa.RecordBatch) -> pa.RecordBatch:
+    """Records with each of their columns changed."""
+    before = records.columns
+    columns = [change(column) for column in before]
+    if all(new is old for new, old in zip(columns, before, strict=True)):
+        return records
+    return pa.RecordBatch.from_arrays(columns, names=records.schema.names)

@@ -13,7 +13,7 @@ from pathlib import Path
 from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient
 
-from flows.errors import DataDirectoryError
+from flows.errors import MAKE_ANEW, DataDirectoryError
 from flows.kafka_waiting import answered
 
 NOT_THERE = "is not there; `tidemark topics create` makes the topics"
@@ -83,6 +83,5 @@ def check_same(where: str, kept: Path, found: Topic, keep: bool) -> None:
     if known != found.id:
         raise DataDirectoryError(
             f"{where} is not the one that {kept.parent} was made from: it was deleted and made again, or the settings name other brokers (its "
-            f"ID is {found.id}, it was {known}); put the settings or the topic back, or delete {kept.parent} and every topic but 'actions', and run "
-            "again to make state anew from what the topic holds now"
+            f"ID is {found.id}, it was {known}); put the settings or the topic back, or {MAKE_ANEW}"
         )

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.arrow_size import held_bytes
 from flows.errors import CorruptionError, DataDirectoryError, LogError
 from flows.log_file import FORMAT, NO_TIME, LogFile
 
@@ -313,7 +314,7 @@ class LocalLog:
                         break
                     out.append(tail.between(at, stop))
                     at = out[-1].end_offset
-                    size += out[-1].records.nbytes
+                    size += held_bytes(out[-1].records, READ_BYTES)
                     if size >= READ_BYTES:
                         stop = at
                     if at >= stop:

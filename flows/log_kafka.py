@@ -31,6 +31,7 @@ from flows import stopping
 from flows.errors import DataDirectoryError, LogError
 from flows.kafka_client import (
     ADMIN_TIMEOUT_S,
+    CHECK_BROKERS,
     LARGEST_MESSAGE,
     Admin,
     BrokerError,
@@ -76,6 +77,7 @@ class KafkaLog:
         self._options = client_options(settings)
         self._patience_s = settings.kafka_patience_ms / 1000
         self._timeout_s = min(ADMIN_TIMEOUT_S, self._patience_s)
+        self._unheard_since: float | None = None
         self._kept = settings.state / f"{name}.topic"
         self._found: Topic | None = None
         self._looked = time.monotonic()
@@ -125,9 +127,14 @@ class KafkaLog:
         try:
             found = described(self._admin, self.topic, self._timeout_s)
         except KafkaException as error:
-            if passes(error):
-                return
-            raise
+            if not passes(error):
+                raise
+            # Whoever has read all there was, and only waits for more, hears of it here alone.
+            self._unheard_since = self._unheard_since or self._looked
+            if time.monotonic() - self._unheard_since > self._patience_s:
+                raise BrokerError(f"{self._where}: no answer for {self._patience_s:.0f} s{CHECK_BROKERS}") from error
+            return
+        self._unheard_since = None
         check_partitions(self._where, found.partitions, self.partitions)
         check_same(self._where, self._kept, found, keep=False)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from flows.errors import DataDirectoryError
 from flows.log import LocalLog, Log
+from flows.outputs import ACTIONS
 from flows.settings import Settings
 
 
@@ -39,12 +41,31 @@ def open_log(settings: Settings, name: str, create: bool = False, read_only: boo
 
 def open_live_log(settings: Settings, name: str, create: bool = False, read_only: bool = False) -> Log:
     """The same without its archive: for who makes that."""
+    _check_kind(settings)
     if settings.kafka:
         # Not before it is needed: the client takes 50 ms to load.
         from flows.log_kafka import KafkaLog
 
         return KafkaLog.open(settings, name, read_only)
     return LocalLog.open(settings.logs, name, settings.partitions, create, read_only)
+
+
+def _check_kind(settings: Settings) -> None:
+    """Refuse embedded logs where state was made from topics, and the other way round: positions in the one mean nothing in the other.
+
+    Raises
+    ------
+    DataDirectoryError
+    """
+    topics = any(settings.state.glob("*.topic"))
+    if settings.kafka and not topics and (settings.logs / f"{ACTIONS}.db").exists():
+        raise DataDirectoryError(
+            f"{settings.data} has embedded logs, and the settings name Kafka ({settings.kafka}): give Kafka another --data, or unset TIDEMARK_KAFKA"
+        )
+    if not settings.kafka and topics:
+        raise DataDirectoryError(
+            f"{settings.data} was made over Kafka, and the settings name no brokers: set TIDEMARK_KAFKA, or use another --data for embedded logs"
+        )
 
 
 def log_exists(settings: Settings, name: str) -> bool:

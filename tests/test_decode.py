@@ -487,6 +487,18 @@ def test_a_bad_record_of_another_partition_keeps_its_reason() -> None:
 # Several batches -------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["action", "surface", "topic", "request_id", "producer"])
+def test_small_batches_with_null_in_a_dictionary(name: str) -> None:
+    """Which Arrow can't join: each is then looked at by itself."""
+    batch = typed(WHOLE, WHOLE)
+    nulls = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array([None, WHOLE.get(name) or "x"]))
+    at = batch.schema.get_field_index(name)
+    batch = batch.set_column(at, batch.schema.field(at), nulls.cast(batch.schema.field(at).type))
+    together, alone = decode(batch, batch), decode(batch)
+    assert reasons(together) == {**reasons(alone), **{2 + i: reason for i, reason in reasons(alone).items()}}
+    assert together.user_id.tolist() == alone.user_id.tolist() * 2
+
+
 def test_batches_in_one() -> None:
     batches = [raw(GOOD, b"x"), typed(WHOLE, GOOD | {"action": "flub"}, GOOD), typed(WHOLE), raw(), typed(), raw(b"y")]
     parts = [decode(b) for b in batches]
@@ -537,19 +549,12 @@ def test_of_a_large_record_the_start_is_kept() -> None:
         assert kept.startswith(b"{" if whole is None else whole[:1])
 
 
-def test_a_row_that_would_grow_without_end_is_shown_without_it() -> None:
-    """Values that lie in no bytes, or in the same ones: a row of a few bytes that Python would need gigabytes for."""
-    null = pa.ListArray.from_arrays(pa.array([0, 2**31 - 1], pa.int32()), pa.nulls(2**31 - 1))
-    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1 << 20, np.int32)), pa.array(["x" * (1 << 20)]))
-    shared = pa.ListArray.from_arrays(pa.array([0, 1 << 20], pa.int32()), text)
-    for column in (null, shared, pa.StructArray.from_arrays([shared], ["inside"]), pa.RunEndEncodedArray.from_arrays([1], pa.array(["x"]))):
-        columns = decode(one("topic", column))
-        assert reasons(columns) == {0: "wrong_type"}
-        [(kept, size)] = columns.raw([0])
-        assert len(kept) == size
-        assert orjson.loads(kept)["topic"] == f"a {column.type} that can't be read"
-        assert orjson.loads(kept)["user_id"] == GOOD["user_id"]
-        assert reasons(decode(one("user_id", column))) == {0: "wrong_type"}
+@pytest.mark.parametrize(("values", "kind"), [(128, pa.int8()), (256, pa.uint8()), (32_768, pa.int16())])
+def test_a_dead_letter_beside_a_dictionary_as_large_as_its_codes_allow(values: int, kind: pa.DataType) -> None:
+    topics = pa.DictionaryArray.from_arrays(pa.array([1, None], kind), pa.array([f"t{i}" for i in range(values)]))
+    columns = decode(typed(GOOD, GOOD).set_column(typed(GOOD).schema.get_field_index("topic"), "topic", topics).drop_columns(["pin_id"]))
+    assert reasons(columns) == {0: "missing_field", 1: "missing_field"}
+    assert [orjson.loads(value).get("topic") for value, _ in columns.raw([0, 1])] == ["t1", None]
 
 
 def test_a_dead_letter_beside_a_column_that_arrow_takes_nothing_from() -> None:

@@ -63,7 +63,7 @@ def run(settings: Settings, logs: tuple[str, ...], until_end: bool, workers: int
 def _summary(done: Archived, follow: bool) -> str:
     total = sum(done.records.values())
     if not total:
-        return "nothing new to archive" + (" before it was stopped" if done.stopped else "; the archive is up to date")
+        return "stopped before anything was archived; run again to continue" if done.stopped else "nothing new to archive; the archive is up to date"
     each = ", ".join(f"{name} {number:,}" for name, number in done.records.items() if number)
     rate = f" ({total / done.seconds:,.0f}/s)" if done.seconds > 0 else ""
     stopped = "; stopped before the end, run again to continue" if done.stopped and not follow else ""

@@ -21,6 +21,8 @@ from flows.ingest.frames import CHUNK_ROWS, Chunk, Frame
 from flows.ingest.options import IngestOptions
 
 BLOCK_BYTES = 16 << 20
+# Arrow's texts can't be more than 2 GiB together, and as JSON a text may be six times as long.
+CHUNK_BYTES = 256 << 20
 
 
 @contextmanager
@@ -62,14 +64,25 @@ class ParquetSource:
                 group += 1
             for batch in file.iter_batches(CHUNK_ROWS, row_groups=list(range(group, len(sizes))), columns=list(self.names.values())):
                 skipped = min(max(start - row, 0), batch.num_rows)
-                first, row = row + skipped, row + batch.num_rows
-                if first < row:
-                    part = batch.slice(skipped)
+                size = _rows_at_once(batch)
+                for at in range(skipped, batch.num_rows, size):
+                    part = batch.slice(at, size)
                     columns = {target: part.column(name) for target, name in self.names.items()}
-                    yield Chunk(first, row, [Frame(np.arange(first, row), columns)], [])
+                    first, end = row + at, row + at + part.num_rows
+                    yield Chunk(first, end, [Frame(np.arange(first, end), columns)], [])
+                row += batch.num_rows
 
     def _open(self) -> pq.ParquetFile:
         return pq.ParquetFile(self.path, read_dictionary=self._encoded)
+
+
+def _rows_at_once(batch: pa.RecordBatch) -> int:
+    """How many rows are sure to be small enough, though each have the longest text of its columns' dictionaries."""
+    each = 0.0
+    for column in batch.columns:
+        longest = pc.max(pc.binary_length(column.dictionary)).as_py() if isinstance(column, pa.DictionaryArray) else None
+        each += longest if longest is not None else column.nbytes / max(1, len(column))
+    return max(1, int(CHUNK_BYTES / max(each, 1.0)))
 
 
 class CsvSource:

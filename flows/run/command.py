@@ -32,7 +32,7 @@ def run(settings: Settings, flow: str, until_end: bool, workers: int, as_json: b
 def summary(done: Done, follow: bool = False) -> str:
     """One line for people."""
     if not done.events and not done.changes:
-        return "nothing new to apply" + (" before it was stopped" if done.stopped else "; state is up to date")
+        return "stopped before anything was applied; run again to continue" if done.stopped else "nothing new to apply; state is up to date"
     rate = f" ({done.events / done.seconds:,.0f}/s on {done.workers} worker{'s' * (done.workers > 1)})" if done.seconds > 0 else ""
     stopped = "; stopped before the end, run again to continue" if done.stopped and not follow else ""
     return f"{done.events:,} events and {done.changes:,} revisit changes applied in {done.seconds:.1f} s{rate}{stopped}"

@@ -17,6 +17,7 @@ import pyarrow as pa
 from rocksdict import WriteBatch
 
 from flows.decode import Columns, Decoder
+from flows.decode_values import Faults
 from flows.errors import CorruptionError
 from flows.features import fingerprint
 from flows.kernels.actions import Judged, WorkingSet, tally
@@ -36,6 +37,8 @@ from flows.vocabulary import IMPRESSION, Vocabulary
 FLOW = "actions"
 _ANCHOR, _TOPIC = b"anchor", b"T"
 _SEAL_BYTES = 16
+# Dead letters that are put together: each may hold 64 KiB, and Arrow's bytes can't be more than 2 GiB together.
+_LETTERS = 8_192
 
 
 def state_fingerprint(settings: Settings, vocabulary: Vocabulary) -> str:
@@ -229,7 +232,14 @@ class ActionsTask(Task):
         faults = dict(c.faults)
         for i in np.flatnonzero(done.judged.status == FUTURE):
             faults[int(i)] = ("future_time", f"event_time {c.event_time[i]} at arrival {done.arrival[i]}")
-        at = np.array(sorted(faults), np.int64)
+        found = np.array(sorted(faults), np.int64)
+        for start in range(0, len(found), _LETTERS):
+            self._put_letters(batch, done, found[start : start + _LETTERS], faults)
+        for reason, _ in faults.values():
+            self._count(f"deadletter.{reason}", 1)
+
+    def _put_letters(self, batch: WriteBatch, done: JudgedBatch, at: np.ndarray, faults: Faults) -> None:
+        c = done.columns
         kept = c.raw(at.tolist())
         columns = {
             "timestamp": done.arrival[at],
@@ -241,8 +251,6 @@ class ActionsTask(Task):
             "raw": pa.array([value for value, _ in kept], pa.binary()),
             "size": np.array([size for _, size in kept], np.int64),
         }
-        for reason, _ in faults.values():
-            self._count(f"deadletter.{reason}", 1)
         self.outbox.put(batch, DEADLETTERS, np.full(len(at), self.partition), columns, DEADLETTER_SCHEMA)
 
     def _revisit_partitions(self) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 from rocksdict import WriteBatch
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from flows.errors import CorruptionError, DataDirectoryError
+from flows.errors import MAKE_ANEW, CorruptionError, DataDirectoryError
 from flows.log import LedgerConflictError, LedgerEntry, Log
 from flows.state.store import TaskStore
 
@@ -28,6 +28,7 @@ _IPC = pa.ipc.IpcWriteOptions()
 # Under which a log's ledger holds the fingerprint of those who write to it.
 _CLAIM = "written under"
 _PATIENCE_S = 60.0
+_TOGETHER_BYTES = 64 << 20
 
 
 def records_in(waiting: list[Waiting]) -> int:
@@ -38,7 +39,7 @@ def records_in(waiting: list[Waiting]) -> int:
 def append_together(taken: list[tuple[Outbox, list[Waiting]]]) -> None:
     """Append what several outboxes have given up by `take`, in order: one append for each log, so that they wait for the disk once.
 
-    And one batch for each partition of it: whoever writes or reads a log pays for each batch.
+    And few batches for each partition of it: whoever writes or reads a log pays for each batch.
     """
     chosen: dict[int, tuple[Log, dict[int, list[pa.RecordBatch]]]] = {}
     for outbox, waiting in taken:
@@ -46,9 +47,22 @@ def append_together(taken: list[tuple[Outbox, list[Waiting]]]) -> None:
             log = outbox.log(name)
             chosen.setdefault(id(log), (log, {}))[1].setdefault(destination, []).append(records)
     for log, by_destination in chosen.values():
-        log.append([(destination, pa.concat_batches(parts) if len(parts) > 1 else parts[0]) for destination, parts in by_destination.items()])
+        log.append([(destination, batch) for destination, parts in by_destination.items() for batch in _together(parts)])
     for outbox, waiting in taken:
         outbox.published(waiting)
+
+
+def _together(parts: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches joined, up to a size: Arrow's texts and bytes can't be more than 2 GiB together."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for part in parts:
+        if held and size + part.nbytes > _TOGETHER_BYTES:
+            yield pa.concat_batches(held)
+            held, size = [], 0
+        held.append(part)
+        size += part.nbytes
+    yield pa.concat_batches(held) if len(held) > 1 else held[0]
 
 
 class Outbox:
@@ -102,7 +116,7 @@ class Outbox:
             if end < self._store.meta.sequences[name][destination] - waiting[destination]:
                 raise CorruptionError(
                     f"log '{name}', partition {destination}, ends at {end}, but state {self._store.path} has appended more: the log has lost "
-                    f"records; restore it, or delete state/ and every log but 'actions', and run again to make them anew"
+                    f"records; restore it, or {MAKE_ANEW}"
                 )
 
     def _claim(self, name: str, log: Log) -> None:
@@ -110,8 +124,8 @@ class Outbox:
         mark = int.from_bytes(hashlib.blake2b(self._store.meta.fingerprint.encode(), digest_size=8).digest(), "big") >> 1
         if _claimed(log, mark) != mark:
             raise DataDirectoryError(
-                f"log '{name}' was written under other features or settings than state {self._store.path}; put the settings back, or delete "
-                "state/ and every log but 'actions', and run again to make them anew"
+                f"log '{name}' was written under other features or settings than state {self._store.path}; put the settings back, or "
+                f"{MAKE_ANEW}"
             )
 
     def put(

@@ -28,7 +28,11 @@ def take() -> str:
             clear()
             _folders[os.getpid()] = _locked_folder()
             atexit.register(_end, os.getpid())
-        folder, _ = _folders[os.getpid()]
+        folder, descriptor = _folders[os.getpid()]
+        if not os.path.isdir(folder):
+            # Somebody has cleaned up the temporary directory.
+            os.close(descriptor)
+            folder, _ = _folders[os.getpid()] = _locked_folder()
     return tempfile.mkdtemp(dir=folder)
 
 

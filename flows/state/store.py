@@ -22,7 +22,7 @@ import orjson
 from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch
 
 from flows.directories import make_directory
-from flows.errors import CorruptionError, DataDirectoryError, LockedError, StorageFullError, TidemarkError
+from flows.errors import MAKE_ANEW, CorruptionError, DataDirectoryError, LockedError, StorageFullError, TidemarkError
 from flows.state import scratch
 from flows.state.runs import Manifest, Run, RunReader, Runs, Table
 
@@ -131,7 +131,7 @@ class TaskStore:
             if self.meta.fingerprint != fingerprint:
                 raise DataDirectoryError(
                     f"state {path} was made under other features or settings (fingerprint {self.meta.fingerprint}, now {fingerprint}); "
-                    "put the settings back, or delete state/ and every log but 'actions' in the data directory, and run again to make them anew"
+                    f"put the settings back, or {MAKE_ANEW}"
                 )
             self.runs = Runs(self._db, tables, self.meta.manifest, self.meta.next_run)
         except BaseException:

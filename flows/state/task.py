@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rocksdict import WriteBatch
 
-from flows.errors import CorruptionError
+from flows.errors import MAKE_ANEW, CorruptionError
 from flows.log import Log, LogBatch
 from flows.settings import Settings
 from flows.state.behind import Lanes
@@ -73,7 +73,7 @@ class Task:
             if self.position > end:
                 raise CorruptionError(
                     f"state {self.store.path} is at position {self.position}, but log '{source.name}', partition {partition}, ends at {end}: "
-                    "the log has lost records; restore it, or, unless it is 'actions', delete state/ and every log but 'actions', and run again"
+                    f"the log has lost records; restore it, or, unless it is 'actions', {MAKE_ANEW}"
                 )
             self.outbox = Outbox(self.store, outputs)
             self._restore()

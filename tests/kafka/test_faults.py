@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import KafkaError, Producer
 
-from flows import kafka_waiting, stopping
+from flows import kafka_waiting, log_kafka, stopping
 from flows.events import RAW_SCHEMA
-from flows.kafka_client import BrokerError, RetentionError
+from flows.kafka_client import Admin, BrokerError, RetentionError
+from flows.kafka_topic import Topic
 from flows.log import LedgerEntry, LogBatch
 from flows.log_kafka import KafkaLog
 from flows.partition import partition_of
@@ -224,6 +226,51 @@ def test_patience_ends(settings: Settings, brokers: MockBrokers, ask: Callable[[
             brokers.down(broker)
         with pytest.raises(BrokerError, match=rf"'{TOPIC}'.*check the setting 'kafka' and that the brokers run"):
             ask(log)
+
+
+@pytest.fixture
+def looking(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaLog]:
+    """A log that looks at its topic each time that it is read; the mock knows no topics by their ID, so it is asked whether there is one."""
+    here = Topic("id", PARTITIONS)
+
+    def described(admin: Admin, topic: str, timeout_s: float) -> Topic:
+        admin.list_topics(topic, timeout=1)
+        return here
+
+    monkeypatch.setattr(log_kafka, "described", described)
+    monkeypatch.setattr(log_kafka, "_LOOK_S", 0.0)
+    with KafkaLog.open(replace(settings, kafka_patience_ms=3_000), "actions") as log:
+        log._found = here
+        yield log
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["away", "silent"])
+def test_patience_ends_for_who_has_read_everything_too(looking: KafkaLog, brokers: MockBrokers, silent: bool) -> None:
+    """A flow that only waits for more would otherwise never hear that there is nobody to wait for."""
+    assert looking.read(0, 0, 10) == []
+    for broker in range(1, BROKERS + 1):
+        if silent:
+            brokers.slow(broker, 86_400_000)
+        else:
+            brokers.down(broker)
+    with pytest.raises(BrokerError, match=rf"'{TOPIC}'.*no answer for 3 s; check the setting 'kafka'"):
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            looking.read(0, 0, 10, exact=False)
+
+
+def test_a_short_silence_is_forgotten(looking: KafkaLog, brokers: MockBrokers) -> None:
+    assert looking.read(0, 0, 10) == []
+    looking._patience_s = PATIENCE_S
+    for _ in range(2):
+        for broker in range(1, BROKERS + 1):
+            brokers.down(broker)
+        while looking._unheard_since is None:
+            looking.read(0, 0, 10, exact=False)
+        for broker in range(1, BROKERS + 1):
+            brokers.up(broker)
+        while looking._unheard_since is not None:
+            looking.read(0, 0, 10, exact=False)
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["away", "silent"])

@@ -11,7 +11,7 @@ import pytest
 from flows.errors import DataDirectoryError, StorageFullError
 from flows.log import LedgerConflictError, LedgerEntry, LocalLog
 from flows.outputs import REVISIT_SCHEMA, take_next
-from flows.state import tables
+from flows.state import outbox, tables
 from flows.state.outbox import Outbox
 from flows.state.store import TaskStore
 
@@ -169,3 +169,25 @@ def test_two_that_claim_a_log_at_once(tmp_path: Path, theirs: str | None) -> Non
             outbox.check()
     else:
         outbox.check()
+
+
+def test_what_is_put_out_together_may_be_larger_than_arrow_allows(
+    tmp_path: Path, logs: dict[str, LocalLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of texts and bytes one batch holds 2 GiB at most; what waits of a destination may be more."""
+    monkeypatch.setattr(outbox, "_TOGETHER_BYTES", 1_000)
+    joined: list[int] = []
+    concat = pa.concat_batches
+
+    def noted(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
+        joined.append(sum(part.nbytes for part in parts))
+        return concat(parts)
+
+    monkeypatch.setattr(outbox.pa, "concat_batches", noted)
+    parts = [pa.record_batch({"raw": pa.array([bytes([i]) * 300], pa.binary())}) for i in range(20)]
+    found = list(outbox._together(parts))
+    assert [value for batch in found for value in batch.column("raw").to_pylist()] == [bytes([i]) * 300 for i in range(20)]
+    assert 1 < len(found) < 20
+    assert max(joined) <= 1_000
+    large = [pa.record_batch({"raw": pa.array([b"x" * 5_000], pa.binary())})] * 3
+    assert list(outbox._together(large)) == large

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,5 +142,17 @@ def test_a_fork_has_a_folder_of_its_own(temporary: Path, monkeypatch: pytest.Mon
         os._exit(int(taken.parent == ours.parent or taken.exists()))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert ours.is_dir()
+    scratch._end(os.getpid())
+    assert folders(temporary) == set()
+
+
+def test_a_folder_that_somebody_removed_is_made_anew(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(scratch, "_folders", {})
+    shutil.rmtree(Path(scratch.take()).parent)
+    taken = Path(scratch.take())
+    assert taken.is_dir()
+    scratch.clear()
+    assert taken.is_dir(), "it is locked"
     scratch._end(os.getpid())
     assert folders(temporary) == set()
