@@ -57,11 +57,21 @@ _LOOK_S = 5.0
 _LONGEST_TRANSACTION_S = 900.0
 # A transaction that its end doesn't reach is ended by the next one from the same source, or in time by the broker.
 _ABORT_S = 5.0
+# A commit without an answer for so long is settled by another client.
+_UNANSWERED_S = 15.0
 # A call with a limit of its own is waited for a moment longer, so that the error is the one that it gives.
 _MOMENT_S = 5.0
 
 _Messages = list[list[tuple[int, bytes | None, int]]]
 """Of each batch its messages: (partition, value, timestamp)."""
+
+
+class _UnsettledError(Exception):
+    """Nobody has said whether a transaction was committed; where its records would lie."""
+
+    def __init__(self, cause: KafkaException, spans: list[tuple[int, int, int]]) -> None:
+        super().__init__(str(cause))
+        self.cause, self.spans = cause, spans
 
 
 class KafkaLog:
@@ -225,6 +235,31 @@ class KafkaLog:
         return [(batch[0][0] if batch else 0, *span) for batch, span in zip(messages, spans, strict=True)], failures  # type: ignore[misc]
 
     def _append_with(self, entries: list[LedgerEntry], messages: _Messages) -> list[tuple[int, int, int]]:
+        """Append with a ledger, and make sure of it where nobody says whether it was committed.
+
+        A client whose commit is not answered may not ask again for ever: a new one with its name ends the transaction, one way or the other, and then
+        the ledger tells which.
+        """
+        begun = time.monotonic()
+        while True:
+            try:
+                return self._append_once(entries, messages)
+            except _UnsettledError as error:
+                if time.monotonic() - begun > self._patience_s:
+                    raise error.cause from error
+                self._transactional[entries[0].key] = self._new_transactional(entries[0].key)
+                known = self._read_ledger()
+                if all(known.get(entry.key, {"done": 0})["done"] == entry.done for entry in entries):
+                    return error.spans
+
+    def _new_transactional(self, key: str) -> Producer:
+        longest = int(min(self._patience_s, _LONGEST_TRANSACTION_S) * 1000)
+        own = {"transactional.id": f"{self.topic}.{key}"[:240], "transaction.timeout.ms": longest, "message.timeout.ms": longest}
+        producer = Producer({**self._producer_options(), **own})
+        self._finish(producer.init_transactions)
+        return producer
+
+    def _append_once(self, entries: list[LedgerEntry], messages: _Messages) -> list[tuple[int, int, int]]:
         # Whoever begins later with the same source fences off whoever began before.
         key = entries[0].key
         conflict = LedgerConflictError(
@@ -233,11 +268,7 @@ class KafkaLog:
         producer = self._transactional.get(key)
         try:
             if producer is None:
-                longest = int(min(self._patience_s, _LONGEST_TRANSACTION_S) * 1000)
-                own = {"transactional.id": f"{self.topic}.{key}"[:240], "transaction.timeout.ms": longest, "message.timeout.ms": longest}
-                producer = Producer({**self._producer_options(), **own})
-                self._finish(producer.init_transactions)
-                self._transactional[key] = producer
+                producer = self._transactional[key] = self._new_transactional(key)
             known = self._read_ledger()
             if any(known.get(entry.key, {"done": 0})["done"] != entry.previous for entry in entries):
                 raise conflict
@@ -252,7 +283,12 @@ class KafkaLog:
                 for entry in entries:
                     value = orjson.dumps({"done": entry.done, "total": entry.total})
                     producer.produce(self._prefix + LEDGER, key=f"{self.name}|{entry.key}", value=value, partition=0)
-                self._finish(producer.commit_transaction)
+                try:
+                    self._finish(producer.commit_transaction, _UNANSWERED_S)
+                except KafkaException as error:
+                    if passes(error):
+                        raise _UnsettledError(error, spans) from error
+                    raise
             except BaseException:
                 # The next append begins with a new one: after an abort the broker may find its numbers out of order.
                 self._transactional.pop(key, None)
@@ -271,9 +307,10 @@ class KafkaLog:
                 raise conflict from error
             raise
 
-    def _finish(self, step: Callable[[float], object]) -> None:
+    def _finish(self, step: Callable[[float], object], most_s: float = float("inf")) -> None:
         """One step of a transaction, which may be asked for again as long as brokers are away."""
-        patiently(lambda: self._call(lambda: step(self._timeout_s)), self._patience_s)
+        timeout_s = min(self._timeout_s, most_s)
+        patiently(lambda: interruptibly(lambda: step(timeout_s), timeout_s + _MOMENT_S), min(self._patience_s, most_s))
 
     def _call(self, call: Callable[[], T]) -> T:
         """Make a call that may keep its thread for as long as `_timeout_s`."""

@@ -53,13 +53,15 @@ class Past:
 
     Parameters
     ----------
-    settings, vocabulary, log
-        As of the flows; `log` is ACTIONS.
+    settings, vocabulary
+        As of the flows.
+    log : callable
+        Gives the ACTIONS log; asked when it is needed, for that may be never.
     progress : callable, optional
         Called with the number of records just read.
     """
 
-    def __init__(self, settings: Settings, vocabulary: Vocabulary, log: Log, progress: Callable[[int], None] | None = None) -> None:
+    def __init__(self, settings: Settings, vocabulary: Vocabulary, log: Callable[[], Log], progress: Callable[[int], None] | None = None) -> None:
         self._settings = settings
         self._vocabulary = vocabulary
         self._log = log
@@ -124,12 +126,12 @@ class Past:
         return [part.rows() for part in gathered]
 
     def _judged(self, judge: Judge, partition: int, position: int) -> Iterator[JudgedBatch]:
-        at = 0
+        at, log = 0, self._log()
         while at < position:
-            batches = read_before(self._log, position, partition, at, self._settings.batch_records)
+            batches = read_before(log, position, partition, at, self._settings.batch_records)
             if not batches:
                 raise CorruptionError(
-                    f"log '{self._log.name}', partition {partition}, ends at {at}, but its state is at position {position}: "
+                    f"log '{log.name}', partition {partition}, ends at {at}, but its state is at position {position}: "
                     "the log has lost records; restore the log"
                 )
             yield judge.judge(batches)

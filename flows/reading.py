@@ -14,6 +14,7 @@ from flows.errors import DataDirectoryError
 from flows.features import PIN_COUNTERS, TOPIC_STATS
 from flows.kernels.reads import counters, group_bounds, newest, topic_statistics
 from flows.kernels.rows import SEQUENCE_CODES, merge_rows
+from flows.log import Log
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
 from flows.partition import partition_of
@@ -84,9 +85,10 @@ class FeatureReader:
     def __init__(self, settings: Settings, progress: Callable[[int], None] | None = None) -> None:
         self.settings = settings
         self.vocabulary = settings.load_vocabulary()
-        self._log = open_log(settings, ACTIONS, read_only=True)
+        # Brokers may be away: what state answers needs none.
+        self._log = None if settings.kafka else open_log(settings, ACTIONS, read_only=True)
         self._fingerprint = state_fingerprint(settings, self.vocabulary)
-        self._past = Past(settings, self.vocabulary, self._log, progress)
+        self._past = Past(settings, self.vocabulary, self._actions, progress)
         self._views: dict[tuple[str, int], TaskView] = {}
         self.refresh()
 
@@ -112,7 +114,8 @@ class FeatureReader:
         for view in self._views.values():
             view.close()
         self._views.clear()
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
 
     def __enter__(self) -> FeatureReader:
         return self
@@ -264,7 +267,7 @@ class FeatureReader:
             past = self._past_users(partition, as_of, np.empty(0, np.int64))
             return past.labels, past.watermark
         judge = Judge(self.settings, self.vocabulary, partition)
-        for _ in resume(judge, view, meta, self._log, self.settings.batch_records):
+        for _ in resume(judge, view, meta, self._actions(), self.settings.batch_records):
             pass
         saved = view.runs.scan(tables.LABELS, meta.manifest.get(tables.LABELS.name, []))
         return labels_at(merged_labels(saved, judge.working_set), as_of), meta.watermark
@@ -288,6 +291,12 @@ class FeatureReader:
 
     def _meta(self, flow: str, partition: int) -> Meta | None:
         return self._view(flow, partition)[1]
+
+    def _actions(self) -> Log:
+        """The ACTIONS log."""
+        if self._log is None:
+            self._log = open_log(self.settings, ACTIONS, read_only=True)
+        return self._log
 
     def _past_users(self, partition: int, as_of: int, user_ids: np.ndarray | None) -> PastUsers:
         meta = self._meta(ACTIONS, partition)

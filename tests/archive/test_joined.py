@@ -230,7 +230,7 @@ def test_state_from_the_archive_is_state_from_the_log(tmp_path: Path, monkeypatc
                 got[f"{flow}-{partition}"] = task.digest()
                 if flow == ACTIONS:
                     # As of a time in between: the same kernels over the joined log, up to a position.
-                    times = [Past(settings, vocabulary, log).users(partition, ends[partition] // 2, 2**62) for log in (source, whole)]
+                    times = [Past(settings, vocabulary, lambda log=log: log).users(partition, ends[partition] // 2, 2**62) for log in (source, whole)]
                     assert times[0].watermark == times[1].watermark
                     assert all(
                         np.array_equal(getattr(times[0], n), getattr(times[1], n)) for n in ("sequences", "revisits", "labels", "tiles")

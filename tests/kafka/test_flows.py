@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 from confluent_kafka import Producer
@@ -33,6 +35,14 @@ def test_the_same_as_over_the_embedded_log(on_kafka: Settings, simulated: Simula
     assert f"{simulated.records:,} events" in done.out
     assert "nothing new to apply" in tidemark("run", data=on_kafka.data, **options(on_kafka)).out
     assert_as_embedded(on_kafka, simulated, tmp_path / "got")
+    # What state answers needs no broker.
+    with FeatureReader(on_kafka) as reader, FeatureReader(replace(on_kafka, kafka="127.0.0.1:1")) as alone:
+        assert alone.default_as_of() == reader.default_as_of() is not None
+        assert alone.counts() == reader.counts()
+        users = np.arange(1, 2_000)
+        want, got = reader.user_counters(users), alone.user_counters(users)
+        assert want.found.any()
+        assert (want.values == got.values).all()
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from flows import deadletters
+from flows import deadletters, log_kafka
+from flows.log import LedgerEntry
 from flows.log_kafka import KafkaLog
 from flows.outputs import ACTIONS, REVISITS
 from flows.reading import FeatureReader
@@ -20,6 +22,7 @@ from flows.settings import Settings
 from flows.status_command import digest_of
 from tests.kafka.broker import Broker
 from tests.kafka.conftest import options
+from tests.kafka.test_faults import content, many, raw
 from tests.oracles.partition import partition_of
 from tests.processes import await_true, tidemark
 
@@ -155,3 +158,45 @@ def test_where_the_producers_time_is_kept_that_is_the_arrival(on_kafka: Settings
     produce(plain(on_kafka), on_kafka, event(1, time=TIME), timestamp=1)
     run(on_kafka)
     assert deadletters.counts(on_kafka) == {"future_time": 1}
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_commit_that_is_never_answered_is_settled(on_kafka: Settings, committed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another client of the same name: the ledger tells whether it was committed, and nothing is appended twice or not at all."""
+    monkeypatch.setattr(log_kafka, "_UNANSWERED_S", 0.5)
+    monkeypatch.setattr(log_kafka, "_ABORT_S", 0.5)
+    made: list[Producer] = []
+
+    class Deaf(Producer):
+        """The first of them hears no answer to its commits."""
+
+        def __init__(self, options: dict[str, object]) -> None:
+            super().__init__(options)
+            made.append(self)
+            self.commits = 0
+
+        def commit_transaction(self, timeout: float) -> None:
+            self.commits += 1
+            if self is not made[0]:
+                super().commit_transaction(timeout)
+                return
+            if committed and self.commits == 1:
+                super().commit_transaction(timeout)
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    monkeypatch.setattr(log_kafka, "Producer", Deaf)
+    with KafkaLog.open(on_kafka, "actions") as log:
+        assert log.append([(0, raw(*many(0, 5)))], ledger=LedgerEntry("file", 5, 9)) == [(0, *appended(log))]
+        assert len(made) == 2
+        assert made[0].commits > 1
+        assert content(log.read(0, 0, 100)) == many(0, 5)
+        assert log.ledger_entry("file") == LedgerEntry("file", 5, 9, previous=5)
+        log.append([(0, raw(*many(5, 4)))], ledger=LedgerEntry("file", 9, 9, previous=5))
+        assert content(log.read(0, 0, 100)) == many(0, 9)
+        assert len(made) == 2, "the one that settled it goes on"
+
+
+def appended(log: KafkaLog) -> tuple[int, int]:
+    """First offset and end of all that can be read of partition 0."""
+    offsets = np.concatenate([batch.offsets_of_records() for batch in log.read(0, 0, 100)])
+    return int(offsets[0]), int(offsets[-1]) + 1

@@ -81,7 +81,7 @@ def test_a_read_of_the_past_takes_nothing_after_the_position(house: House) -> No
     # The position lies before a hole, and there is more behind it.
     for records in (7, 40, 61):
         got, want = (
-            Past(house.settings, house.vocabulary, log).users(0, position, 2**61)
+            Past(house.settings, house.vocabulary, lambda log=log: log).users(0, position, 2**61)
             for log, position in ((holed, 2 * records), (plain, records))
         )
         assert got.watermark == want.watermark
