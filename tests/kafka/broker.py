@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -159,3 +162,20 @@ def _free_ports(number: int) -> list[int]:
     finally:
         for s in sockets:
             s.close()
+
+
+def main() -> None:
+    """Run a broker until Ctrl-C, to try things with."""
+    with tempfile.TemporaryDirectory(prefix="tidemark-kafka-") as directory:
+        broker = Broker(Path(directory))
+        try:
+            print(f"export TIDEMARK_KAFKA={broker.servers}    # runs until Ctrl-C, and forgets everything then", flush=True)
+            with suppress(KeyboardInterrupt):
+                signal.pause()
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            broker.stop()
+
+
+if __name__ == "__main__":
+    main()
