@@ -86,7 +86,7 @@ class FeatureReader:
         self.settings = settings
         self.vocabulary = settings.load_vocabulary()
         # Brokers may be away: what state answers needs none.
-        self._log = None if settings.kafka else open_log(settings, ACTIONS, read_only=True)
+        self._log = None if settings.kafka and settings.state.is_dir() else open_log(settings, ACTIONS, read_only=True)
         self._fingerprint = state_fingerprint(settings, self.vocabulary)
         self._past = Past(settings, self.vocabulary, self._actions, progress)
         self._views: dict[tuple[str, int], TaskView] = {}

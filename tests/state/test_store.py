@@ -117,7 +117,7 @@ def test_another_format_is_refused_and_lets_go(path: Path) -> None:
 
 @pytest.mark.parametrize("record", [b"", b"\xff", b"[]", b"7", b'{"format":2}', b'{"format":2,"manifest":{"a":[[1]]},"applied":{}}'])
 def test_a_meta_record_that_makes_no_sense(path: Path, record: bytes) -> None:
-    with pytest.raises(CorruptionError, match=r"meta record can't be read .*restore the task"):
+    with pytest.raises(CorruptionError, match=r"meta record can't be read .*put the task back"):
         Meta.from_json(record, path)
 
 
@@ -138,7 +138,7 @@ def test_a_missing_block_or_index_is_found(path: Path, lost: int) -> None:
     store._db.delete(PREFIX + bytes(8) + lost.to_bytes(4, "big"))
     store.runs.forget_except(set())
     for read in (lambda: total(store), lambda: store.runs.rows_of(tables.REVISITS, store.meta.manifest["revisits"], np.array([0]))):
-        with pytest.raises(CorruptionError, match=r"missing.*restore the task"):
+        with pytest.raises(CorruptionError, match=r"missing.*put the task back"):
             read()
     store.close()
 
@@ -158,7 +158,7 @@ def test_a_damaged_block_is_found(path: Path) -> None:
     data[middle : middle + 9] = b"\x00damage\x00\x00"
     largest.write_bytes(data)
     view = TaskView(path)
-    with pytest.raises(CorruptionError, match=r"restore the task"):
+    with pytest.raises(CorruptionError, match=r"put the task back"):
         total(view)
     view.close()
 

@@ -268,7 +268,7 @@ def test_a_saved_working_set_that_was_altered_is_found(tmp_path: Path, at: int) 
     data[at] ^= 1
     view._db.put(b"anchor", bytes(data))
     view.close()
-    with pytest.raises(CorruptionError, match=r"working set saved at position 8 is not what was written; delete this task's directory"):
+    with pytest.raises(CorruptionError, match=r"working set saved at position 8 is not what was written; put the task back"):
         house.open()
     house.close()
 
