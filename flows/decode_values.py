@@ -238,8 +238,4 @@ def _shown(column: pa.Array, rows: np.ndarray) -> list[Any]:
     if pa.types.is_dictionary(column.type):
         values = [*python_values(column.dictionary), None]
         return [values[i] for i in column.indices.cast(pa.int64()).fill_null(len(values) - 1).to_numpy(zero_copy_only=False)[rows].tolist()]
-    try:
-        return python_values(column.take(pa.array(rows)))
-    except pa.ArrowNotImplementedError:
-        # Some types can't be taken from, and are of no column that we read.
-        return [value for i in rows.tolist() for value in python_values(column.slice(i, 1))]
+    return python_values(column.take(pa.array(rows)))
