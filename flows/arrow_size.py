@@ -114,7 +114,7 @@ def _shared_bytes(column: pa.Array, limit: int) -> int:
         # Of 16 bytes each, the first four are its length.
         views = np.frombuffer(column.buffers()[1], np.int32, 4 * len(column), column.offset * 16)
         return int(views[::4].astype(np.int64).clip(0).sum())
-    if not pa.types.is_dictionary(kind) or not is_text(kind.value_type):
+    if not pa.types.is_dictionary(kind) or not holds_texts(kind.value_type):
         return 0
     values = column.dictionary
     if len(column) * values.nbytes <= limit:
@@ -123,6 +123,6 @@ def _shared_bytes(column: pa.Array, limit: int) -> int:
     return int(lengths[column.indices.cast(pa.int64()).fill_null(len(values)).to_numpy(zero_copy_only=False)].astype(np.int64).sum())
 
 
-def is_text(kind: pa.DataType) -> bool:
+def holds_texts(kind: pa.DataType) -> bool:
     """Whether values of a type are texts or bytes, one after another."""
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string, pa.types.is_large_binary))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from flows.arrow_size import is_text
+from flows.arrow_size import holds_texts
 
 # Of a column of lists or structs, which Python needs many times the memory for.
 _MOST_NESTED_BYTES = 8 << 20
@@ -34,13 +34,13 @@ def _is_plain(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.BaseExtensionType):
         return False
     if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type) or pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)
+        return holds_texts(kind.value_type) or pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind):
         # What lies in lists may be empty, or shared, without bytes of its own.
         return kind.num_fields > 0 and all(_is_plain_inside(kind.field(i).type) for i in range(kind.num_fields))
     if pa.types.is_timestamp(kind):
         return kind.tz is None or _is_known(kind.tz)
-    return pa.types.is_null(kind) or pa.types.is_fixed_size_binary(kind) or is_text(kind) or _is_number(kind)
+    return pa.types.is_null(kind) or pa.types.is_fixed_size_binary(kind) or holds_texts(kind) or _is_number(kind)
 
 
 def _is_plain_inside(kind: pa.DataType) -> bool:

@@ -154,7 +154,7 @@ def restore(settings: Settings, names: tuple[str, ...], everything: bool, then_r
     Without --task or --all: those whose state `tidemark replay verify` finds damaged. The old state stays beside the new one
     (state/<flow>/<partition>.replaced) until the next time.
     """
-    place, fingerprint = Place(settings.checkpoint_place), state_fingerprint(settings, settings.load_vocabulary())
+    place, vocabulary = Place(settings.checkpoint_place), settings.load_vocabulary()
     asked = _chosen(settings, names)
     with ExitStack() as stack:
         if not dry_run:
@@ -164,9 +164,9 @@ def restore(settings: Settings, names: tuple[str, ...], everything: bool, then_r
             chosen = task_names.every(settings) if everything else asked
         else:
             with _bar(as_json, "verify state") as advance:
-                chosen = [task for task in asked if _damaged(verify_state(settings, task, fingerprint, logs, advance))]
+                chosen = [task for task in asked if _damaged(verify_state(settings, vocabulary, task, logs, advance))]
         with _bar(as_json, "read checkpoints" if dry_run else "restore") as advance:
-            restorer = Restorer(settings, place, fingerprint, logs, advance)
+            restorer = Restorer(settings, place, state_fingerprint(settings, vocabulary), logs, advance)
             done = [restorer.plan(task) if dry_run else restorer.restore(task) for task in chosen]
     ran = None
     if done and then_run and not dry_run:
@@ -227,7 +227,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     checkpoints of that task alone.
     """
     settings: Settings = ctx.obj
-    place, fingerprint = Place(settings.checkpoint_place), state_fingerprint(settings, settings.load_vocabulary())
+    place, vocabulary = Place(settings.checkpoint_place), settings.load_vocabulary()
     chosen = _chosen(settings, names)
     problems: list[Problem] = []
     read = 0
@@ -250,7 +250,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
                     problems += verify_segments(settings, live, partition, advance)
         for task in chosen:
             if task.flow in logs:
-                problems += verify_state(settings, task, fingerprint, logs, advance)
+                problems += verify_state(settings, vocabulary, task, logs, advance)
             problems += verify_checkpoints(place, task, advance)
     if as_json:
         click.echo(json.dumps({"bytes": read, "problems": [asdict(problem) for problem in problems]}))

