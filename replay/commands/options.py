@@ -1,0 +1,51 @@
+"""What the commands of `tidemark replay` share: options, the tasks that were named, the bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from flows.errors import DataDirectoryError
+from flows.open_log import log_exists
+from flows.outputs import ACTIONS
+from flows.settings import Settings
+from replay import tasks as task_names
+from replay.tasks import TaskName
+
+TASK = click.option(
+    "--task",
+    "names",
+    multiple=True,
+    metavar="FLOW/PARTITION",
+    help="Only this task, e.g. actions/3, or a flow (may be given several times).",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+DRY = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+
+
+def chosen(settings: Settings, names: tuple[str, ...]) -> list[TaskName]:
+    """The tasks that were named, or all, of a data directory that is one."""
+    if not log_exists(settings, ACTIONS):
+        raise DataDirectoryError(f"there is no log in {settings.logs}; `tidemark ingest` makes one")
+    return task_names.named(settings, names) if names else task_names.every(settings)
+
+
+def now() -> int:
+    """Wall clock, ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@contextmanager
+def bar(quiet: bool, what: str) -> Iterator[Any]:
+    """Shows bytes as they go by, with their rate; gives what to call with how many there are."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda size: progress.advance(bar, size)

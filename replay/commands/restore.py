@@ -1,0 +1,100 @@
+"""`tidemark replay restore`: tasks put back, from checkpoint and log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from flows.open_log import open_log
+from flows.run.display import LiveDisplay, moment
+from flows.run.main_job import run_flows
+from flows.settings import Settings
+from flows.state.actions_task import state_fingerprint
+from flows.state.lock import run_lock
+from replay import tasks as task_names
+from replay.commands.options import DRY, JSON, TASK, bar, chosen
+from replay.place import Place
+from replay.restore import Restored, Restorer
+from replay.verify import Problem, verify_state
+
+
+@click.command(epilog="Example: tidemark replay restore --task actions/3 --dry-run")
+@TASK
+@click.option("--all", "everything", is_flag=True, help="Every task.")
+@click.option("--then-run/--no-run", default=True, show_default=True, help="Then run the flows up to where the log ends now.")
+@DRY
+@JSON
+@click.pass_obj
+def restore(settings: Settings, names: tuple[str, ...], everything: bool, then_run: bool, dry_run: bool, as_json: bool) -> None:
+    """Put tasks back: the newest checkpoint that is sound, then the log from its position.
+
+    Without --task or --all: those whose state `tidemark replay verify` finds damaged. The old state stays beside the new one
+    (state/<flow>/<partition>.replaced) until the next time.
+    """
+    place, vocabulary = Place(settings.checkpoint_place), settings.load_vocabulary()
+    asked = chosen(settings, names)
+    with ExitStack() as stack:
+        if not dry_run:
+            stack.enter_context(run_lock(settings.state))
+        logs = {name: stack.enter_context(open_log(settings, name, create=not dry_run)) for name in task_names.FLOWS}
+        if names or everything:
+            wanted = task_names.every(settings) if everything else asked
+        else:
+            with bar(as_json, "verify state") as advance:
+                wanted = [task for task in asked if _damaged(verify_state(settings, vocabulary, task, logs, advance))]
+        with bar(as_json, "read checkpoints" if dry_run else "restore") as advance:
+            restorer = Restorer(settings, place, state_fingerprint(settings, vocabulary), logs, advance)
+            done = [restorer.plan(task) if dry_run else restorer.restore(task) for task in wanted]
+    ran = None
+    if done and then_run and not dry_run:
+        with LiveDisplay(quiet=as_json) as display:
+            ran = run_flows(settings, "all", follow=False, workers=1, display=display)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {"place": place.url, "dry_run": dry_run, "restored": [_as_row(one) for one in done], "ran": asdict(ran) if ran else None}
+            )
+        )
+        return
+    if not done:
+        click.echo("every task's state is sound: nothing to restore")
+        return
+    _print_restored(done, dry_run)
+    if ran is not None:
+        click.echo(f"then {ran.events:,} events and {ran.changes:,} revisit changes replayed in {ran.seconds:.1f} s")
+
+
+def _damaged(problems: Iterable[Problem]) -> bool:
+    """Whether more is wrong than that the log has to be applied again."""
+    return any(problem.kind == "state" for problem in list(problems))
+
+
+def _as_row(one: Restored) -> dict[str, Any]:
+    return {
+        "task": str(one.task),
+        "position": one.position,
+        "made_at": one.manifest.made_at if one.manifest else None,
+        "log_end": one.log_end,
+        "to_replay": one.to_replay,
+        "passed_over": one.passed_over,
+    }
+
+
+def _print_restored(done: list[Restored], dry_run: bool) -> None:
+    table = Table(
+        "task", "from", "position", "log end", "to replay", title="Would be restored" if dry_run else "Restored", title_justify="left"
+    )
+    for one in done:
+        made = f"checkpoint of {moment(one.manifest.made_at)}" if one.manifest else "nothing: the log from its beginning"
+        table.add_row(str(one.task), made, f"{one.position:,}", f"{one.log_end:,}", f"{one.to_replay:,}")
+    Console().print(table)
+    for one in done:
+        for reason in one.passed_over:
+            click.echo(f"{one.task}: passed over: {reason}")
