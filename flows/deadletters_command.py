@@ -75,7 +75,9 @@ def show(settings: Settings, id: str, as_json: bool) -> None:
     click.echo(f"arrival    {letter.timestamp} ({_moment(letter.timestamp)})")
     click.echo(f"reason     {letter.reason}: {letter.detail}")
     click.echo(f"re-driven  {'yes' if done else 'no'}")
-    click.echo(f"record     {letter.size} bytes" + (f", of which the first {len(letter.raw)} are kept; {_place(letter)}" if letter.cut else ""))
+    click.echo(
+        f"record     {letter.size} bytes" + (f", of which the first {len(letter.raw)} are kept; {_place(letter)}" if letter.cut else "")
+    )
     try:
         click.echo(orjson.dumps(orjson.loads(letter.raw), option=orjson.OPT_INDENT_2).decode())
     except orjson.JSONDecodeError:

@@ -15,7 +15,19 @@ from flows.kernels.json_rows import ACTION, KEY, SURFACE, TOPIC
 
 # Topics are few. A producer that sends a new one with every record must not make this table grow for ever.
 _MOST_NAMES = 1 << 16
-_FIELDS = ("event_id", "user_id", "pin_id", "event_time", "duration_ms", "schema_version", "action", "surface", "topic", "request_id", "producer")
+_FIELDS = (
+    "event_id",
+    "user_id",
+    "pin_id",
+    "event_time",
+    "duration_ms",
+    "schema_version",
+    "action",
+    "surface",
+    "topic",
+    "request_id",
+    "producer",
+)
 
 
 class JsonLane:

@@ -6,8 +6,11 @@ the class's `exit_code`; a traceback at a user is a defect.
 
 from __future__ import annotations
 
-MAKE_ANEW = "delete state/, checkpoints/, every log (or topic) but 'actions' and what archive/ has of it, and run again to make them anew"
-"""The way out that always works: everything but ACTIONS follows from it."""
+MAKE_ANEW = (
+    "delete state/, checkpoints/, every log (or topic) but 'actions' and 'corrections' and what archive/ has of the others, "
+    "and run again to make them anew"
+)
+"""The way out that always works: everything else follows from ACTIONS and CORRECTIONS."""
 
 
 class TidemarkError(Exception):

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from flows.errors import CorruptionError
 
-ACTIONS, REVISITS, LATE, DEADLETTERS = "actions", "revisits", "late", "deadletters"
-LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS)
+ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS = "actions", "revisits", "late", "deadletters", "corrections"
+LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS)
 
 _ORIGIN = [
     pa.field("generation", pa.int32()),

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flows.corrections.history import History
 from flows.errors import CorruptionError
 from flows.kernels.layout import ACCEPTED, LABEL_COLUMNS, NEVER, TILE_COLUMNS
 from flows.kernels.reads import REVISIT_COLUMNS, SEQUENCE_COLUMNS
 from flows.kernels.rows import fold_sequences, merge_rows, sort_rows
 from flows.log import Log, read_before
+from flows.outputs import REVISITS
 from flows.partition import partition_of
 from flows.settings import DAY_MS, HOUR_MS, Settings
 from flows.state import tables
@@ -23,6 +25,8 @@ from flows.state.actions_task import Judge, JudgedBatch
 from flows.state.runs import Table
 from flows.vocabulary import Vocabulary
 
+# Of what a correction puts out, in the order of a pin's table.
+_PIN_COLUMNS = ("pin_id", "user_id", "kind", "time", "weight")
 # Rows gathered before they are folded together.
 _GATHER = 1 << 19
 
@@ -61,21 +65,27 @@ class Past:
         Called with the number of records just read.
     """
 
-    def __init__(self, settings: Settings, vocabulary: Vocabulary, log: Callable[[], Log], progress: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, vocabulary: Vocabulary, log: Callable[[], Log], progress: Callable[[int], None] | None = None
+    ) -> None:
         self._settings = settings
         self._vocabulary = vocabulary
         self._log = log
         self._progress = progress
 
-    def users(self, partition: int, position: int, as_of: int, user_ids: np.ndarray | None = None) -> PastUsers:
+    def users(
+        self, partition: int, position: int, as_of: int, user_ids: np.ndarray | None = None, corrected_to: int | None = None
+    ) -> PastUsers:
         """State of a partition's users and topics at `as_of`, from its first `position` records.
 
         Parameters
         ----------
         user_ids : int64[n], optional
             Only rows of these users are kept (labels and tiles of all, always).
+        corrected_to : int, optional
+            The newest correction that counts; all, without it.
         """
-        judge = Judge(self._settings, self._vocabulary, partition)
+        judge = Judge(self._settings, self._vocabulary, partition, corrected_to=corrected_to)
         sequences, revisits, labels = _Gathered(tables.SEQUENCES), _Gathered(tables.REVISITS), _Gathered(tables.LABELS)
         watermark: int | None = None
         for done in self._judged(judge, partition, position):
@@ -109,20 +119,28 @@ class Past:
         gathered = [_Gathered(tables.REVISITS) for _ in applied]
         wanted = set(range(len(applied))) if pin_ids is None else set(partition_of(np.asarray(pin_ids, np.int64), len(applied)).tolist())
         for origin, position in enumerate(positions):
-            judge = Judge(self._settings, self._vocabulary, origin)
-            emitted = np.zeros(len(applied), np.int64)
-            for done in self._judged(judge, origin, position):
-                changes = done.judged.changes
-                destinations = partition_of(np.ascontiguousarray(changes[:, 0]), len(applied))
-                for destination in wanted:
-                    rows = changes[destinations == destination]
-                    left = applied[destination].get(origin, -1) + 1 - emitted[destination]
-                    emitted[destination] += len(rows)
-                    rows = rows[: max(left, 0)]
-                    rows = rows[rows[:, 2] <= as_of]
-                    if pin_ids is not None:
-                        rows = rows[np.isin(rows[:, 0], pin_ids)]
-                    gathered[destination].add(rows[:, [0, 1, 3, 2, 4]])
+            history = History.of(self._settings, origin)
+            spans = {
+                destination: history.gone_out(REVISITS, destination, applied[destination].get(origin, -1) + 1) for destination in wanted
+            }
+            for number in sorted({span.corrected_to for span in spans.values()}):
+                judge = Judge(self._settings, self._vocabulary, origin, history, number)
+                chosen = {destination: span for destination, span in spans.items() if span.corrected_to == number}
+                left = {destination: span.left for destination, span in chosen.items()}
+                for done in self._judged(judge, origin, position):
+                    changes = done.judged.changes
+                    offsets = done.offsets[changes[:, 5]]
+                    destinations = partition_of(np.ascontiguousarray(changes[:, 0]), len(applied))
+                    for destination, span in chosen.items():
+                        mine = destinations == destination
+                        taken = mine & (offsets < span.position)
+                        behind = np.flatnonzero(mine & ~taken)[: left[destination]]
+                        taken[behind] = True
+                        left[destination] -= len(behind)
+                        gathered[destination].add(_pin_rows(changes[taken][:, [0, 1, 3, 2, 4]], as_of, pin_ids))
+            for destination, span in spans.items():
+                emitted = [span.emitted.column(name).to_numpy().astype(np.int64) for name in _PIN_COLUMNS]
+                gathered[destination].add(_pin_rows(np.column_stack(emitted), as_of, pin_ids))
         return [part.rows() for part in gathered]
 
     def _judged(self, judge: Judge, partition: int, position: int) -> Iterator[JudgedBatch]:
@@ -138,6 +156,12 @@ class Past:
             if self._progress is not None:
                 self._progress(batches[-1].end_offset - at)
             at = batches[-1].end_offset
+
+
+def _pin_rows(rows: np.ndarray, as_of: int, pin_ids: np.ndarray | None) -> np.ndarray:
+    """Of rows of a pin's table those that are asked for."""
+    rows = rows[rows[:, 3] <= as_of]
+    return rows if pin_ids is None else rows[np.isin(rows[:, 0], pin_ids)]
 
 
 def labels_at(labels: np.ndarray, as_of: int) -> np.ndarray:

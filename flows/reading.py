@@ -266,7 +266,7 @@ class FeatureReader:
         if as_of < meta.watermark:
             past = self._past_users(partition, as_of, np.empty(0, np.int64))
             return past.labels, past.watermark
-        judge = Judge(self.settings, self.vocabulary, partition)
+        judge = Judge(self.settings, self.vocabulary, partition, corrected_to=meta.corrected_to)
         for _ in resume(judge, view, meta, self._actions(), self.settings.batch_records):
             pass
         saved = view.runs.scan(tables.LABELS, meta.manifest.get(tables.LABELS.name, []))
@@ -300,7 +300,7 @@ class FeatureReader:
 
     def _past_users(self, partition: int, as_of: int, user_ids: np.ndarray | None) -> PastUsers:
         meta = self._meta(ACTIONS, partition)
-        return self._past.users(partition, meta.position if meta else 0, as_of, user_ids)
+        return self._past.users(partition, meta.position if meta else 0, as_of, user_ids, meta.corrected_to if meta else None)
 
     def _counters(self, flow: str, ids: np.ndarray, time: int, past: Callable[[int, np.ndarray], np.ndarray]) -> CounterRows:
         def from_state(view: TaskView, meta: Meta, wanted: np.ndarray) -> np.ndarray | None:

@@ -176,7 +176,9 @@ def load_settings(
                 raise SettingsError(f"config {path}: there is no setting '{name}'{suggestion(name, fields)}; settings: {', '.join(fields)}")
             if name in _PATHS or name in _TEXTS:
                 if not isinstance(value, str):
-                    raise SettingsError(f"config {path}: '{name}' must be a {'path' if name in _PATHS else 'text'} in quotes, not {value!r}")
+                    raise SettingsError(
+                        f"config {path}: '{name}' must be a {'path' if name in _PATHS else 'text'} in quotes, not {value!r}"
+                    )
                 if name in _PATHS:
                     value = path.parent / value
                 elif name == "checkpoints" and "://" not in value:

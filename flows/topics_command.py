@@ -16,7 +16,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 from flows.errors import DataDirectoryError, SettingsError
 from flows.kafka_client import ADMIN_TIMEOUT_S, Admin, broker_error, client_options, translated
 from flows.log_kafka import LEDGER, KafkaLog
-from flows.outputs import ACTIONS, LOGS, REVISITS
+from flows.outputs import ACTIONS, CORRECTIONS, LOGS, REVISITS
 from flows.settings import Settings
 
 DAY_MS = 86_400_000
@@ -46,7 +46,16 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
         "min.insync.replicas": str(max(1, replication_factor - 1)),
         "message.timestamp.type": "CreateTime",
     }
-    wanted = [NewTopic(settings.kafka_prefix + name, settings.partitions, replication_factor, config=kept) for name in LOGS]
+    # What was corrected is as old as what it corrects.
+    wanted = [
+        NewTopic(
+            settings.kafka_prefix + name,
+            settings.partitions,
+            replication_factor,
+            config={**kept, "retention.ms": "-1"} if name == CORRECTIONS else kept,
+        )
+        for name in LOGS
+    ]
     # By the broker's clock: it refuses records from one that runs an hour ahead.
     ledger = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime", "min.insync.replicas": kept["min.insync.replicas"]}
     wanted.append(NewTopic(settings.kafka_prefix + LEDGER, 1, replication_factor, config=ledger))
@@ -83,7 +92,9 @@ def create(settings: Settings, replication_factor: int, retention_days: int | No
 def _await_heard(admin: AdminClient, made: set[str]) -> None:
     """Wait until brokers know the topics that they have made: who asks at once may be told that there is none."""
     heard = Retrying(
-        retry=retry_if_result(lambda there: not made <= there), wait=wait_exponential_jitter(0.02, 1.0), stop=stop_after_delay(ADMIN_TIMEOUT_S)
+        retry=retry_if_result(lambda there: not made <= there),
+        wait=wait_exponential_jitter(0.02, 1.0),
+        stop=stop_after_delay(ADMIN_TIMEOUT_S),
     )
     with suppress(RetryError), translated("Kafka: can't list topics"):
         heard(lambda: {name for name, topic in admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics.items() if topic.partitions})

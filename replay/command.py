@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from replay.commands.checkpoint import checkpoint
+from replay.commands.rebuild import rebuild
 from replay.commands.restore import restore
 from replay.commands.status import status
 from replay.commands.verify import verify
@@ -20,5 +21,5 @@ def replay() -> None:
     """
 
 
-for command in (status, verify, checkpoint, restore):
+for command in (status, verify, checkpoint, restore, rebuild):
     replay.add_command(command)

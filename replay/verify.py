@@ -106,7 +106,7 @@ def verify_state(
             if meta.position > end:
                 yield Problem("state", where, f"is at position {meta.position}, but its log ends at {end}", remedy)
             elif task.flow == FLOW:
-                judge = Judge(settings, vocabulary, task.partition)
+                judge = Judge(settings, vocabulary, task.partition, corrected_to=meta.corrected_to)
                 for _ in resume(judge, view, meta, logs[task.flow], settings.batch_records):
                     pass
                 if judge.working_set.watermark != meta.watermark:

@@ -32,9 +32,7 @@ def archive() -> None:
     """
 
 
-@archive.command(
-    epilog="Example: tidemark archive run --follow --max-delay 900"
-)
+@archive.command(epilog="Example: tidemark archive run --follow --max-delay 900")
 @_LOG
 @click.option("--until-end/--follow", default=True, show_default=True, help="Up to where the logs end now, or on and on until stopped.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes; each owns a share of the partitions.")
@@ -63,7 +61,11 @@ def run(settings: Settings, logs: tuple[str, ...], until_end: bool, workers: int
 def _summary(done: Archived, follow: bool) -> str:
     total = sum(done.records.values())
     if not total:
-        return "stopped before anything was archived; run again to continue" if done.stopped else "nothing new to archive; the archive is up to date"
+        return (
+            "stopped before anything was archived; run again to continue"
+            if done.stopped
+            else "nothing new to archive; the archive is up to date"
+        )
     each = ", ".join(f"{name} {number:,}" for name, number in done.records.items() if number)
     rate = f" ({total / done.seconds:,.0f}/s)" if done.seconds > 0 else ""
     stopped = "; stopped before the end, run again to continue" if done.stopped and not follow else ""

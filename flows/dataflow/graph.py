@@ -11,6 +11,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from flows import stopping
+from flows.corrections.history import History
 from flows.dataflow.draining import DRAINED, RevisitsEnd, clear_drained
 from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.memory import keep_freed_memory
@@ -22,8 +23,8 @@ from flows.dataflow.together import clear_stop, stop_together
 from flows.decode import Decoder
 from flows.errors import DataDirectoryError
 from flows.log import Log
-from flows.open_log import open_log
-from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
+from flows.open_log import log_exists, open_log
+from flows.outputs import ACTIONS, CORRECTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings, load_settings
 from flows.state.actions_task import ActionsTask
 from flows.state.behind import Lanes
@@ -136,7 +137,8 @@ def _logic(settings: Settings, flow: str, plan: Plan, lanes: Lanes, tasks: dict[
         if flow == REVISITS:
             return RevisitsTask(settings, partition, vocabulary, log(REVISITS), lanes)
         outputs = {name: log(name) for name in (REVISITS, LATE, DEADLETTERS)}
-        return ActionsTask(settings, partition, vocabulary, log(ACTIONS), outputs, lanes)
+        history = History.read(log(CORRECTIONS), partition) if log_exists(settings, CORRECTIONS) else History()
+        return ActionsTask(settings, partition, vocabulary, log(ACTIONS), outputs, lanes, history=history)
 
     lifecycle = Lifecycle(lambda: log(flow), flow, DRAINED if flow == ACTIONS else None)
     return lambda state: TaskLogic(flow, make, lifecycle, plan.progress)

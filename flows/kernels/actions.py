@@ -52,6 +52,7 @@ from flows.kernels.layout import (
 )
 from flows.kernels.pairmap import new_table, with_room
 
+NO_CLOCK = np.empty(0, np.int64)
 # Records judged between two looks at the room there is. Hash tables sized for so many stay in the processor's cache: 6 M records/s where tables
 # for 65 536 made it 3.7 M.
 STRETCH = 8192
@@ -130,6 +131,7 @@ class WorkingSet:
         topic: np.ndarray,
         timestamp: np.ndarray,
         bad: np.ndarray,
+        clock: np.ndarray = NO_CLOCK,
     ) -> Judged:
         """Apply records in the order of their offsets.
 
@@ -143,6 +145,8 @@ class WorkingSet:
             Code, kept in the label row.
         bad : bool[n]
             Malformed records; only their timestamp counts.
+        clock : int64[n] or int64[0]
+            The event time by which each record that is accepted, or bad, moves the watermark: -NEVER for none. Empty: accepted ones by their own.
         """
         n = len(event_id)
         status = np.zeros(n, np.int8)
@@ -158,7 +162,7 @@ class WorkingSet:
                 # A save can take over any number of revisits.
                 changes, tiles = _grown(changes, need), _grown(tiles, need)
             need = judge_records(
-                STRETCH, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, self._limits,
+                STRETCH, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, clock, self._limits,
                 self.scalars, self.ids, self.pairs, self.buckets, self.saves, self.nodes, self.seen, self.open, self.recent, self.held,
                 status, lateness, changes, labels, tiles, done,
             )  # fmt: skip

@@ -70,11 +70,14 @@ def _has_room(n, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recen
 
 @compiled_in_place
 def judge_records(  # type: ignore[no-untyped-def]
-    stretch, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, limits,
+    stretch, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, clock, limits,
     scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held,
     status, lateness, changes, labels, tiles, done,
 ):  # fmt: skip
-    """Judge records from done[0] on. Returns 0 at the end, NO_ROOM if the working set has none for `stretch` more, or what the outputs lack."""
+    """Judge records from done[0] on; `clock`, if it isn't empty, moves the watermark instead of their times.
+
+    Returns 0 at the end, NO_ROOM if the working set has none for `stretch` more, or what the outputs lack.
+    """
     allowed, horizon, skew = limits[0], limits[1], limits[2]
     looked = done[0]
     for i in range(done[0], event_id.shape[0]):
@@ -100,6 +103,9 @@ def judge_records(  # type: ignore[no-untyped-def]
         scalars[ARRIVAL] = max(scalars[ARRIVAL], timestamp[i])
         if bad[i]:
             status[i] = BAD
+            if clock.shape[0] and clock[i] > scalars[W]:
+                scalars[W] = clock[i]
+                _expire(clock[i], allowed, horizon, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held, labels, done)
             continue
         if time - skew > scalars[ARRIVAL]:
             status[i] = FUTURE
@@ -109,7 +115,7 @@ def judge_records(  # type: ignore[no-untyped-def]
         if slot >= 0 and ids[slot, 2] >= before - horizon:
             status[i] = DUPLICATE
             continue
-        now = max(before, time)
+        now = max(before, clock[i] if clock.shape[0] else time)
         late = time < before - allowed
         if late:
             lateness[i] = before - time

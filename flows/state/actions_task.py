@@ -11,16 +11,18 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from rocksdict import WriteBatch
 
+from flows.corrections.history import History
 from flows.decode import Columns, Decoder
 from flows.decode_values import Faults
 from flows.errors import CorruptionError
 from flows.features import fingerprint
-from flows.kernels.actions import Judged, WorkingSet, tally
+from flows.kernels.actions import NO_CLOCK, Judged, WorkingSet, tally
 from flows.kernels.layout import ACCEPTED, DUPLICATE, FUTURE
 from flows.kernels.rows import sequence_rows, sort_rows
 from flows.log import Log, LogBatch, read_before
@@ -29,9 +31,9 @@ from flows.partition import partition_of
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.behind import Lanes
+from flows.state.corrected_task import CorrectedTask
 from flows.state.runs import Table
 from flows.state.store import Meta, TaskStore, TaskView
-from flows.state.task import Task
 from flows.vocabulary import IMPRESSION, Vocabulary
 
 FLOW = "actions"
@@ -83,10 +85,22 @@ class JudgedBatch:
 
 
 class Judge:
-    """Decoder and kernel of one partition, fed with log batches: used by the task, by its restart, and by reads of an earlier time."""
+    """Decoder and kernel of one partition, fed with log batches: used by the task, by its restart, and by reads of an earlier time.
 
-    def __init__(self, settings: Settings, vocabulary: Vocabulary, partition: int) -> None:
+    Parameters
+    ----------
+    history : History, optional
+        The partition's corrections.
+    corrected_to : int, optional
+        The newest of them that counts; all, without it.
+    """
+
+    def __init__(
+        self, settings: Settings, vocabulary: Vocabulary, partition: int, history: History | None = None, corrected_to: int | None = None
+    ) -> None:
+        history = history if history is not None else History.of(settings, partition)
         self.decoder = Decoder(vocabulary, (partition, settings.partitions))
+        self.overlay = history.overlay(history.generation if corrected_to is None else corrected_to, self.decoder)
         self.working_set = WorkingSet(settings.allowed_lateness_ms, settings.dedup_horizon_ms, settings.clock_skew_ms)
         self.impression = vocabulary.actions[IMPRESSION]
 
@@ -94,8 +108,11 @@ class Judge:
         """Judge consecutive batches."""
         c = decoded if decoded is not None else self.decoder.decode(*(b.records for b in batches))
         before = self.working_set.arrival
-        judged = self.working_set.judge(c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad)
         offsets = np.concatenate([b.offsets_of_records() for b in batches])
+        clock = self.overlay.apply(c, offsets) if self.overlay is not None else NO_CLOCK
+        judged = self.working_set.judge(
+            c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad, clock
+        )
         return JudgedBatch(c, judged, offsets, before)
 
 
@@ -116,7 +133,7 @@ class Judgement:
     saved: bytes | None
 
 
-class ActionsTask(Task):
+class ActionsTask(CorrectedTask):
     """See the module."""
 
     def __init__(
@@ -127,26 +144,32 @@ class ActionsTask(Task):
         source: Log,
         outputs: Mapping[str, Log],
         lanes: Lanes | None = None,
+        *,
+        history: History | None = None,
+        path: Path | None = None,
     ) -> None:
-        self._judging = Judge(settings, vocabulary, partition)
+        history = history if history is not None else History.of(settings, partition)
+        self._judging = Judge(settings, vocabulary, partition, history)
         self._action_names = vocabulary.action_names()
         self._topics_saved: set[int] = set()
         mark = state_fingerprint(settings, vocabulary)
-        super().__init__(settings, FLOW, partition, mark, tables.ACTIONS_TABLES, source, outputs, lanes)
+        super().__init__(settings, FLOW, partition, mark, tables.ACTIONS_TABLES, source, outputs, lanes, path=path, history=history)
 
     def _restore(self) -> None:
         meta = self.store.meta
         self._topics_saved = {int.from_bytes(key[1:], "big", signed=True) for key, _ in self.store.prefixed(_TOPIC)}
         sequences = list(meta.anchor_sequences.get(REVISITS, [0] * self._revisit_partitions()))
         for judged in resume(self._judging, self.store, meta, self.source, self.settings.batch_records):
-            for destination in partition_of(np.ascontiguousarray(judged.changes[:, 0]), len(sequences)):
-                sequences[destination] += 1
+            if not self.muted:
+                for destination in partition_of(np.ascontiguousarray(judged.changes[:, 0]), len(sequences)):
+                    sequences[destination] += 1
         if sequences != meta.sequences[REVISITS] or self._judging.working_set.watermark != meta.watermark:
             raise CorruptionError(
                 f"state {self.store.path}: replaying log '{self.source.name}', partition {self.partition}, offsets {meta.anchor} to {meta.position} "
                 "does not lead to the committed state; the log or the state was altered: put the task back with `tidemark replay restore`"
             )
         self._saved_at = meta.anchor
+        super()._restore()
 
     def _judge(self, batches: list[LogBatch], decoded: Columns | None) -> Judgement:
         done = self._judging.judge(batches, decoded)
@@ -168,6 +191,10 @@ class ActionsTask(Task):
         self._put_anchor(batch, self._judging.working_set.to_bytes())
         return True
 
+    def _anchor_here(self, batch: WriteBatch) -> None:
+        self._put_anchor(batch, self._judging.working_set.to_bytes())
+        self._saved_at = self.store.meta.anchor
+
     def _put_anchor(self, batch: WriteBatch, data: bytes) -> None:
         meta = self.store.meta
         meta.anchor = meta.position
@@ -187,7 +214,13 @@ class ActionsTask(Task):
         self._put_late(batch, done)
         self._put_deadletters(batch, done)
         by_status, by_action = tally(judged.status, c.action)
-        for name, n in (("records", len(c)), ("accepted", by_status[ACCEPTED]), ("duplicate", by_status[DUPLICATE])):
+        excluded = np.count_nonzero(c.bad) - len(c.faults)
+        for name, n in (
+            ("records", len(c)),
+            ("accepted", by_status[ACCEPTED]),
+            ("duplicate", by_status[DUPLICATE]),
+            ("excluded", excluded),
+        ):
             self._count(name, int(n))
         for code in np.flatnonzero(by_action).tolist():
             self._count(f"action.{self._action_names.get(code, code)}", int(by_action[code]))
@@ -208,7 +241,7 @@ class ActionsTask(Task):
             "kind": changes[:, 3].astype(np.int8),
             "weight": changes[:, 4].astype(np.int8),
         }
-        self.outbox.put(batch, REVISITS, partition_of(pins, self._revisit_partitions()), columns, REVISIT_SCHEMA)
+        self._put_out(batch, REVISITS, partition_of(pins, self._revisit_partitions()), columns, REVISIT_SCHEMA)
 
     def _put_late(self, batch: WriteBatch, done: JudgedBatch) -> None:
         c = done.columns
@@ -225,7 +258,7 @@ class ActionsTask(Task):
             "event_time": c.event_time[at],
             "lateness_ms": done.judged.lateness[at],
         }
-        self.outbox.put(batch, LATE, np.full(len(at), self.partition), columns, LATE_SCHEMA)
+        self._put_out(batch, LATE, np.full(len(at), self.partition), columns, LATE_SCHEMA)
 
     def _put_deadletters(self, batch: WriteBatch, done: JudgedBatch) -> None:
         c = done.columns
@@ -251,7 +284,7 @@ class ActionsTask(Task):
             "raw": pa.array([value for value, _ in kept], pa.binary()),
             "size": np.array([size for _, size in kept], np.int64),
         }
-        self.outbox.put(batch, DEADLETTERS, np.full(len(at), self.partition), columns, DEADLETTER_SCHEMA)
+        self._put_out(batch, DEADLETTERS, np.full(len(at), self.partition), columns, DEADLETTER_SCHEMA)
 
     def _revisit_partitions(self) -> int:
         return len(self.store.meta.sequences[REVISITS])
@@ -260,6 +293,11 @@ class ActionsTask(Task):
         rows = super()._digested_rows(table)
         # A save's row lies in the table or still in the working set, by what has passed since: the two are one.
         return [self.labels()] if table is tables.LABELS else rows
+
+    @property
+    def working_set(self) -> WorkingSet:
+        """What the kernel remembers."""
+        return self._judging.working_set
 
     def labels(self) -> np.ndarray:
         """Every save's row, sorted: int64[n, 8], columns LABEL_COLUMNS."""

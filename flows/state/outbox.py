@@ -206,7 +206,10 @@ def _ordered(column: pa.Array | np.ndarray, order: np.ndarray, kind: pa.DataType
 
 # Another task may do the same this moment: then whose claim holds is known only once it has committed its own, or has died.
 @retry(
-    retry=retry_if_exception_type(LedgerConflictError), wait=wait_random_exponential(0.05, max=2.0), stop=stop_after_delay(_PATIENCE_S), reraise=True
+    retry=retry_if_exception_type(LedgerConflictError),
+    wait=wait_random_exponential(0.05, max=2.0),
+    stop=stop_after_delay(_PATIENCE_S),
+    reraise=True,
 )
 def _claimed(log: Log, mark: int) -> int:
     entry = log.ledger_entry(_CLAIM)

@@ -5,6 +5,8 @@ Its state is a function of each origin's prefix apart: the order in which origin
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from rocksdict import WriteBatch
 
@@ -23,8 +25,17 @@ FLOW = "revisits"
 class RevisitsTask(Task):
     """See the module."""
 
-    def __init__(self, settings: Settings, partition: int, vocabulary: Vocabulary, source: Log, lanes: Lanes | None = None) -> None:
-        super().__init__(settings, FLOW, partition, state_fingerprint(settings, vocabulary), tables.PIN_TABLES, source, {}, lanes)
+    def __init__(
+        self,
+        settings: Settings,
+        partition: int,
+        vocabulary: Vocabulary,
+        source: Log,
+        lanes: Lanes | None = None,
+        *,
+        path: Path | None = None,
+    ) -> None:
+        super().__init__(settings, FLOW, partition, state_fingerprint(settings, vocabulary), tables.PIN_TABLES, source, {}, lanes, path)
 
     def _judge(self, batches: list[LogBatch], decoded: object) -> list[LogBatch]:
         return batches

@@ -89,7 +89,9 @@ class RunReader:
         if cached is None:
             data = self._found([_key(run.id, _INDEX)])[0]
             if data is None:
-                raise CorruptionError(f"state {self._where}: the index of run {run.id} is missing; put the task back with `tidemark replay restore`")
+                raise CorruptionError(
+                    f"state {self._where}: the index of run {run.id} is missing; put the task back with `tidemark replay restore`"
+                )
             cached = self._indexes[run.id] = np.frombuffer(data, np.int64)
         return cached
 

@@ -44,6 +44,10 @@ class Meta:
         The task.
     fingerprint : str
         Of the features and settings that the state was made under.
+    generation : int
+        The correction that the outbox follows.
+    corrected_to : int
+        The correction that the state reflects; ahead of `generation` where nothing goes out (see flows.corrections.history).
     position : int
         Next offset to read of the task's input partition.
     watermark : int or None
@@ -65,6 +69,7 @@ class Meta:
     fingerprint: str
     format: int = FORMAT
     generation: int = 0
+    corrected_to: int = 0
     position: int = 0
     watermark: int | None = None
     sequences: dict[str, list[int]] = field(default_factory=dict)

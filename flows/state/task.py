@@ -47,6 +47,8 @@ class Task:
         Where its records go.
     lanes : Lanes, optional
         Who commits and publishes, beside the judging of what comes next; without them `apply` returns when all is committed and published.
+    path : Path, optional
+        Where the state lies, if not in its place.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Task:
         source: Log,
         outputs: Mapping[str, Log],
         lanes: Lanes | None = None,
+        path: Path | None = None,
     ) -> None:
         self.settings = settings
         self.partition = partition
@@ -67,7 +70,7 @@ class Task:
         self._written: Future[None] | None = None
         self._synced: Future[None] | None = None
         self._published: Future[None] | None = None
-        self.store = TaskStore(task_path(settings, flow, partition), flow, partition, fingerprint, tables)
+        self.store = TaskStore(path or task_path(settings, flow, partition), flow, partition, fingerprint, tables)
         try:
             end = source.end_position(partition)
             if self.position > end:
@@ -77,13 +80,14 @@ class Task:
                 )
             self.outbox = Outbox(self.store, outputs)
             self._restore()
-            self.outbox.check()
+            self._check_outbox()
             self.outbox.publish()
         except BaseException:
             self.store.close()
             raise
         self.reached = self.position
         """Next offset to judge."""
+        self._pass()
 
     @property
     def position(self) -> int:
@@ -108,7 +112,7 @@ class Task:
             What the task's decoder makes of all these records.
         """
         records = 0
-        for part in self._placed(batches):
+        for part in self._parts(batches):
             held = sum(b.records.num_rows for b in part)
             records += held
             whole = len(part) == len(batches) and all(a is b for a, b in zip(part, batches, strict=True))
@@ -118,6 +122,7 @@ class Task:
             else:
                 self._written = self._lanes.commits.do(partial(self._commit, judged, end), held)
             self.reached = end
+            self._pass()
         return records
 
     def catch_up(self, position: int) -> int:
@@ -245,6 +250,17 @@ class Task:
             self.store.meta.counts[name] = self.store.meta.counts.get(name, 0) + n
 
     # What a kind of task adds ------------------------------------------------------------------------------------------------------
+
+    def _parts(self, batches: Sequence[LogBatch]) -> Iterator[list[LogBatch]]:
+        """What of some batches is new, in parts that are each judged and committed at once."""
+        return self._placed(batches)
+
+    def _pass(self) -> None:
+        """Do what is due at the position just reached; nothing here."""
+
+    def _check_outbox(self) -> None:
+        """Make sure that what was put out is still there, and that what will be is not taken for something else."""
+        self.outbox.check()
 
     def _judge(self, batches: list[LogBatch], decoded: Any) -> Any:
         """What batches mean, given all before them. Touches nothing that `_put` does: the two may run at once, for different batches."""

@@ -78,7 +78,7 @@ def make(settings: Settings, place: Place, flow: str, partition: int, advance: C
     # A start runs the kernels over what came after the saved working set, to have it as it was.
     needs_from = meta.anchor if flow == ACTIONS else meta.position
     manifest = Manifest(
-        flow, partition, meta.position, needs_from, meta.generation, meta.watermark, meta.fingerprint, meta.format, made_at, pieces
+        flow, partition, meta.position, needs_from, meta.corrected_to, meta.watermark, meta.fingerprint, meta.format, made_at, pieces
     )
     new = newest is None or newest.pieces != pieces
     if new:

@@ -59,6 +59,7 @@ class Manifest:
     needs_from : int
         The first offset of its input that a start from here reads.
     generation : int
+        The newest correction that the state reflects.
     watermark : int or None
         Greatest event time applied, ms.
     fingerprint : str

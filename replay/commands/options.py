@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from flows.errors import DataDirectoryError
 from flows.open_log import log_exists
 from flows.outputs import ACTIONS
+from flows.run.display import RateColumn
 from flows.settings import Settings
 from replay import tasks as task_names
 from replay.tasks import TaskName
@@ -49,3 +50,13 @@ def bar(quiet: bool, what: str) -> Iterator[Any]:
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
         bar = progress.add_task(what, total=None)
         yield lambda size: progress.advance(bar, size)
+
+
+@contextmanager
+def records_bar(quiet: bool, what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """Shows records as they go by, with their rate and the time to go; gives what to call with how many, and with how many there are."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda n: progress.advance(bar, n), lambda n: progress.update(bar, total=n)

@@ -1,0 +1,240 @@
+"""A correction as it lies in the CORRECTIONS log: in the partition of the records that it corrects, whole, in one append.
+
+``CORRECTIONS/p`` holds what was corrected in ``ACTIONS/p``. A correction is some pieces (records that no longer count, records that count
+otherwise, what goes out to REVISITS because of it) and, last, what it is; without that last one its pieces mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from flows.errors import CorruptionError, DataDirectoryError
+from flows.events import EVENT_SCHEMA
+from flows.kernels.layout import NEVER
+from flows.log import Log, read_before
+from flows.outputs import CORRECTIONS
+
+FORMAT = 1
+SCHEMA = pa.schema(
+    [
+        pa.field("generation", pa.int32()),
+        pa.field("kind", pa.string()),
+        pa.field("content", pa.binary()),
+        pa.field("timestamp", pa.int64()),
+    ]
+)
+_EXCLUDED, _PATCHED, _EMITTED, _MADE = "excluded", "patched", "emitted", "made"
+# Of a piece, before compression: with what a broker adds it has to stay below a message of a MiB.
+_PIECE_BYTES = 512 << 10
+_IPC = pa.ipc.IpcWriteOptions(compression="zstd")
+_READ = 64
+# A record's place: its offset, and which of the records that share that offset it is.
+PLACE_BITS = 20
+
+EMITTED_SCHEMA = pa.schema(
+    [
+        pa.field("destination", pa.int32()),
+        *(pa.field(name, pa.int64()) for name in ("pin_id", "user_id", "time")),
+        pa.field("kind", pa.int8()),
+        pa.field("weight", pa.int8()),
+    ]
+)
+_EXCLUDED_SCHEMA = pa.schema([pa.field("place", pa.int64()), pa.field("clock", pa.int64())])
+_PATCHED_SCHEMA = pa.schema([*_EXCLUDED_SCHEMA, *EVENT_SCHEMA])
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a correction is, without its records.
+
+    Attributes
+    ----------
+    generation : int
+        Its number; greater than that of any before.
+    position : int or None
+        Of the task at which it took effect: what went out before follows the corrections before, what goes out after follows this one. None as
+        long as it has not.
+    sequences, sequences_after : dict of log name to list of int
+        The task's numbers at that position, before and after what went out because of the correction.
+    first : int
+        The least offset of a record that it changes; the position where there is none.
+    undoes : tuple of int
+        Corrections that no longer count.
+    reason : str
+        The filter, or the name of the patch, as it was given.
+    author : str
+    made_at : int
+        Wall clock, ms.
+    arrival : int
+        Arrival time of what goes out because of it, ms.
+    """
+
+    generation: int
+    reason: str
+    position: int | None = None
+    sequences: dict[str, list[int]] = field(default_factory=dict)
+    sequences_after: dict[str, list[int]] = field(default_factory=dict)
+    first: int = 0
+    undoes: tuple[int, ...] = ()
+    author: str = ""
+    made_at: int = 0
+    arrival: int = 0
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A correction of one partition.
+
+    Attributes
+    ----------
+    made : Made
+    excluded : int64[n]
+        Places of records that don't count, ascending.
+    excluded_clock : int64[n]
+        The event time by which each still moves the watermark, ms; -NEVER for none.
+    patched : int64[m]
+        Places of records that count as others, ascending.
+    patched_clock : int64[m]
+        As above; NEVER where the other record's own time does.
+    events : RecordBatch
+        The others, EVENT_SCHEMA, m rows.
+    emitted : RecordBatch
+        What goes out to REVISITS because of it, EMITTED_SCHEMA, in this order.
+    """
+
+    made: Made
+    excluded: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    excluded_clock: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    patched: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    patched_clock: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    events: pa.RecordBatch = field(default_factory=lambda: pa.RecordBatch.from_pylist([], schema=EVENT_SCHEMA))
+    emitted: pa.RecordBatch = field(default_factory=lambda: pa.RecordBatch.from_pylist([], schema=EMITTED_SCHEMA))
+
+    @property
+    def generation(self) -> int:
+        """Its number."""
+        return self.made.generation
+
+    def places(self) -> np.ndarray:
+        """Of all records that it changes: int64[n + m]."""
+        return np.concatenate([self.excluded, self.patched])
+
+    def to_records(self) -> list[pa.RecordBatch]:
+        """Record batches for the log, to be appended at once."""
+        excluded = pa.RecordBatch.from_arrays([pa.array(self.excluded), pa.array(self.excluded_clock)], schema=_EXCLUDED_SCHEMA)
+        patched = pa.RecordBatch.from_arrays(
+            [pa.array(self.patched), pa.array(self.patched_clock), *self.events.columns], schema=_PATCHED_SCHEMA
+        )
+        pieces = [
+            (kind, content)
+            for kind, batch in ((_EXCLUDED, excluded), (_PATCHED, patched), (_EMITTED, self.emitted))
+            for content in _cut(batch)
+        ]
+        pieces.append((_MADE, orjson.dumps({**asdict(self.made), "pieces": len(pieces)})))
+        return [
+            pa.RecordBatch.from_pylist(
+                [{"generation": self.generation, "kind": kind, "content": content, "timestamp": self.made.made_at}], schema=SCHEMA
+            )
+            for kind, content in pieces
+        ]
+
+
+def read_corrections(log: Log, partition: int) -> list[Correction]:
+    """All corrections of a partition, in the order in which they were made.
+
+    Raises
+    ------
+    CorruptionError
+        A piece is missing or can't be read.
+    DataDirectoryError
+        One is of another format.
+    """
+    found: list[Correction] = []
+    rows: list[dict[str, Any]] = []
+    at, end = log.start_positions()[partition], log.end_position(partition)
+    where = f"log '{CORRECTIONS}', partition {partition}"
+    while at < end:
+        batches = read_before(log, end, partition, at, _READ)
+        if not batches:
+            raise CorruptionError(f"{where}: records from offset {at} on are missing, though it ends at {end}")
+        for row in (row for batch in batches for row in batch.records.to_pylist()):
+            rows.append(row)
+            if row["kind"] == _MADE:
+                found.append(correction_of(rows, where))
+                rows = []
+        at = batches[-1].end_offset
+    return found
+
+
+def correction_of(rows: list[dict[str, Any]], where: str) -> Correction:
+    """A correction of its records, as `Correction.to_records` made them.
+
+    Parameters
+    ----------
+    where : str
+        They lie, for messages.
+    """
+    pieces: dict[str, list[pa.RecordBatch]] = {}
+    for row in rows[:-1]:
+        pieces.setdefault(row["kind"], []).append(pa.ipc.open_stream(pa.py_buffer(row["content"])).read_next_batch())
+    return _whole(orjson.loads(rows[-1]["content"]), pieces, where)
+
+
+def _whole(content: dict[str, object], pieces: dict[str, list[pa.RecordBatch]], where: str) -> Correction:
+    if content.get("format") != FORMAT:
+        raise DataDirectoryError(f"{where}: a correction has format {content.get('format')}; this Tidemark reads format {FORMAT}")
+    if content.pop("pieces") != sum(map(len, pieces.values())):
+        raise CorruptionError(f"{where}: correction {content['generation']} has lost records; restore the log from a copy")
+    content["undoes"] = tuple(content["undoes"])  # type: ignore[arg-type]
+    made = Made(**content)  # type: ignore[arg-type]
+    excluded = _joined(pieces.get(_EXCLUDED), _EXCLUDED_SCHEMA)
+    patched = _joined(pieces.get(_PATCHED), _PATCHED_SCHEMA)
+    return Correction(
+        made,
+        excluded.column(0).to_numpy(),
+        excluded.column(1).to_numpy(),
+        patched.column(0).to_numpy(),
+        patched.column(1).to_numpy(),
+        pa.RecordBatch.from_arrays(patched.columns[2:], schema=EVENT_SCHEMA),
+        _joined(pieces.get(_EMITTED), EMITTED_SCHEMA),
+    )
+
+
+def _joined(parts: list[pa.RecordBatch] | None, schema: pa.Schema) -> pa.RecordBatch:
+    if not parts:
+        return pa.RecordBatch.from_pylist([], schema=schema)
+    return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+
+
+def _cut(batch: pa.RecordBatch) -> Iterator[bytes]:
+    """A batch as Arrow IPC streams of about a piece each; none of an empty one."""
+    if not len(batch):
+        return
+    rows = max(1, len(batch) * _PIECE_BYTES // max(1, batch.nbytes))
+    for start in range(0, len(batch), rows):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema, options=_IPC) as writer:
+            writer.write_batch(batch.slice(start, rows))
+        yield sink.getvalue().to_pybytes()
+
+
+def places_of(offsets: np.ndarray) -> np.ndarray:
+    """The place of each of consecutive records: int64[n], ascending.
+
+    Parameters
+    ----------
+    offsets : int64[n]
+        Not descending; all records of an offset, if any.
+    """
+    first = np.searchsorted(offsets, offsets, "left") if len(offsets) and not (np.diff(offsets) > 0).all() else np.arange(len(offsets))
+    return (offsets << PLACE_BITS) | (np.arange(len(offsets)) - first)
+
+
+NO_CLOCK = -NEVER

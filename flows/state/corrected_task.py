@@ -1,0 +1,162 @@
+"""A task whose input is corrected now and then: what it does so that its state and what it puts out follow the corrections.
+
+A correction took effect at a position. What went out before follows the corrections before it; at that position, what it changed goes out at once;
+what goes out after follows it. So a task that goes through its log again, from a state before that position, puts out nothing until it is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rocksdict import WriteBatch
+
+from flows.corrections.history import History
+from flows.corrections.record import Correction, Made
+from flows.errors import MAKE_ANEW, CorruptionError
+from flows.log import LedgerEntry, Log, LogBatch
+from flows.open_log import open_log
+from flows.outputs import CORRECTIONS, REVISIT_SCHEMA, REVISITS
+from flows.settings import Settings
+from flows.state.behind import Lanes
+from flows.state.runs import Table
+from flows.state.task import Task
+
+
+def corrected_entry(log: Log, partition: int, generation: int) -> LedgerEntry:
+    """What tells later that a log has held what a task put out before a correction: one that was made anew lacks it."""
+    key = f"corrected {partition}"
+    found = log.ledger_entry(key)
+    return LedgerEntry(key, generation, previous=found.done if found is not None else 0)
+
+
+class CorrectedTask(Task):
+    """See the module, and Task.
+
+    Parameters
+    ----------
+    history : History
+        Corrections of the task's partition; the last may be one that has not taken effect yet, of a state that is being made beside the task's own.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        flow: str,
+        partition: int,
+        fingerprint: str,
+        tables: Sequence[Table],
+        source: Log,
+        outputs: Mapping[str, Log],
+        lanes: Lanes | None,
+        *,
+        path: Path | None,
+        history: History,
+    ) -> None:
+        self._history = history
+        super().__init__(settings, flow, partition, fingerprint, tables, source, outputs, lanes, path)
+
+    @property
+    def muted(self) -> bool:
+        """Whether nothing goes out, because what a correction has changed goes out later, at once."""
+        return self.store.meta.corrected_to > self.store.meta.generation
+
+    def _restore(self) -> None:
+        """Take note of corrections that are newer than the state; refuse a state that they have made wrong."""
+        meta, history = self.store.meta, self._history
+        right = history.right_up_to(meta.corrected_to)
+        if meta.position > right:
+            raise CorruptionError(
+                f"state {self.store.path} is at position {meta.position} and knows the corrections up to {meta.corrected_to} of "
+                f"{history.generation}, which change records from offset {right} on: put the task back with `tidemark replay restore`"
+            )
+        if meta.corrected_to > history.generation:
+            raise CorruptionError(
+                f"state {self.store.path} reflects correction {meta.corrected_to}, but log '{CORRECTIONS}', partition {self.partition}, ends with "
+                f"{history.generation}: the log has lost records; restore it from a copy"
+            )
+        if meta.corrected_to == history.generation:
+            return
+        went_out, meta.corrected_to = not self.muted, history.generation
+        if went_out and meta.position:
+            # From here on nothing goes out: a start must not count what it judges again from before.
+            batch = self.store.batch()
+            self._anchor_here(batch)
+            self.store.commit(batch)
+
+    def _check_outbox(self) -> None:
+        if not self.muted:
+            super()._check_outbox()
+        elif self._history.last().made.position is not None and not self._is_there():
+            self._begin_anew()
+
+    def _is_there(self) -> bool:
+        """Whether what this task put out before the newest correction is still there."""
+        before = self._history.last().made.sequences[REVISITS]
+        log = self.outbox.log(REVISITS)
+        ends = log.end_positions()
+        whole = all(end >= n for end, n in zip(ends, before, strict=True)) if log.dense else any(ends) or not any(before)
+        return whole and log.ledger_entry(corrected_entry(log, self.partition, 0).key) is not None
+
+    def _begin_anew(self) -> None:
+        """All goes out again, into logs that were made anew: as it is with every correction in force."""
+        if self.position:
+            raise CorruptionError(
+                f"log '{REVISITS}' lacks what task {self.partition} put out before correction {self._history.generation}; restore the log from a "
+                f"copy, or {MAKE_ANEW}"
+            )
+        none = {name: [0] * len(numbers) for name, numbers in self.store.meta.sequences.items()}
+        number = self._history.generation + 1
+        made = Made(number, "logs made anew", position=0, sequences=none, sequences_after=none, made_at=time.time_ns() // 1_000_000)
+        correction = Correction(made)
+        with open_log(self.settings, CORRECTIONS) as log:
+            log.append([(self.partition, batch) for batch in correction.to_records()])
+        self._history = History([*self._history.corrections, correction])
+        self.store.meta.corrected_to = number
+
+    def _parts(self, batches: Sequence[LogBatch]) -> Iterator[list[LogBatch]]:
+        at = self._history.last().made.position if self.muted else None
+        for part in super()._parts(batches):
+            if at is None or not part[0].first_offset < at < part[-1].end_offset:
+                yield part
+                continue
+            yield [batch.between(0, at) for batch in part if batch.first_offset < at]
+            yield [batch.between(at, batch.end_offset) for batch in part if batch.end_offset > at]
+
+    def _pass(self) -> None:
+        """Where the newest correction took effect: put out what it changed."""
+        if not self.muted or self._history.last().made.position != self.reached:
+            return
+        self.settle()
+        correction = self._history.last()
+        meta, batch = self.store.meta, self.store.batch()
+        self.outbox.delete_published(batch)
+        meta.generation = correction.generation
+        meta.sequences = {name: list(numbers) for name, numbers in correction.made.sequences.items()}
+        emitted = correction.emitted
+        columns: dict[str, Any] = {name: emitted.column(name).to_numpy() for name in emitted.schema.names}
+        columns["timestamp"] = np.full(len(emitted), correction.made.arrival)
+        self._put_out(batch, REVISITS, columns.pop("destination"), columns, REVISIT_SCHEMA)
+        if meta.sequences != correction.made.sequences_after:
+            raise CorruptionError(
+                f"log '{CORRECTIONS}', partition {self.partition}: what correction {correction.generation} puts out is not as many as it says"
+            )
+        self.outbox.check()
+        self._anchor_here(batch)
+        self.store.commit(batch)
+        self.outbox.publish()
+
+    def _put_out(
+        self, batch: WriteBatch, name: str, destinations: np.ndarray, columns: Mapping[str, pa.Array | np.ndarray], schema: pa.Schema
+    ) -> None:
+        """As `Outbox.put`, where something goes out."""
+        if not self.muted:
+            self.outbox.put(batch, name, destinations, columns, schema)
+
+    def _anchor_here(self, batch: WriteBatch) -> None:
+        """Save what is kept in memory."""
+        raise NotImplementedError

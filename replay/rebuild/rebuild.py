@@ -1,0 +1,266 @@
+"""A rebuild, step by step: states made beside the live ones, what they change, and the switch. Each step can be repeated after a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from flows.corrections.history import History
+from flows.corrections.record import EMITTED_SCHEMA, Correction
+from flows.features import PIN_COUNTERS
+from flows.kernels.reads import counters
+from flows.kernels.rows import sort_rows
+from flows.log import Log
+from flows.outputs import ACTIONS, REVISITS
+from flows.partition import partition_of
+from flows.settings import Settings
+from flows.state import tables
+from flows.state.actions_task import ActionsTask, Judge, merged_labels, resume
+from flows.state.behind import Lanes
+from flows.state.store import TaskView
+from flows.state.task import Task, task_path
+from flows.vocabulary import Vocabulary
+from replay.place import Place
+from replay.rebuild.difference import Difference, State, bounds, difference, horizon, moved
+from replay.rebuild.draft import Draft
+from replay.rebuild.plan import Part, Plan, Workplace
+from replay.tasks import TaskName
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What making the states took.
+
+    Attributes
+    ----------
+    replayed : int
+        Offsets of logs gone through.
+    seconds : float
+    event_ms : int
+        Event time that this covered, of the task where it is most.
+    """
+
+    replayed: int
+    seconds: float
+    event_ms: int
+
+    @property
+    def realtime(self) -> float:
+        """How many times as fast as it happened."""
+        return self.event_ms / 1000 / self.seconds if self.seconds else 0.0
+
+
+class Rebuild:
+    """A rebuild that was planned.
+
+    Parameters
+    ----------
+    settings : Settings
+    vocabulary : Vocabulary
+    logs : mapping of name to Log
+        ACTIONS, REVISITS, with their archives.
+    workplace : Workplace
+    plan : Plan
+    corrections : mapping of int to Correction, optional
+        By partition; without it, as the workplace has them.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        vocabulary: Vocabulary,
+        logs: Mapping[str, Log],
+        workplace: Workplace,
+        plan: Plan,
+        corrections: Mapping[int, Correction] | None = None,
+    ) -> None:
+        self.plan = plan
+        self._corrections = corrections
+        self._settings = settings
+        self._vocabulary = vocabulary
+        self._logs = logs
+        self.lanes = Lanes.start()
+        self._workplace = workplace
+        self.drafts = {part.task: self._draft(part) for part in plan.parts}
+
+    def _draft(self, part: Part) -> Draft:
+        if self._corrections is None:
+            correction = self._workplace.correction(self.plan, part)
+        else:
+            correction = self._corrections.get(part.partition) if part.flow == ACTIONS else None
+        history = History()
+        if correction is not None:
+            before = [c for c in History.of(self._settings, part.partition).corrections if c.generation < self.plan.generation]
+            history = History([*before, correction])
+        return Draft(self._settings, self._vocabulary, part.task, self._workplace.directory, history, self._logs)
+
+    def to_replay(self, place: Place) -> dict[TaskName, tuple[int, int]]:
+        """Of each task: the position of the checkpoint that it begins from, and the end of its log."""
+        found = {}
+        for part in self.plan.parts:
+            manifest = self.drafts[part.task].base(place, part.before)
+            found[part.task] = (manifest.position if manifest is not None else 0, self._logs[part.flow].end_position(part.partition))
+        return found
+
+    def build(self, place: Place, progress: Progress) -> Built:
+        """Make every state, up to where the live one is now; what an earlier attempt has made is gone on with."""
+        began, replayed, longest = time.monotonic(), 0, 0
+        for part in self.plan.parts:
+            draft = self.drafts[part.task]
+            view = TaskView(draft.live_path())
+            position = view.meta.position if view.meta is not None else 0
+            view.close()
+            draft.begin(place, draft.base(place, part.before))
+            task = draft.open(self.lanes)
+            try:
+                before, mark = task.position, task.watermark
+                if before < position:
+                    progress(before)
+                    draft.catch_up(task, position, progress)
+                    replayed += position - before
+                    first = mark if mark is not None else self._first_time(part)
+                    longest = max(longest, (task.watermark or 0) - first)
+            finally:
+                # Also on Ctrl-C: what is committed is gone on with.
+                task.close()
+        return Built(replayed, time.monotonic() - began, longest)
+
+    def _first_time(self, part: Part) -> int:
+        log = self._logs[part.flow]
+        batches = log.read(part.partition, log.start_positions()[part.partition], 1)
+        columns = (
+            Judge(self._settings, self._vocabulary, part.partition, History()).decoder.decode(*(b.records for b in batches))
+            if (batches and part.flow == ACTIONS)
+            else None
+        )
+        return int(columns.event_time[0]) if columns is not None and len(columns) else 0
+
+    def compare(self, progress: Progress) -> Difference:
+        """What the new states say differently, each at the live one's position, pins included."""
+        found, emitted, as_of = Difference(), [np.empty((0, tables.REVISITS.columns), np.int64)], self.as_of()
+        for part in self.plan.parts:
+            draft = self.drafts[part.task]
+            view = TaskView(draft.live_path())
+            task = draft.open(self.lanes)
+            try:
+                meta = view.meta
+                if meta is None:
+                    continue
+                if meta.position > task.position:
+                    draft.catch_up(task, meta.position, progress)
+                old, new = self._live(view, part), self._new(task)
+                before = self._before(old, new)
+                found.add(difference(old, new, before, as_of))
+                if part.flow == ACTIONS:
+                    emitted.append(moved(old, new, before))
+            finally:
+                task.close()
+                view.close()
+        found.add(self._pins(np.concatenate(emitted), as_of))
+        return found
+
+    def as_of(self) -> int:
+        """The greatest event time that any task has accepted: when features are compared."""
+        marks = [0]
+        for partition in range(self._settings.partitions):
+            path = task_path(self._settings, ACTIONS, partition)
+            if (path / "CURRENT").exists():
+                view = TaskView(path)
+                marks.append(view.meta.watermark if view.meta is not None and view.meta.watermark is not None else 0)
+                view.close()
+        return max(marks)
+
+    def emitted(self, part: Part, task: Task) -> tuple[pa.RecordBatch, int]:
+        """What goes out to REVISITS at the position where both the live state and the new one are, and the arrival there, ms."""
+        view = TaskView(self.drafts[part.task].live_path())
+        try:
+            old, new = self._live(view, part), self._new(task)
+            rows = moved(old, new, self._before(old, new))
+        finally:
+            view.close()
+        judging = task.working_set if isinstance(task, ActionsTask) else None
+        return emissions(rows, self._settings.partitions), (judging.arrival or 0) if judging is not None else 0
+
+    def _live(self, view: TaskView, part: Part) -> State:
+        labels = np.empty((0, tables.LABELS.columns), np.int64)
+        if view.meta is not None and part.flow == ACTIONS:
+            judge = Judge(self._settings, self._vocabulary, part.partition, corrected_to=view.meta.corrected_to)
+            for _ in resume(judge, view, view.meta, self._logs[ACTIONS], self._settings.batch_records):
+                pass
+            labels = merged_labels(view.runs.scan(tables.LABELS, view.meta.manifest.get(tables.LABELS.name, [])), judge.working_set)
+        assert view.meta is not None
+        return State(view.runs, view.meta, labels)
+
+    def _new(self, task: Task) -> State:
+        labels = task.labels() if isinstance(task, ActionsTask) else np.empty((0, tables.LABELS.columns), np.int64)
+        return State(task.store.runs, replace(task.store.meta, manifest=task.store.runs.manifest), labels)
+
+    def _before(self, *states: State) -> int:
+        marks = [tables.expiry(self._settings, state.meta.watermark) for state in states if state.meta.watermark is not None]
+        return max([horizon(*states), *marks])
+
+    def _pins(self, rows: np.ndarray, as_of: int) -> Difference:
+        """What pins will say differently once they have what tasks of users put out: rows of a user's table."""
+        found = Difference()
+        rows = sort_rows(np.ascontiguousarray(rows[:, [1, 0, 2, 3, 4]]), tables.REVISITS.keys)
+        homes = partition_of(np.ascontiguousarray(rows[:, 0]), self._settings.partitions)
+        for partition in np.unique(homes).tolist():
+            own = rows[homes == partition]
+            pins = np.unique(own[:, 0])
+            found.entities["pins"] = found.entities.get("pins", 0) + len(pins)
+            path = task_path(self._settings, REVISITS, partition)
+            view = TaskView(path) if (path / "CURRENT").exists() else None
+            held = np.empty((0, tables.REVISITS.columns), np.int64)
+            if view is not None and view.meta is not None:
+                held = view.runs.rows_of(tables.REVISITS, view.meta.manifest.get(tables.REVISITS.name, []), pins)
+            values = []
+            for some in (held, np.concatenate([held, own])):
+                folded = tables.REVISITS.fold(sort_rows(np.ascontiguousarray(some), tables.REVISITS.keys))  # type: ignore[misc]
+                values.append(counters(folded, bounds(folded, pins), as_of)[0])
+            found.note("pin", pins, PIN_COUNTERS, *values)
+            if view is not None:
+                view.close()
+        return found
+
+
+def emissions(rows: np.ndarray, partitions: int) -> pa.RecordBatch:
+    """Changed weights of users' revisits as records that pins can apply, EMITTED_SCHEMA.
+
+    Parameters
+    ----------
+    rows : int64[n, 5]
+        Of tables.REVISITS, of users.
+    """
+    weight = rows[:, 4]
+    times = np.abs(weight)
+    rows, sign = np.repeat(rows, times, axis=0), np.repeat(np.sign(weight), times)
+    pins = np.ascontiguousarray(rows[:, 1])
+    columns = [partition_of(pins, partitions), pins, rows[:, 0], rows[:, 3], rows[:, 2].astype(np.int8), sign.astype(np.int8)]
+    return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, EMITTED_SCHEMA, strict=True)], schema=EMITTED_SCHEMA)
+
+
+def numbered(sequences: Mapping[str, list[int]], emitted: pa.RecordBatch) -> dict[str, list[int]]:
+    """A task's numbers after it has put something out."""
+    counts = np.bincount(emitted.column("destination").to_numpy(), minlength=len(sequences[REVISITS]))
+    return {**{name: list(n) for name, n in sequences.items()}, REVISITS: (np.array(sequences[REVISITS]) + counts).tolist()}
+
+
+def taking_effect(
+    correction: Correction, position: int, sequences: Mapping[str, list[int]], emitted: pa.RecordBatch, arrival: int
+) -> Correction:
+    """A correction as it is recorded, now that it is known where it takes effect."""
+    made = replace(
+        correction.made,
+        position=position,
+        sequences={name: list(n) for name, n in sequences.items()},
+        sequences_after=numbered(sequences, emitted),
+        first=min(correction.places().tolist(), default=position),
+        arrival=arrival,
+    )
+    return replace(correction, made=made, emitted=emitted)

@@ -1,0 +1,170 @@
+"""Which records a correction changes: one pass over a partition of the log, decoded as the flow does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from flows.corrections.history import History
+from flows.corrections.record import NO_CLOCK, places_of
+from flows.errors import CorruptionError
+from flows.events import EVENT_SCHEMA
+from flows.kernels.layout import ACCEPTED, NEVER
+from flows.log import Log, read_before
+from flows.settings import Settings
+from flows.state.actions_task import Judge
+from flows.vocabulary import Vocabulary
+from replay.rebuild.events import DecodedEvents
+from replay.rebuild.filter import Filter
+from replay.rebuild.patch import Patch
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which events may be changed at all.
+
+    Attributes
+    ----------
+    users, pins : int64[n] or None
+        Only events of these users; only events on these pins. None: all.
+    as_it_was : bool
+        The watermark moves as it did, so nobody else's events become late, or cease to be; else, as if the changed ones had never been.
+    """
+
+    users: np.ndarray | None = None
+    pins: np.ndarray | None = None
+    as_it_was: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a pass has found.
+
+    Attributes
+    ----------
+    excluded, excluded_clock, patched, patched_clock, events
+        Of `flows.corrections.record.Correction`.
+    users : int64[n]
+        Whose events they are, ascending.
+    offsets : (int, int) or None
+        Of the first and the last of them.
+    times : (int, int) or None
+        The least and the greatest event time of them, ms.
+    unmatched : int64[n, 2]
+        event_id, user_id of events of the patch that the log doesn't have.
+    """
+
+    excluded: np.ndarray
+    excluded_clock: np.ndarray
+    patched: np.ndarray
+    patched_clock: np.ndarray
+    events: pa.RecordBatch
+    users: np.ndarray
+    offsets: tuple[int, int] | None
+    times: tuple[int, int] | None
+    unmatched: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+
+    def __len__(self) -> int:
+        return len(self.excluded) + len(self.patched)
+
+
+def scan(
+    settings: Settings,
+    vocabulary: Vocabulary,
+    log: Log,
+    partition: int,
+    history: History,
+    span: tuple[int, int],
+    condition: Filter | None,
+    patch: Patch | None,
+    scope: Scope,
+    progress: Progress,
+) -> Found:
+    """Records of [span[0], span[1]) that a condition takes, or that a patch has others for.
+
+    Records that are bad, or excluded already, are none of them; patched ones count as patched.
+
+    Parameters
+    ----------
+    history : History
+        The corrections so far.
+    progress : callable
+        Called with numbers of offsets.
+    """
+    judge = Judge(settings, vocabulary, partition, history)
+    matched = np.zeros(len(patch.events) if patch is not None else 0, np.bool_)
+    parts: dict[str, list[np.ndarray]] = {
+        name: [np.empty(0, np.int64)]
+        for name in ("excluded", "excluded_clock", "patched", "patched_clock", "rows", "users", "times", "offsets")
+    }
+    # Which records moved the watermark depends on all before them.
+    at = 0 if scope.as_it_was else span[0]
+    while at < span[1]:
+        batches = read_before(log, span[1], partition, at, settings.batch_records)
+        if not batches:
+            raise CorruptionError(f"log '{log.name}', partition {partition}, can't be read from offset {at} on")
+        end = batches[-1].end_offset
+        if scope.as_it_was:
+            done = judge.judge(batches)
+            columns, offsets = done.columns, done.offsets
+            clock = np.where(done.judged.status == ACCEPTED, columns.event_time, NO_CLOCK)
+        else:
+            columns = judge.decoder.decode(*(batch.records for batch in batches))
+            offsets = np.concatenate([batch.offsets_of_records() for batch in batches])
+            if judge.overlay is not None:
+                judge.overlay.apply(columns, offsets)
+            clock = np.full(len(offsets), NO_CLOCK)
+        eligible = ~columns.bad & (offsets >= span[0])
+        for ids, column in ((scope.users, columns.user_id), (scope.pins, columns.pin_id)):
+            if ids is not None:
+                eligible &= np.isin(column, ids)
+        places = places_of(offsets)
+        rows = patch.rows_for(columns.event_id, columns.user_id) if patch is not None else np.full(len(offsets), -1)
+        patched = eligible & (rows >= 0)
+        excluded = (
+            eligible & condition.matches(DecodedEvents(columns, batches, offsets, partition)) if condition is not None else eligible & False
+        )
+        excluded &= ~patched
+        matched[rows[patched]] = True
+        parts["excluded"].append(places[excluded])
+        parts["excluded_clock"].append(clock[excluded])
+        parts["patched"].append(places[patched])
+        parts["patched_clock"].append(clock[patched] if scope.as_it_was else np.full(int(patched.sum()), NEVER))
+        parts["rows"].append(rows[patched])
+        changed = excluded | patched
+        parts["users"].append(np.unique(columns.user_id[changed]))
+        if changed.any():
+            times = columns.event_time[changed]
+            parts["times"].append(np.array([times.min(), times.max()]))
+            parts["offsets"].append(offsets[changed][[0, -1]])
+        progress(end - at)
+        at = end
+    together = {name: np.concatenate(found) for name, found in parts.items()}
+    events = (
+        patch.events.take(pa.array(together["rows"]))
+        if patch is not None and len(together["rows"])
+        else pa.RecordBatch.from_pylist([], EVENT_SCHEMA)
+    )
+    unmatched = (
+        np.array([list(key) for key in patch.keys[~matched]], np.int64).reshape(-1, 2) if patch is not None else np.empty((0, 2), np.int64)
+    )
+    return Found(
+        together["excluded"],
+        together["excluded_clock"],
+        together["patched"],
+        together["patched_clock"],
+        events,
+        np.unique(together["users"]),
+        _bounds(together["offsets"]),
+        _bounds(together["times"]),
+        unmatched,
+    )
+
+
+def _bounds(values: np.ndarray) -> tuple[int, int] | None:
+    return (int(values.min()), int(values.max())) if len(values) else None

@@ -1,0 +1,147 @@
+"""The switch: what was rebuilt takes the place of what is live.
+
+One append to CORRECTIONS is the moment. Before it nothing has changed; after it the tasks' states are wrong until they are replaced, which a run
+refuses to overlook, and which this, `tidemark replay restore`, or this again after a kill does.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from flows.corrections.history import History
+from flows.corrections.record import Correction
+from flows.directories import sync
+from flows.errors import CorruptionError, LockedError
+from flows.log import LedgerConflictError, LedgerEntry, Log
+from flows.open_log import open_log
+from flows.outputs import ACTIONS, CORRECTIONS, DEADLETTERS, LATE, REVISITS
+from flows.settings import Settings
+from flows.state.actions_task import ActionsTask
+from flows.state.corrected_task import corrected_entry
+from flows.state.lock import run_lock
+from flows.state.store import TaskView
+from flows.state.task import task_path
+from flows.vocabulary import Vocabulary
+from replay.rebuild.plan import Part, Workplace
+from replay.rebuild.rebuild import Rebuild, taking_effect
+from replay.rebuild.request import GENERATIONS, newest_generation
+
+REPLACED = ".replaced"
+
+
+@dataclass(frozen=True)
+class Switched:
+    """What a switch has done: corrections that were recorded, by partition, and records that went out to pins."""
+
+    corrections: dict[int, Correction]
+    emitted: int
+
+
+class Switch:
+    """See the module.
+
+    Parameters
+    ----------
+    settings : Settings
+    vocabulary : Vocabulary
+    rebuild : Rebuild
+    workplace : Workplace
+    """
+
+    def __init__(self, settings: Settings, vocabulary: Vocabulary, rebuild: Rebuild, workplace: Workplace) -> None:
+        self._settings = settings
+        self._vocabulary = vocabulary
+        self._rebuild = rebuild
+        self._workplace = workplace
+        self._generation = rebuild.plan.generation
+
+    def recorded(self) -> bool:
+        """Whether the moment has passed: what was begun must be ended."""
+        return any(
+            self._generation in {c.generation for c in History.of(self._settings, part.partition).corrections}
+            for part in self._rebuild.plan.parts
+            if part.flow == ACTIONS
+        )
+
+    def make(self, progress: Callable[[int], None]) -> Switched:
+        """Switch every task of the rebuild, and delete what is left of it.
+
+        Raises
+        ------
+        LockedError
+            A run has the tasks, or somebody else has corrected something meanwhile.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(run_lock(self._settings.state))
+            logs = {
+                name: stack.enter_context(open_log(self._settings, name, create=True)) for name in (ACTIONS, REVISITS, LATE, DEADLETTERS)
+            }
+            corrections: dict[int, Correction] = {}
+            if not self.recorded():
+                for part in self._rebuild.plan.parts:
+                    made = self._meet(part, logs, progress)
+                    if made is not None:
+                        corrections[part.partition] = made
+                if corrections:
+                    self._record(corrections, logs[REVISITS])
+            for part in self._rebuild.plan.parts:
+                self._replace(part)
+                if part.flow == ACTIONS:
+                    # Puts out what the correction changes.
+                    self._open(part, logs).close()
+        self._workplace.discard()
+        return Switched(corrections, sum(len(c.emitted) for c in corrections.values()))
+
+    def _open(self, part: Part, logs: dict[str, Log]) -> ActionsTask:
+        outputs = {name: logs[name] for name in (REVISITS, LATE, DEADLETTERS)}
+        return ActionsTask(self._settings, part.partition, self._vocabulary, logs[ACTIONS], outputs)
+
+    def _meet(self, part: Part, logs: dict[str, Log], progress: Callable[[int], None]) -> Correction | None:
+        """Bring the new state to where the live one is, all of whose records are out; what is to be recorded of it."""
+        draft = self._rebuild.drafts[part.task]
+        if part.flow == ACTIONS:
+            live = self._open(part, logs)
+            position, sequences = live.position, {name: list(n) for name, n in live.store.meta.sequences.items()}
+            live.close()
+        else:
+            view = TaskView(draft.live_path())
+            position, sequences = view.meta.position if view.meta is not None else 0, {}
+            view.close()
+        task = draft.open(self._rebuild.lanes)
+        try:
+            draft.catch_up(task, position, progress)
+            if part.flow != ACTIONS:
+                return None
+            emitted, arrival = self._rebuild.emitted(part, task)
+            return taking_effect(draft.history.last(), position, sequences, emitted, arrival)
+        finally:
+            task.close()
+
+    def _record(self, corrections: dict[int, Correction], revisits: Log) -> None:
+        revisits.append([], ledger=[corrected_entry(revisits, partition, self._generation) for partition in corrections])
+        records = [(partition, batch) for partition, c in sorted(corrections.items()) for batch in c.to_records()]
+        with open_log(self._settings, CORRECTIONS, create=True) as log:
+            try:
+                log.append(records, ledger=LedgerEntry(GENERATIONS, self._generation, previous=newest_generation(self._settings)))
+            except LedgerConflictError as error:
+                raise LockedError("somebody else has made a correction meanwhile: --discard this rebuild, and begin it again") from error
+
+    def _replace(self, part: Part) -> None:
+        new, path = self._rebuild.drafts[part.task].path, task_path(self._settings, part.flow, part.partition)
+        if not new.exists():
+            if not (path / "CURRENT").exists():
+                raise CorruptionError(
+                    f"{part.task}: the new state is gone from {new}; `tidemark replay restore --task {part.task}` makes it again"
+                )
+            # Done before a kill.
+            return
+        old = path.with_name(path.name + REPLACED)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        new.rename(path)
+        sync(path.parent)
+        sync(new.parent)
