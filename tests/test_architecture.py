@@ -49,7 +49,12 @@ def within(name: str, *packages: str) -> bool:
 
 
 def may_import_bytewax(module: str) -> bool:
-    return within(module, "flows.dataflow", "tests", "benchmarks") or module in ("flows.actions", "flows.revisits", "flows.all", "flows.archiver")
+    return within(module, "flows.dataflow", "tests", "benchmarks") or module in (
+        "flows.actions",
+        "flows.revisits",
+        "flows.all",
+        "flows.archiver",
+    )
 
 
 # (rule, the modules that it binds, the packages that those must not import)

@@ -103,7 +103,21 @@ def test_spreads_and_ratios() -> None:
 
 @pytest.mark.slow
 def test_the_flow_benchmark_prints_its_contract() -> None:
-    command = [sys.executable, "-m", "benchmarks.flow", "--json", "--quick", "--events", "8000", "--large", "20000", "--repeats", "1", "--seed", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.flow",
+        "--json",
+        "--quick",
+        "--events",
+        "8000",
+        "--large",
+        "20000",
+        "--repeats",
+        "1",
+        "--seed",
+        "3",
+    ]
     result = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, cwd=Path(__file__).parent.parent).stdout)
     assert list(result) == ["benchmark", "results", "ratios", "machine", "seed"]
     assert (result["benchmark"], result["seed"]) == ("flow", 3)

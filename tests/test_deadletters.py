@@ -78,7 +78,15 @@ def invoke(settings: Settings, *arguments: str) -> Result:
 
 
 def test_repeats_are_read_once(settings: Settings) -> None:
-    write(settings, letter(0, 0, 10), letter(0, 1, 12), letter(0, 0, 10), letter(0, 1, 12), letter(0, 2, 15), letter(2, 0, 7, "not_json", b"{"))
+    write(
+        settings,
+        letter(0, 0, 10),
+        letter(0, 1, 12),
+        letter(0, 0, 10),
+        letter(0, 1, 12),
+        letter(0, 2, 15),
+        letter(2, 0, 7, "not_json", b"{"),
+    )
     assert [x.id for x in deadletters(settings)] == ["0:10", "0:12", "0:15", "2:7"]
     assert counts(settings) == {"unknown_action": 3, "not_json": 1}
     assert [x.id for x in newest(settings, 2)] == ["0:12", "0:15"]
@@ -171,10 +179,14 @@ def test_one_of_which_only_the_start_is_kept(settings: Settings) -> None:
     shown = invoke(settings, "show", "2:12").output
     assert "5000000 bytes, of which the first 20 are kept; the whole lies in log 'actions', partition 2, offset 12" in shown
     assert json.loads(invoke(settings, "show", "2:12", "--json").output)["size"] == 5_000_000
-    with pytest.raises(InputError, match=r"2:12 can't be re-driven: of its 5000000 bytes .* partition 2, offset 12: append a smaller record"):
+    with pytest.raises(
+        InputError, match=r"2:12 can't be re-driven: of its 5000000 bytes .* partition 2, offset 12: append a smaller record"
+    ):
         invoke(settings, "redrive", "--id", "0:10", "--id", "2:12", "--set", 'action="save"')
     assert raw_records(settings) == []
-    assert "1 re-driven; 1 left out, of which only the start is kept" in invoke(settings, "redrive", "--all", "--set", 'action="save"').output
+    assert (
+        "1 re-driven; 1 left out, of which only the start is kept" in invoke(settings, "redrive", "--all", "--set", 'action="save"').output
+    )
     assert [json.loads(value)["event_id"] for _, value, _ in raw_records(settings)] == [10]
 
 

@@ -117,7 +117,25 @@ def test_a_record_that_ends_too_early(cut: int) -> None:
     check([PLAIN[0][:cut], PLAIN[0][cut:], PLAIN[0]])
 
 
-PIECES = [b"{", b"}", b'"', b",", b":", b"\\", b" ", b"0", b"-", b".", b"e", b"null", b"\xc3", b"\xa9", b"\x00", b'"user_id"', b'"topic":"x",']
+PIECES = [
+    b"{",
+    b"}",
+    b'"',
+    b",",
+    b":",
+    b"\\",
+    b" ",
+    b"0",
+    b"-",
+    b".",
+    b"e",
+    b"null",
+    b"\xc3",
+    b"\xa9",
+    b"\x00",
+    b'"user_id"',
+    b'"topic":"x",',
+]
 
 
 @given(st.integers(0, 2**32))

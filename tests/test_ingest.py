@@ -193,7 +193,9 @@ def test_ids(tmp_path: Path, settings: Settings) -> None:
 
 
 def test_uint64_ids_past_int64_are_raw(tmp_path: Path, settings: Settings) -> None:
-    table = pa.table({"user_id": pa.array([1, 2**63, 2**64 - 1], pa.uint64()), "pin_id": [1, 2, 3], "action": ["save"] * 3, "event_time": [T0] * 3})
+    table = pa.table(
+        {"user_id": pa.array([1, 2**63, 2**64 - 1], pa.uint64()), "pin_id": [1, 2, 3], "action": ["save"] * 3, "event_time": [T0] * 3}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     assert summary(settings, tmp_path / "a.parquet")["raw"] == 2
     assert faults(settings) == {"wrong_type": 2}
@@ -216,7 +218,9 @@ def test_csv_of_pandas_nullable_columns(tmp_path: Path, settings: Settings) -> N
 
 
 def test_parquet_of_pandas_nullable_columns(tmp_path: Path, settings: Settings) -> None:
-    frame = pd.DataFrame([row(1, duration_ms=None), row(2, duration_ms=3), row(3, user_id=np.nan), row(4, pin_id=2.5), row(5, pin_id=np.inf)])
+    frame = pd.DataFrame(
+        [row(1, duration_ms=None), row(2, duration_ms=3), row(3, user_id=np.nan), row(4, pin_id=2.5), row(5, pin_id=np.inf)]
+    )
     frame.to_parquet(tmp_path / "a.parquet")
     summary(settings, tmp_path / "a.parquet")
     assert sorted((r["event_id"], r["user_id"], str(r["duration_ms"])) for r in events(settings)) == [(1, 1, "None"), (2, 2, "3")]
@@ -402,8 +406,18 @@ def _damaged(path: Path) -> None:
         ("a.parquet", _damaged, [], "can't be read as Parquet"),
         ("a.csv", lambda p: p.touch(), [], "has no header"),
         ("a.csv", lambda p: p.write_text("\n\n"), [], "has no header"),
-        ("a.csv", lambda p: write(p, [row(1)]), ["--columns", "user_id=usr_id"], "no column 'usr_id' for user_id \\(did you mean 'user_id'"),
-        ("a.csv", lambda p: p.write_text("user_id,pinid,action,event_time\n"), [], "no column 'pin_id' \\(did you mean 'pinid'.*pin_id=NAME"),
+        (
+            "a.csv",
+            lambda p: write(p, [row(1)]),
+            ["--columns", "user_id=usr_id"],
+            "no column 'usr_id' for user_id \\(did you mean 'user_id'",
+        ),
+        (
+            "a.csv",
+            lambda p: p.write_text("user_id,pinid,action,event_time\n"),
+            [],
+            "no column 'pin_id' \\(did you mean 'pinid'.*pin_id=NAME",
+        ),
         ("a.csv", lambda p: p.write_text("user_id,user_id,pin_id,action,event_time\n"), [], "several columns 'user_id'"),
         ("a.jsonl", lambda p: write(p, [row(1)]), ["--columns", "user_id=uid"], "none of the first 1000 objects has the field 'uid'"),
         ("a.dat", lambda p: p.write_text("x"), [], "'.dat' names no format that is known; say --format"),
@@ -559,10 +573,14 @@ def test_derived_ids_are_distinct_and_stay_as_they_are() -> None:
 def _big(path: Path, count: int) -> Path:
     """A file with a little of everything."""
     if path.suffix == ".parquet":
-        table = pa.table({"user_id": np.arange(count) % 1000, "pin_id": np.arange(count), "action": ["save"] * count, "event_time": np.arange(count)})
+        table = pa.table(
+            {"user_id": np.arange(count) % 1000, "pin_id": np.arange(count), "action": ["save"] * count, "event_time": np.arange(count)}
+        )
         pq.write_table(table, path, row_group_size=9_000)
     elif path.suffix == ".csv":
-        table = pa.table({"user_id": np.arange(count) % 1000, "pin_id": np.arange(count), "action": ["save"] * count, "event_time": np.arange(count)})
+        table = pa.table(
+            {"user_id": np.arange(count) % 1000, "pin_id": np.arange(count), "action": ["save"] * count, "event_time": np.arange(count)}
+        )
         pacsv.write_csv(table, path)
         content = path.read_bytes().split(b"\n")
         content[50::100] = [b"ragged,%d" % i for i in range(len(content[50::100]))]
@@ -702,7 +720,9 @@ def test_garbage_does_not_make_it_slow(tmp_path: Path, settings: Settings) -> No
 
 
 def test_what_json_has_no_form_for_stays_a_fault(tmp_path: Path, settings: Settings) -> None:
-    table = pa.table({"user_id": pa.array([1, 2]), "pin_id": [datetime(2024, 1, 1, tzinfo=UTC)] * 2, "action": ["save"] * 2, "event_time": [1, 2]})
+    table = pa.table(
+        {"user_id": pa.array([1, 2]), "pin_id": [datetime(2024, 1, 1, tzinfo=UTC)] * 2, "action": ["save"] * 2, "event_time": [1, 2]}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     summary(settings, tmp_path / "a.parquet")
     assert faults(settings) == {"wrong_type": 2}

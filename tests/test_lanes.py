@@ -220,7 +220,9 @@ def test_a_commit_that_failed_is_raised_at_the_latest_by_close(tmp_path: Path, m
 def test_a_followed_log_is_gathered_while_the_task_is_busy(tmp_path: Path) -> None:
     with LocalLog.open(tmp_path, ACTIONS, 1, create=True) as log:
         busy = [False]
-        source = LogSource(lambda: log, 1, lambda *_: 0, Plan(follow=True), 100, None, lambda partition: lambda *read: read, lambda p: busy[0])
+        source = LogSource(
+            lambda: log, 1, lambda *_: 0, Plan(follow=True), 100, None, lambda partition: lambda *read: read, lambda p: busy[0]
+        )
         partition = source.build_part("step", "0", None)
         record = pa.record_batch({"n": [1]})
 

@@ -17,7 +17,7 @@ from flows.archive.archive import Archive
 from flows.archive.checking import verify
 from flows.archive.names import DRAFT
 from flows.log import LocalLog
-from flows.outputs import ACTIONS, LOGS
+from flows.outputs import ACTIONS, CORRECTIONS, LOGS
 from tests.archive.making import rows, typed
 from tests.archive.test_segments import DAMAGES
 from tests.processes import (
@@ -36,6 +36,9 @@ from tests.processes import (
     workers_of,
 )
 
+# What lies in a data directory in which nothing was ever corrected.
+RUN_WRITES = tuple(name for name in LOGS if name != CORRECTIONS)
+
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
@@ -50,7 +53,7 @@ def data(simulated: Simulated, tmp_path: Path) -> Path:
 
 def check_whole(data: Path) -> None:
     """The archive holds just what the logs do, and verify says so too."""
-    for name in LOGS:
+    for name in RUN_WRITES:
         with LocalLog.open(data / "logs", name, read_only=True) as log:
             archive = Archive(data / "archive", name, log.partitions)
             for partition, end in enumerate(log.end_positions()):
@@ -65,7 +68,7 @@ def test_all_logs_are_archived_once(data: Path, simulated: Simulated, monkeypatc
     done = tidemark("archive", "run", "--workers", 2, "--json", data=data).json()
     assert (done["stopped"], done["workers"], done["records"]["actions"]) == (False, 2, simulated.records)
     assert done["total"] == sum(done["records"].values())
-    assert all(done["records"][name] > 0 for name in LOGS)
+    assert all(done["records"][name] > 0 for name in RUN_WRITES)
     assert "nothing new to archive; the archive is up to date" in tidemark("archive", "run", data=data).out
     check_whole(data)
     told = front_door("archive", "status", "--json", data=data, monkeypatch=monkeypatch).json()
@@ -73,7 +76,7 @@ def test_all_logs_are_archived_once(data: Path, simulated: Simulated, monkeypatc
     for row in told["partitions"]:
         assert (row["start"], row["end"], row["lag"], row["missing"]) == (0, row["live_end"], 0, [])
         assert row["segments"] == (row["live_end"] > 0)
-    assert [(row["log"], row["partition"]) for row in told["partitions"]] == [(name, p) for name in LOGS for p in range(PARTITIONS)]
+    assert [(row["log"], row["partition"]) for row in told["partitions"]] == [(name, p) for name in RUN_WRITES for p in range(PARTITIONS)]
     # Lag tools see it too.
     with LocalLog.open(data / "logs", ACTIONS, read_only=True) as log:
         assert log.group_positions("archive") == dict(enumerate(log.end_positions()))

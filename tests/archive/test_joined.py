@@ -17,7 +17,7 @@ from flows.archive.joined import JoinedLog
 from flows.errors import CorruptionError, LogError, RetentionError
 from flows.log import LedgerEntry, LocalLog
 from flows.open_log import open_live_log, open_log
-from flows.outputs import ACTIONS, DEADLETTERS, LATE, LOGS, REVISITS
+from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.past import Past
 from flows.settings import Settings
 from flows.state.actions_task import ActionsTask
@@ -203,7 +203,7 @@ def test_state_from_the_archive_is_state_from_the_log(tmp_path: Path, monkeypatc
     driving.write(settings, random_stream(7, 4_000, partitions=2, users=300, pins=400, days=60), rng)
     want = driving.apply(settings, rng)
     archives = settings.archives
-    for name in LOGS:
+    for name in (ACTIONS, REVISITS, LATE, DEADLETTERS):
         with open_live_log(settings, name) as log:
             archive_all(archives, log, most=700)
     again = Settings(**{**settings.__dict__, "data": tmp_path / "again", "batch_records": 333})
@@ -230,7 +230,10 @@ def test_state_from_the_archive_is_state_from_the_log(tmp_path: Path, monkeypatc
                 got[f"{flow}-{partition}"] = task.digest()
                 if flow == ACTIONS:
                     # As of a time in between: the same kernels over the joined log, up to a position.
-                    times = [Past(settings, vocabulary, lambda log=log: log).users(partition, ends[partition] // 2, 2**62) for log in (source, whole)]
+                    times = [
+                        Past(settings, vocabulary, lambda log=log: log).users(partition, ends[partition] // 2, 2**62)
+                        for log in (source, whole)
+                    ]
                     assert times[0].watermark == times[1].watermark
                     assert all(
                         np.array_equal(getattr(times[0], n), getattr(times[1], n)) for n in ("sequences", "revisits", "labels", "tiles")

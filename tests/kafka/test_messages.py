@@ -126,7 +126,9 @@ def test_a_small_message_that_becomes_gigabytes_is_one_record_of_its_bytes(tmp_p
         assert len(data) < 200_000
         paths.append(tmp_path / str(k))
         paths[-1].write_bytes(data)
-    done = subprocess.run([sys.executable, "-c", HOSTILE, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -22,7 +22,9 @@ from tests import driving
 class House:
     """The logs hold the stream `events`; tasks are opened and closed by the test."""
 
-    def __init__(self, path: Path, events: pd.DataFrame, partitions: int = 1, seed: int = 0, lanes: Lanes | None = None, **settings: int) -> None:
+    def __init__(
+        self, path: Path, events: pd.DataFrame, partitions: int = 1, seed: int = 0, lanes: Lanes | None = None, **settings: int
+    ) -> None:
         self.lanes = lanes
         self.settings = Settings(data=path, partitions=partitions, **settings)
         self.vocabulary = self.settings.load_vocabulary()
