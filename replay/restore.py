@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.corrections.history import History
 from flows.directories import sync
 from flows.errors import CorruptionError, DataDirectoryError
 from flows.log import Log
+from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.state.store import TaskView, write_state
 from flows.state.task import task_path
@@ -150,6 +152,10 @@ class Restorer:
         start = log.start_positions()[manifest.partition]
         if manifest.needs_from < start:
             raise DataDirectoryError(f"{where} needs the log from offset {manifest.needs_from}, and it begins at {start}")
+        if manifest.flow == ACTIONS:
+            right = History.of(self._settings, manifest.partition).right_up_to(manifest.generation)
+            if manifest.position > right:
+                raise DataDirectoryError(f"{where} is older than a correction that changes records from offset {right} on")
 
 
 def _check(path: Path, manifest: Manifest) -> None:
