@@ -71,8 +71,8 @@ class Made:
     author : str
     made_at : int
         Wall clock, ms.
-    arrival : int
-        Arrival time of what goes out because of it, ms.
+    time : int
+        The greatest event time accepted by then, ms: what goes out because of it bears it.
     """
 
     generation: int
@@ -84,7 +84,7 @@ class Made:
     undoes: tuple[int, ...] = ()
     author: str = ""
     made_at: int = 0
-    arrival: int = 0
+    time: int = 0
     format: int = FORMAT
 
 

@@ -139,7 +139,7 @@ class CorrectedTask(Task):
         meta.sequences = {name: list(numbers) for name, numbers in correction.made.sequences.items()}
         emitted = correction.emitted
         columns: dict[str, Any] = {name: emitted.column(name).to_numpy() for name in emitted.schema.names}
-        columns["timestamp"] = np.full(len(emitted), correction.made.arrival)
+        columns["timestamp"] = np.full(len(emitted), correction.made.time)
         self._put_out(batch, REVISITS, columns.pop("destination"), columns, REVISIT_SCHEMA)
         if meta.sequences != correction.made.sequences_after:
             raise CorruptionError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from rocksdict import WriteBatch
 
 from flows.log import Log, LogBatch
@@ -46,6 +47,7 @@ class RevisitsTask(Task):
         parts = []
         for one in batches:
             records = take_next(one.records, meta.applied, where)
+            self._note_corrections(records)
             names = ("pin_id", "user_id", "kind", "time", "weight")
             parts.append(np.column_stack([records.column(name).to_numpy().astype(np.int64) for name in names]))
         rows = np.concatenate(parts)
@@ -57,3 +59,13 @@ class RevisitsTask(Task):
     def _place(self) -> object:
         # Not the offset: repeats and the order of origins move it.
         return sorted(self.store.meta.applied.items())
+
+    def _note_corrections(self, records: pa.RecordBatch) -> None:
+        """A record of weight 0 begins what a correction takes back and adds.
+
+        It leaves alone what is too old for any read from then on, so what these tables say of earlier times is not to be read from here.
+        """
+        times = records.column("timestamp").to_numpy()[records.column("weight").to_numpy() == 0]
+        if len(times):
+            meta = self.store.meta
+            meta.expired_to = max(meta.expired_to, tables.expiry(self.settings, int(times.max())))

@@ -162,11 +162,6 @@ def changed_entities(table: Table, a: State, b: State, before: int) -> np.ndarra
     return np.unique(np.concatenate(found))
 
 
-def horizon(*states: State) -> int:
-    """Revisits and saves whose hour ended by then may be gone from one of some states, ms."""
-    return max(state.meta.expired_to for state in states)
-
-
 def difference(a: State, b: State, before: int, as_of: int) -> Difference:
     """What two states of a task say differently.
 

@@ -25,7 +25,7 @@ from flows.state.store import TaskView
 from flows.state.task import Task, task_path
 from flows.vocabulary import Vocabulary
 from replay.place import Place
-from replay.rebuild.difference import Difference, State, bounds, difference, horizon, moved
+from replay.rebuild.difference import Difference, State, bounds, difference, moved
 from replay.rebuild.draft import Draft
 from replay.rebuild.plan import Part, Plan, Workplace
 from replay.tasks import TaskName
@@ -144,6 +144,7 @@ class Rebuild:
     def compare(self, progress: Progress) -> Difference:
         """What the new states say differently, each at the live one's position, pins included."""
         found, emitted, as_of = Difference(), [np.empty((0, tables.REVISITS.columns), np.int64)], self.as_of()
+        before = tables.expiry(self._settings, as_of)
         for part in self.plan.parts:
             draft = self.drafts[part.task]
             view = TaskView(draft.live_path())
@@ -155,7 +156,6 @@ class Rebuild:
                 if meta.position > task.position:
                     draft.catch_up(task, meta.position, progress)
                 old, new = self._live(view, part), self._new(task)
-                before = self._before(old, new)
                 found.add(difference(old, new, before, as_of))
                 if part.flow == ACTIONS:
                     emitted.append(moved(old, new, before))
@@ -176,16 +176,20 @@ class Rebuild:
                 view.close()
         return max(marks)
 
-    def emitted(self, part: Part, task: Task) -> tuple[pa.RecordBatch, int]:
-        """What goes out to REVISITS at the position where both the live state and the new one are, and the arrival there, ms."""
+    def emitted(self, part: Part, task: Task, as_of: int) -> pa.RecordBatch:
+        """What goes out to REVISITS at the position where both the live state and the new one are.
+
+        Parameters
+        ----------
+        as_of : int
+            As of `as_of`: revisits that no read at or after it needs are left as they are. Some task may have forgotten them, and another not.
+        """
         view = TaskView(self.drafts[part.task].live_path())
         try:
-            old, new = self._live(view, part), self._new(task)
-            rows = moved(old, new, self._before(old, new))
+            rows = moved(self._live(view, part), self._new(task), tables.expiry(self._settings, as_of))
         finally:
             view.close()
-        judging = task.working_set if isinstance(task, ActionsTask) else None
-        return emissions(rows, self._settings.partitions), (judging.arrival or 0) if judging is not None else 0
+        return emissions(rows, self._settings.partitions)
 
     def _live(self, view: TaskView, part: Part) -> State:
         labels = np.empty((0, tables.LABELS.columns), np.int64)
@@ -200,10 +204,6 @@ class Rebuild:
     def _new(self, task: Task) -> State:
         labels = task.labels() if isinstance(task, ActionsTask) else np.empty((0, tables.LABELS.columns), np.int64)
         return State(task.store.runs, replace(task.store.meta, manifest=task.store.runs.manifest), labels)
-
-    def _before(self, *states: State) -> int:
-        marks = [tables.expiry(self._settings, state.meta.watermark) for state in states if state.meta.watermark is not None]
-        return max([horizon(*states), *marks])
 
     def _pins(self, rows: np.ndarray, as_of: int) -> Difference:
         """What pins will say differently once they have what tasks of users put out: rows of a user's table."""
@@ -230,7 +230,9 @@ class Rebuild:
 
 
 def emissions(rows: np.ndarray, partitions: int) -> pa.RecordBatch:
-    """Changed weights of users' revisits as records that pins can apply, EMITTED_SCHEMA.
+    """Changed weights of users' revisits as records that pins can apply, EMITTED_SCHEMA; one of weight 0 for each partition goes first.
+
+    That one says that what pins know of times long past is not corrected (see `flows.state.revisits_task`).
 
     Parameters
     ----------
@@ -240,8 +242,10 @@ def emissions(rows: np.ndarray, partitions: int) -> pa.RecordBatch:
     weight = rows[:, 4]
     times = np.abs(weight)
     rows, sign = np.repeat(rows, times, axis=0), np.repeat(np.sign(weight), times)
-    pins = np.ascontiguousarray(rows[:, 1])
-    columns = [partition_of(pins, partitions), pins, rows[:, 0], rows[:, 3], rows[:, 2].astype(np.int8), sign.astype(np.int8)]
+    destinations = np.concatenate([np.arange(partitions), partition_of(np.ascontiguousarray(rows[:, 1]), partitions)])
+    first = np.zeros((partitions, rows.shape[1]), np.int64)
+    rows, sign = np.concatenate([first, rows]), np.concatenate([first[:, 0], sign])
+    columns = [destinations, rows[:, 1], rows[:, 0], rows[:, 3], rows[:, 2].astype(np.int8), sign.astype(np.int8)]
     return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, EMITTED_SCHEMA, strict=True)], schema=EMITTED_SCHEMA)
 
 
@@ -252,7 +256,7 @@ def numbered(sequences: Mapping[str, list[int]], emitted: pa.RecordBatch) -> dic
 
 
 def taking_effect(
-    correction: Correction, position: int, sequences: Mapping[str, list[int]], emitted: pa.RecordBatch, arrival: int
+    correction: Correction, position: int, sequences: Mapping[str, list[int]], emitted: pa.RecordBatch, as_of: int
 ) -> Correction:
     """A correction as it is recorded, now that it is known where it takes effect."""
     made = replace(
@@ -261,6 +265,6 @@ def taking_effect(
         sequences={name: list(n) for name, n in sequences.items()},
         sequences_after=numbered(sequences, emitted),
         first=min(correction.places().tolist(), default=position),
-        arrival=arrival,
+        time=as_of,
     )
     return replace(correction, made=made, emitted=emitted)

@@ -115,8 +115,8 @@ class Switch:
             draft.catch_up(task, position, progress)
             if part.flow != ACTIONS:
                 return None
-            emitted, arrival = self._rebuild.emitted(part, task)
-            return taking_effect(draft.history.last(), position, sequences, emitted, arrival)
+            as_of = self._rebuild.as_of()
+            return taking_effect(draft.history.last(), position, sequences, self._rebuild.emitted(part, task, as_of), as_of)
         finally:
             task.close()
 

@@ -23,7 +23,7 @@ def decide(
     ----------
     events : DataFrame
         Columns partition, offset, user_id, event_id, event_time, timestamp and any others; optionally ``bad`` (malformed: only the
-        timestamp counts).
+        timestamp counts), and ``clock`` (the event time by which a record moves the watermark, be it bad or not; NA: its own, if it is accepted).
     allowed_lateness_ms, dedup_horizon_ms, clock_skew_ms : int
         L, H and S.
     partitions : int, optional
@@ -40,6 +40,7 @@ def decide(
     user, event_id = events["user_id"].tolist(), events["event_id"].tolist()
     event_time, timestamp = events["event_time"].tolist(), events["timestamp"].tolist()
 
+    clock = [None if pd.isna(c) else int(c) for c in events["clock"]] if "clock" in events else [None] * len(events)
     home = {u: partition_of(u, partitions) for u in set(user)} if partitions is not None else {}
 
     status = [""] * len(events)
@@ -59,6 +60,8 @@ def decide(
         w_before[i] = w
         if bad[i]:
             status[i] = "bad"
+            if clock[i] is not None:
+                w_of[p] = clock[i] if w is None else max(w, clock[i])
         elif partitions is not None and home[user[i]] != p:
             status[i] = "wrong_partition"
         elif t > arrival + clock_skew_ms:
@@ -68,7 +71,8 @@ def decide(
         else:
             status[i] = "accepted"
             late[i] = w is not None and t < w - allowed_lateness_ms
-            w_of[p] = t if w is None else max(w, t)
+            moves = t if clock[i] is None else clock[i]
+            w_of[p] = moves if w is None else max(w, moves)
             newest_of[key] = max(newest_of.get(key, t), t)
 
     decided = events.assign(
