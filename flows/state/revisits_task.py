@@ -61,11 +61,13 @@ class RevisitsTask(Task):
         return sorted(self.store.meta.applied.items())
 
     def _note_corrections(self, records: pa.RecordBatch) -> None:
-        """A record of weight 0 begins what a correction takes back and adds.
+        """A record of weight 0 begins what a correction takes back and adds, and another one ends it.
 
-        It leaves alone what is too old for any read from then on, so what these tables say of earlier times is not to be read from here.
+        That leaves alone what is too old for any read from then on, so what these tables say of earlier times is not to be read from here.
+        What it takes back is here: it must meet it before one of the two expires, or it depended on merges whose pins are known.
         """
         times = records.column("timestamp").to_numpy()[records.column("weight").to_numpy() == 0]
         if len(times):
             meta = self.store.meta
             meta.expired_to = max(meta.expired_to, tables.expiry(self.settings, int(times.max())))
+            meta.fold_all = True

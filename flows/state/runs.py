@@ -199,14 +199,22 @@ class Runs(RunReader):
             Folded rows → rows that any read may still need.
         """
         level = _full_level(self.manifest[name])
-        if level is None:
-            return
-        merged = [run for run in self.manifest[name] if run.level == level]
+        if level is not None:
+            self._merge([run for run in self.manifest[name] if run.level == level], name, level + 1, batch, expire)
+
+    def merge_all(self, name: str, batch: WriteBatch, expire: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Merge all runs of a table into one; else as `merge`."""
+        if len(self.manifest[name]) > 1:
+            self._merge(self.manifest[name], name, max(run.level for run in self.manifest[name]), batch, expire)
+
+    def _merge(
+        self, merged: list[Run], name: str, level: int, batch: WriteBatch, expire: Callable[[np.ndarray], np.ndarray] | None
+    ) -> None:
         writer = _RunWriter(batch, self.next_id)
         for rows in self.scan(self.tables[name], merged):
             writer.add(expire(rows) if expire is not None else rows)
-        self.manifest[name] = [run for run in self.manifest[name] if run.level != level]
-        self._finish(writer, name, level + 1)
+        self.manifest[name] = [run for run in self.manifest[name] if run not in merged]
+        self._finish(writer, name, level)
         for run in merged:
             batch.delete_range(_key(run.id, 0), _key(run.id + 1, 0))
             self._indexes.pop(run.id, None)

@@ -60,6 +60,8 @@ class Meta:
         Position and `sequences` that the saved working set reflects.
     expired_to : int
         Revisits whose hour ended at or before this may be gone, ms.
+    fold_all : bool
+        All runs of each table are to become one: rows that take others back must meet them before these expire.
     counts : dict
         Records by what became of them.
     """
@@ -77,6 +79,7 @@ class Meta:
     anchor: int = 0
     anchor_sequences: dict[str, list[int]] = field(default_factory=dict)
     expired_to: int = -(2**62)
+    fold_all: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     manifest: Manifest = field(default_factory=dict)
     next_run: int = 0

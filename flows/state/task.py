@@ -211,11 +211,15 @@ class Task:
 
     def _merge_due(self) -> None:
         meta, runs = self.store.meta, self.store.runs
-        while (name := runs.due()) is not None:
-            table = runs.tables[name]
-            before = expiry(self.settings, meta.watermark) if meta.watermark is not None else meta.expired_to
+        before = expiry(self.settings, meta.watermark) if meta.watermark is not None else meta.expired_to
+        while meta.fold_all or runs.due() is not None:
             batch = self.store.batch()
-            runs.merge(name, batch, lambda rows, table=table, before=before: unexpired(table, rows, before))  # type: ignore[misc]
+            if meta.fold_all:
+                for table in runs.tables.values():
+                    runs.merge_all(table.name, batch, partial(unexpired, table, before=before))
+                meta.fold_all = False
+            elif (name := runs.due()) is not None:
+                runs.merge(name, batch, partial(unexpired, runs.tables[name], before=before))
             meta.expired_to = max(meta.expired_to, before)
             # Says nothing new, so that it may wait for the sync of the next commit.
             self.store.write(batch)

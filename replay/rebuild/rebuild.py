@@ -230,9 +230,9 @@ class Rebuild:
 
 
 def emissions(rows: np.ndarray, partitions: int) -> pa.RecordBatch:
-    """Changed weights of users' revisits as records that pins can apply, EMITTED_SCHEMA; one of weight 0 for each partition goes first.
+    """Changed weights of users' revisits as records that pins can apply, EMITTED_SCHEMA; before and after those of a partition goes one of weight 0.
 
-    That one says that what pins know of times long past is not corrected (see `flows.state.revisits_task`).
+    They say where a correction begins and ends (see `flows.state.revisits_task`).
 
     Parameters
     ----------
@@ -242,9 +242,9 @@ def emissions(rows: np.ndarray, partitions: int) -> pa.RecordBatch:
     weight = rows[:, 4]
     times = np.abs(weight)
     rows, sign = np.repeat(rows, times, axis=0), np.repeat(np.sign(weight), times)
-    destinations = np.concatenate([np.arange(partitions), partition_of(np.ascontiguousarray(rows[:, 1]), partitions)])
-    first = np.zeros((partitions, rows.shape[1]), np.int64)
-    rows, sign = np.concatenate([first, rows]), np.concatenate([first[:, 0], sign])
+    every, none = np.arange(partitions), np.zeros((partitions, rows.shape[1]), np.int64)
+    destinations = np.concatenate([every, partition_of(np.ascontiguousarray(rows[:, 1]), partitions), every])
+    rows, sign = np.concatenate([none, rows, none]), np.concatenate([none[:, 0], sign, none[:, 0]])
     columns = [destinations, rows[:, 1], rows[:, 0], rows[:, 3], rows[:, 2].astype(np.int8), sign.astype(np.int8)]
     return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, EMITTED_SCHEMA, strict=True)], schema=EMITTED_SCHEMA)
 
