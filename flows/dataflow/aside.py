@@ -222,7 +222,7 @@ class Holding:
         self._opening = None
         self._leaving = self._lifecycle.let_go(self._partition, task.close)
         self._leave(0.0)
-        self._left_out.say(f"{self._name} is handed over to another command, and all other tasks go on", handed_over=self._name)
+        self._say_taken()
 
     def _set_aside(self, error: StateError) -> None:
         self._leave(time.monotonic() + self._pause if self._follow else math.inf)
@@ -236,7 +236,12 @@ class Holding:
             self._locked_since = self._locked_since or now
             if not self.away or now - self._locked_since > _LOCKED_PATIENCE:
                 raise error
+        else:
+            self._say_taken()
         self._leave(0.0)
+
+    def _say_taken(self) -> None:
+        self._left_out.say(f"{self._name} is in the hands of another command, and all other tasks go on", taken=self._name)
 
     def _wanted(self) -> bool:
         return self._neighbours is not None and self._neighbours.want_it()

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from flows.settings import Settings
 from flows.state.handover import task_taken
-with task_taken(Settings(data=Path(sys.argv[1])), "actions", 0):
+with task_taken(Settings(data=Path(sys.argv[1])), "actions", int(sys.argv[2])):
     print("taken", flush=True)
     sys.stdin.read()
 """
@@ -36,10 +36,10 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path / "house", adversarial(3, 100, partitions=1))
 
 
-def taking(data: Path) -> subprocess.Popen[str]:
-    """A process that has taken actions/0 and waits."""
+def taking(data: Path, partition: int = 0) -> subprocess.Popen[str]:
+    """A process that has taken a task of the actions flow and waits."""
     process = subprocess.Popen(
-        [sys.executable, "-c", TAKING, str(data)],
+        [sys.executable, "-c", TAKING, str(data), str(partition)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
