@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from flows.log import LocalLog
+from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings
 from flows.state.handover import task_taken
@@ -70,10 +71,12 @@ def settings_at(data: Path) -> Settings:
 class Live:
     """A run that goes on, and what it says."""
 
-    def __init__(self, data: Path, *arguments: object) -> None:
-        self.data, self.settings = data, settings_at(data)
+    def __init__(self, data: Path, *arguments: object, **options: Any) -> None:
+        self.data, self._options = data, options or SMALL
+        self.settings = Settings(data=data, **self._options)
         bare = str(arguments[0]).startswith("flows.")
-        self.process = start_bytewax(*arguments, data=data, **SMALL) if bare else start("run", *arguments, data=data, **SMALL)
+        starting, first = (start_bytewax, ()) if bare else (start, ("run",))
+        self.process = starting(*first, *arguments, data=data, **self._options)
         self.lines: list[str] = []
         assert self.process.stderr is not None
         self._reading = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)  # type: ignore[arg-type]
@@ -89,11 +92,11 @@ class Live:
 
     def goes_on(self, file: Path, away: tuple[tuple[str, int], ...] = ()) -> None:
         """New events come, and every task commits them but those that are away."""
-        tidemark("ingest", file, data=self.data, **SMALL)
+        tidemark("ingest", file, data=self.data, **self._options)
         self.catches_up(away)
 
     def catches_up(self, away: tuple[tuple[str, int], ...] = ()) -> None:
-        tasks = [(flow, p) for flow in (ACTIONS, REVISITS) for p in range(PARTITIONS) if (flow, p) not in away]
+        tasks = [(flow, p) for flow in (ACTIONS, REVISITS) for p in range(self.settings.partitions) if (flow, p) not in away]
 
         def all_there() -> bool:
             ends = {name: ends_of(self.settings, name) for name in (ACTIONS, REVISITS)}
@@ -114,8 +117,8 @@ class Live:
 
 
 @contextmanager
-def living(data: Path, *arguments: object) -> Iterator[Live]:
-    live = Live(data, *arguments)
+def living(data: Path, *arguments: object, **options: Any) -> Iterator[Live]:
+    live = Live(data, *arguments, **options)
     try:
         yield live
     finally:
@@ -124,7 +127,7 @@ def living(data: Path, *arguments: object) -> Iterator[Live]:
 
 
 def ends_of(settings: Settings, name: str) -> list[int]:
-    with LocalLog.open(settings.logs, name, read_only=True) as log:
+    with open_log(settings, name, read_only=True) as log:
         return log.end_positions()
 
 
@@ -141,7 +144,7 @@ def position(settings: Settings, flow: str, partition: int) -> int:
 
 def lose_a_table(data: Path, flow: str, partition: int) -> None:
     """Delete a file that RocksDB needs as soon as it opens the task."""
-    min(task_path(settings_at(data), flow, partition).glob("*.sst")).unlink()
+    min(task_path(Settings(data=data), flow, partition).glob("*.sst")).unlink()
 
 
 def spoil(data: Path, flow: str, partition: int) -> None:
