@@ -49,5 +49,9 @@ class CorruptionError(TidemarkError):
     """Stored bytes are not what was written (checksum, gap, mismatch)."""
 
 
+class StateError(CorruptionError, DataDirectoryError):
+    """A task's state is damaged or can't be read: that of this task alone. Others go on without it."""
+
+
 class StorageFullError(TidemarkError):
     """The disk is full; nothing that was committed is lost."""

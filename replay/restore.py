@@ -13,8 +13,8 @@ from flows.errors import CorruptionError, DataDirectoryError
 from flows.log import Log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
+from flows.state.handover import task_taken
 from flows.state.store import TaskView, write_state
-from flows.state.task import task_path
 from replay.checkpoints.check import pairs
 from replay.checkpoints.manifest import Manifest, listed, read
 from replay.place import Place
@@ -54,7 +54,7 @@ class Restored:
 
 
 class Restorer:
-    """Restores tasks of a data directory that nothing else runs.
+    """Restores tasks of a data directory. A run that is on lets go of a task for so long, and goes on with all others.
 
     Parameters
     ----------
@@ -96,8 +96,16 @@ class Restorer:
         """Put a task back; what was there lies beside it until the next time.
 
         A kill at any moment leaves the old state, the new one, or none, from which a run starts at the beginning of the log.
+
+        Raises
+        ------
+        LockedError
+            Another command is at this task, or a run doesn't let go of it.
         """
-        path = task_path(self._settings, task.flow, task.partition)
+        with task_taken(self._settings, task.flow, task.partition) as path:
+            return self._restore(task, path)
+
+    def _restore(self, task: TaskName, path: Path) -> Restored:
         new, old = path.with_name(path.name + _RESTORING), path.with_name(path.name + _REPLACED)
 
         def build(manifest: Manifest) -> None:

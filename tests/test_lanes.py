@@ -18,7 +18,7 @@ from flows.dataflow.draining import DRAINED, RevisitsEnd, clear_drained
 from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.plan import Plan
 from flows.dataflow.source import LogSource, Part
-from flows.errors import StorageFullError
+from flows.errors import StateError, StorageFullError
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, REVISITS
 from flows.state.behind import Behind, Lanes, Together
@@ -319,7 +319,7 @@ class _Closing:
     """Stands for a task whose closing takes what it is told."""
 
     def __init__(self, partition: int, let: threading.Event | None = None, error: Exception | None = None) -> None:
-        self.partition, self.position = partition, 10 + partition
+        self.partition, self.position, self.reached = partition, 10 + partition, 20 + partition
         self._let, self._error = let, error
 
     def close(self) -> None:
@@ -329,13 +329,17 @@ class _Closing:
             raise self._error
 
 
+def unexpected(damage: StateError) -> None:
+    pytest.fail(f"no state is damaged: {damage}")
+
+
 def test_drained_is_told_when_the_last_has_closed(tmp_path: Path) -> None:
     with LocalLog.open(tmp_path, ACTIONS, 2, create=True) as log:
         lifecycle, let = Lifecycle(lambda: log, ACTIONS, DRAINED), threading.Event()
         first, second = (lifecycle.open(lambda t=t: t).result() for t in (_Closing(0, let), _Closing(1)))  # type: ignore[misc]
-        lifecycle.close(first)
+        lifecycle.close(first, unexpected)
         threading.Timer(0.1, let.set).start()
-        lifecycle.close(second)
+        lifecycle.close(second, unexpected)
         assert log.group_positions(ACTIONS) == log.group_positions(DRAINED) == {0: 10, 1: 11}
 
 
@@ -343,7 +347,26 @@ def test_what_went_wrong_with_any_is_raised_and_drained_is_not_told(tmp_path: Pa
     with LocalLog.open(tmp_path, ACTIONS, 2, create=True) as log:
         lifecycle = Lifecycle(lambda: log, ACTIONS, DRAINED)
         tasks = [lifecycle.open(lambda t=t: t).result() for t in (_Closing(0, error=StorageFullError("full")), _Closing(1))]  # type: ignore[misc]
-        lifecycle.close(tasks[0])
+        lifecycle.close(tasks[0], unexpected)
         with pytest.raises(StorageFullError):
-            lifecycle.close(tasks[1])
+            lifecycle.close(tasks[1], unexpected)
         assert log.group_positions(DRAINED) == {}
+
+
+def test_what_is_left_out_is_ended_for_who_waits_and_nothing_else(tmp_path: Path) -> None:
+    """A task that is let go of, one whose damage is found when it closes, and one that is sound."""
+    with LocalLog.open(tmp_path, ACTIONS, 3, create=True) as log:
+        log.commit_group(ACTIONS, {0: 7})
+        lifecycle = Lifecycle(lambda: log, ACTIONS, DRAINED)
+        damage = StateError("damaged")
+        _, closes_badly, sound = (
+            lifecycle.open(lambda t=t: t).result()  # type: ignore[misc]
+            for t in (_Closing(0), _Closing(1, error=damage), _Closing(2))
+        )
+        found: list[StateError] = []
+        lifecycle.leave_out(0, 25)
+        lifecycle.close(closes_badly, found.append)
+        lifecycle.close(sound, unexpected)
+        assert found == [damage]
+        assert log.group_positions(ACTIONS) == {0: 7, 2: 12}
+        assert log.group_positions(DRAINED) == {0: 25, 1: 21, 2: 12}

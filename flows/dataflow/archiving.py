@@ -11,6 +11,7 @@ from bytewax.dataflow import Dataflow
 
 from flows import stopping
 from flows.archive.task import ArchiverTask, begin
+from flows.dataflow.aside import Holding, LeftOut
 from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.plan import Plan
 from flows.dataflow.progress import ProgressSink, reporting
@@ -79,7 +80,10 @@ def _logic(settings: Settings, name: str, partitions: int, plan: Plan, max_delay
                 opened.append(open_live_log(settings, name))
             return opened[0]
 
-    lifecycle = Lifecycle(log, GROUP, None)
-    return lambda state: TaskLogic(
-        name, lambda partition: ArchiverTask(settings.archives, name, partition, partitions, max_delay_s), lifecycle, plan.progress
-    )
+    lifecycle, left_out = Lifecycle(log, GROUP, None), LeftOut(plan.progress)
+
+    def hold(partition: int) -> Holding:
+        make = partial(ArchiverTask, settings.archives, name, partition, partitions, max_delay_s)
+        return Holding(f"archive of {name}/{partition}", partition, make, lifecycle, left_out)
+
+    return lambda state: TaskLogic(name, hold, lifecycle, plan.progress)

@@ -1,7 +1,8 @@
 """Where a bounded run's REVISITS input ends: where the log ends once every actions task of this run has closed, with its outbox empty.
 
 An actions task says so in a consumer group of its own, which each run clears before any task starts: the group of the positions alone may be
-of an earlier run, whose state has been deleted or put back since.
+of an earlier run, whose state has been deleted or put back since. For a task that was left out the end of its input is told there: what it would
+still put out comes with a later run, and nobody waits for it in this one.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import bytewax.operators as op
@@ -12,6 +12,7 @@ from bytewax.dataflow import Dataflow
 
 from flows import stopping
 from flows.corrections.history import History
+from flows.dataflow.aside import Holding, LeftOut
 from flows.dataflow.draining import DRAINED, RevisitsEnd, clear_drained
 from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.memory import keep_freed_memory
@@ -31,6 +32,7 @@ from flows.state.behind import Lanes
 from flows.state.lock import shared_lock
 from flows.state.revisits_task import RevisitsTask
 from flows.state.task import Task, task_path
+from flows.state.task_lock import Neighbours
 
 FLOWS = (ACTIONS, REVISITS)
 
@@ -77,15 +79,16 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     gc.freeze()
     vocabulary = settings.load_vocabulary()
     lanes = Lanes.start()
+    left_out = LeftOut(plan.progress)
     dataflow = Dataflow("tidemark_" + "_".join(flows))
     for flow in flows:
         ends = None if follow else _ends(settings, flow, flows, until)
         decoder = (lambda partition: Decoder(vocabulary, (partition, partitions)).decode) if flow == ACTIONS else None
-        tasks: dict[int, Task] = {}
-        opened, begin, busy = partial(_open, settings, flow), partial(_begin, settings, flow), partial(_busy, tasks)
-        source = LogSource(opened, partitions, begin, plan, settings.batch_records, ends, decoder, busy)
+        tasks = FlowTasks(settings, flow, plan, follow, lanes, left_out)
+        opened, begin = partial(_open, settings, flow), partial(_begin, settings, flow)
+        source = LogSource(opened, partitions, begin, plan, settings.batch_records, ends, decoder, tasks.busy, tasks.comes_back)
         parts = op.input(f"{flow}_log", dataflow, source)
-        applied = op.stateful_batch(f"{flow}_tasks", parts, _logic(settings, flow, plan, lanes, tasks))
+        applied = op.stateful_batch(f"{flow}_tasks", parts, tasks.logic)
         told = op.map(f"{flow}_applied", applied, lambda item: item[1])
         op.output(f"{flow}_progress", told, ProgressSink(plan.progress))
     return dataflow
@@ -111,34 +114,71 @@ def _ends(settings: Settings, flow: str, flows: Sequence[str], until: tuple[int,
     return RevisitsEnd(lambda: _open(settings, ACTIONS), lambda: _open(settings, REVISITS), until)
 
 
-def _busy(tasks: dict[int, Task], partition: int) -> bool:
-    """Whether a task is behind with its commits; one of another process is not known, and never waited for."""
-    task = tasks.get(partition)
-    return task is not None and task.busy()
+class FlowTasks:
+    """The tasks of one flow that a process has.
 
+    Parameters
+    ----------
+    settings : Settings
+    flow : str
+    plan : Plan
+    follow : bool
+    lanes : Lanes
+    left_out : LeftOut
+        Of all flows of the process.
+    """
 
-def _logic(settings: Settings, flow: str, plan: Plan, lanes: Lanes, tasks: dict[int, Task]) -> Callable[[None], TaskLogic]:
-    vocabulary = settings.load_vocabulary()
-    # One of each log per process: its cache and connections are per thread anyway.
-    logs: dict[str, Log] = {}
-    opening = threading.Lock()
+    def __init__(self, settings: Settings, flow: str, plan: Plan, follow: bool, lanes: Lanes, left_out: LeftOut) -> None:
+        self._settings = settings
+        self._flow = flow
+        self._plan = plan
+        self._follow = follow
+        self._lanes = lanes
+        self._left_out = left_out
+        self._vocabulary = settings.load_vocabulary()
+        # One of each log per process: its cache and connections are per thread anyway.
+        self._logs: dict[str, Log] = {}
+        self._opening = threading.Lock()
+        self._tasks: dict[int, Task] = {}
+        self._holdings: dict[int, Holding] = {}
+        self._lifecycle = Lifecycle(lambda: self._log(flow), flow, DRAINED if flow == ACTIONS else None)
 
-    def log(name: str) -> Log:
-        with opening:
-            if name not in logs:
-                logs[name] = _open(settings, name)
-            return logs[name]
+    def logic(self, _: None) -> TaskLogic:
+        """A step's logic; Bytewax asks for it."""
+        return TaskLogic(self._flow, self._hold, self._lifecycle, self._plan.progress)
 
-    def make(partition: int) -> Task:
-        tasks[partition] = task = opened(partition)
+    def busy(self, partition: int) -> bool:
+        """Whether a task is behind with its commits; one of another process is not known, and never waited for."""
+        task = self._tasks.get(partition)
+        return task is not None and task.busy()
+
+    def comes_back(self, partition: int) -> bool:
+        """Whether a task is away for a while; one of another process is not known, and waited for by its own when its input has ended."""
+        holding = self._holdings.get(partition)
+        return holding is not None and holding.comes_back
+
+    def _hold(self, partition: int) -> Holding:
+        path = task_path(self._settings, self._flow, partition)
+        made = partial(self._make, partition)
+        self._holdings[partition] = holding = Holding(
+            f"{self._flow}/{partition}", partition, made, self._lifecycle, self._left_out, Neighbours(path), self._follow
+        )
+        return holding
+
+    def _make(self, partition: int) -> Task:
+        self._tasks.pop(partition, None)
+        self._tasks[partition] = task = self._opened(partition)
         return task
 
-    def opened(partition: int) -> Task:
-        if flow == REVISITS:
-            return RevisitsTask(settings, partition, vocabulary, log(REVISITS), lanes)
-        outputs = {name: log(name) for name in (REVISITS, LATE, DEADLETTERS)}
-        history = History.read(log(CORRECTIONS), partition) if log_exists(settings, CORRECTIONS) else History()
-        return ActionsTask(settings, partition, vocabulary, log(ACTIONS), outputs, lanes, history=history)
+    def _opened(self, partition: int) -> Task:
+        if self._flow == REVISITS:
+            return RevisitsTask(self._settings, partition, self._vocabulary, self._log(REVISITS), self._lanes)
+        outputs = {name: self._log(name) for name in (REVISITS, LATE, DEADLETTERS)}
+        history = History.read(self._log(CORRECTIONS), partition) if log_exists(self._settings, CORRECTIONS) else History()
+        return ActionsTask(self._settings, partition, self._vocabulary, self._log(ACTIONS), outputs, self._lanes, history=history)
 
-    lifecycle = Lifecycle(lambda: log(flow), flow, DRAINED if flow == ACTIONS else None)
-    return lambda state: TaskLogic(flow, make, lifecycle, plan.progress)
+    def _log(self, name: str) -> Log:
+        with self._opening:
+            if name not in self._logs:
+                self._logs[name] = _open(self._settings, name)
+            return self._logs[name]

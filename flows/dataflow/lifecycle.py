@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
+from flows.errors import StateError
 from flows.log import Log, LogBatch
 
 _TELL_SECONDS = 1.0
@@ -29,6 +30,7 @@ class Keeper(Protocol):
     def catch_up(self, position: int) -> int: ...
     def settled(self) -> bool: ...
     def close(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 class Lifecycle:
@@ -42,7 +44,8 @@ class Lifecycle:
         The flow's input.
     group : str
     drained : str or None
-        A second group, committed when all have closed: then outboxes are empty, and a reader downstream may take it for the end.
+        A second group, committed when all have closed: then outboxes are empty, and a reader downstream may take it for the end. What has been left
+        out counts as having come to its end there, for nobody must wait for it; not in `group`, which says how far state is.
     """
 
     def __init__(self, log: Callable[[], Log], group: str, drained: str | None) -> None:
@@ -57,6 +60,7 @@ class Lifecycle:
         self._closing: list[Future[None]] = []
         self._positions: dict[int, int] = {}
         self._closed: dict[int, int] = {}
+        self._left_out: dict[int, int] = {}
         self._told = time.monotonic()
         self._telling: Future[None] | None = None
 
@@ -79,21 +83,52 @@ class Lifecycle:
             # Beside the work: it waits for whoever appends to the log, and for the disk.
             self._telling = self._opener.submit(lambda: self._log().commit_group(self._group, dict(self._positions)))
 
-    def close(self, task: Keeper) -> None:
-        """Close a task. The last one waits until all have closed, raises what went wrong with any, and tells their positions."""
+    def reopen(self, make: Callable[[], Keeper]) -> Future[Keeper]:
+        """Open once more a task that was let go of."""
+        return self._opener.submit(make)
+
+    def let_go(self, partition: int, release: Callable[[], None]) -> Future[None]:
+        """Close or abandon a task that is to be opened again, or left out; where it is is told no more until then."""
+        with self._lock:
+            self._positions.pop(partition, None)
+        return self._closer.submit(release)
+
+    def close(self, task: Keeper, damaged: Callable[[StateError], None]) -> None:
+        """Close a task. The last one waits until all have closed, raises what went wrong with any, and tells their positions.
+
+        Parameters
+        ----------
+        damaged : callable
+            Given damage that is found only now; the task is left out then. May be called in another thread.
+        """
+        self._end(self._closer.submit(self._close, task, damaged))
+
+    def leave_out(self, partition: int, end: int) -> None:
+        """Do without a task from now on, where `close` would end it; `end` is where its input ends."""
+        with self._lock:
+            self._left_out[partition] = end
+        self._end(None)
+
+    def _end(self, closing: Future[None] | None) -> None:
         with self._lock:
             self._open -= 1
-            self._closing.append(self._closer.submit(self._close, task))
+            if closing is not None:
+                self._closing.append(closing)
             last = self._open == 0
         if last:
-            for closing in self._closing:
-                closing.result()
+            for one in self._closing:
+                one.result()
             if self._telling is not None:
                 self._telling.result()
-            for group in (self._group, self._drained):
-                if group is not None:
-                    self._log().commit_group(group, dict(self._closed))
+            self._log().commit_group(self._group, dict(self._closed))
+            if self._drained is not None:
+                self._log().commit_group(self._drained, {**self._closed, **self._left_out})
 
-    def _close(self, task: Keeper) -> None:
-        task.close()
-        self._closed[task.partition] = task.position
+    def _close(self, task: Keeper, damaged: Callable[[StateError], None]) -> None:
+        try:
+            task.close()
+        except StateError as error:
+            self._left_out[task.partition] = task.reached
+            damaged(error)
+        else:
+            self._closed[task.partition] = task.position

@@ -47,6 +47,11 @@ class Part:
     # What a reader has made of all the records, so that it need not be made twice. It goes into no other process: there it is made anew.
     decoded: Any = field(default=None, compare=False, repr=False)
 
+    @property
+    def end(self) -> int:
+        """Where the task has come to with it."""
+        return self.batches[-1].end_offset if self.batches else self.start
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "decoded": None}
 
@@ -55,6 +60,8 @@ Ends = Callable[[int], int | None]
 """Partition → the position where a bounded input ends, None while that isn't known yet."""
 Busy = Callable[[int], bool]
 """Partition → whether its task still has something to write."""
+Held = Callable[[int], bool]
+"""Partition → whether its task is away, and will come back."""
 Decode = Callable[..., object]
 """Record batches → what a task needs of them."""
 
@@ -78,6 +85,8 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         Makes, for a partition, what turns records into what its task needs of them.
     busy : callable, optional
         Whether a partition's task has a commit before it; while a log is followed, small stretches are gathered until it hasn't.
+    held : callable, optional
+        Whether a partition's input must not end yet, for its task is to come back: what other tasks have to do goes on meanwhile.
     """
 
     def __init__(
@@ -90,6 +99,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         ends: Ends | None,
         decoder: Callable[[int], Decode] | None = None,
         busy: Busy = lambda partition: False,
+        held: Held = lambda partition: False,
     ) -> None:
         self._log = _Shared(open_log)
         self._partitions = partitions
@@ -99,6 +109,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         self._ends = ends
         self._decoder = decoder
         self._busy = busy
+        self._held = held
 
     def list_parts(self) -> list[str]:
         return [str(p) for p in range(self._partitions) if self._plan.owns(p)]
@@ -111,7 +122,9 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
             start = min(start, log.end_position(partition))
             log.expect(partition, start)
         decode = self._decoder(partition) if self._decoder is not None else None
-        return _LogPartition(self._log, log, partition, start, self._batch_records, self._ends, decode, self._busy, self._plan.progress)
+        return _LogPartition(
+            self._log, log, partition, start, self._batch_records, self._ends, decode, self._busy, self._held, self._plan.progress
+        )
 
 
 class _Shared:
@@ -149,6 +162,7 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         ends: Ends | None,
         decode: Decode | None,
         busy: Busy,
+        held: Held,
         progress: int | None,
     ) -> None:
         self._shared = shared
@@ -159,6 +173,7 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         self._ends = ends
         self._decode = decode
         self._busy = busy
+        self._held = held
         self._progress = progress
         self._opened = False
         self._wait = Wait()
@@ -183,6 +198,9 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         # Asked before the log is read: what the answer covers is then in the log already.
         end = self._ends(self._partition) if self._ends is not None else None
         if end is not None and self._at >= end:
+            if self._held(self._partition):
+                self._wait.begin(POLL)
+                return []
             raise StopIteration()
         if self._ahead is not None and not self._ahead.done():
             # Bytewax asks all partitions before any part goes downstream: waiting here would keep the kernels waiting too.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from datetime import datetime
 
 from bytewax.operators import StatefulBatchLogic
 
 from flows import stopping
+from flows.dataflow.aside import Holding
 from flows.dataflow.lifecycle import Keeper, Lifecycle
 from flows.dataflow.pace import AT_ONCE, Wait, worked
 from flows.dataflow.progress import Applied, reporting, tell
 from flows.dataflow.source import POLL, SOON, Part
+from flows.errors import StateError
+
+# Where there is nothing to do but to look whether somebody wants the task.
+_IDLE = 0.25
 
 
 class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
@@ -21,64 +25,83 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
     Parameters
     ----------
     flow : str
-    make : callable
-        Opens the task of a partition. Bytewax tells a step's logic no key, so the first part does (OPEN, or whatever a resumed source sends).
+    hold : callable
+        Begins to open a partition's task. Bytewax tells a step's logic no key, so the first part does (OPEN, or whatever a resumed source sends).
     lifecycle : Lifecycle
-        Opens and closes tasks.
+        Told how far the task is.
     progress : int or None
         Where an error is told before it ends the process.
     """
 
-    def __init__(self, flow: str, make: Callable[[int], Keeper], lifecycle: Lifecycle, progress: int | None) -> None:
+    def __init__(self, flow: str, hold: Callable[[int], Holding], lifecycle: Lifecycle, progress: int | None) -> None:
         self._flow = flow
         self._progress = progress
-        self._make = make
-        self._opening: Future[Keeper] | None = None
+        self._hold = hold
+        self._holding: Holding | None = None
         self._lifecycle = lifecycle
         self._waiting: list[Part] = []
-        self._settling = False
+        self._partition = self._end = 0
         self._wait = Wait()
 
     def on_batch(self, values: list[Part]) -> tuple[Iterable[Applied], bool]:
         self._waiting += values
-        if self._opening is None:
-            self._opening = self._lifecycle.open(lambda: self._make(values[0].partition))
-        return self._look()
+        self._partition, self._end = values[-1].partition, values[-1].end
+        if self._holding is None:
+            self._holding = self._hold(self._partition)
+        return self._look(self._holding), False
 
     def notify_at(self) -> datetime | None:
-        return AT_ONCE if self._waiting or self._settling else None
+        # Always: somebody may want the task, and a commit that fails ends the process even if no other record comes.
+        return AT_ONCE if self._holding is not None else None
 
     def on_notify(self) -> tuple[Iterable[Applied], bool]:
-        return self._look() if self._wait.over() else ([], False)
+        return self._look(self._holding) if self._holding is not None and self._wait.over() else [], False
 
-    def _look(self) -> tuple[Iterable[Applied], bool]:
-        # While it opens, what other tasks have to do goes first; records are waited for, or they would pile up.
-        if self._opening is None or not (self._opening.done() or any(part.batches for part in self._waiting)):
-            self._wait.begin(SOON)
-            return [], False
+    def _look(self, holding: Holding) -> list[Applied]:
         with reporting(self._progress):
-            task = self._opening.result()
-            done = [self._work(task)] if self._waiting else []
-            self._settling = not task.settled()
+            # While it opens, what other tasks have to do goes first; records are waited for, or they would pile up.
+            task = holding.task(needed=any(part.batches for part in self._waiting))
+            self._drop_if_away(holding)
+            if task is None:
+                self._wait.begin(POLL if holding.away else SOON)
+                return []
+            try:
+                done = [self._work(task)] if self._waiting else []
+                settled = task.settled()
+            except StateError as error:
+                holding.lose(error)
+                self._wait.begin(POLL)
+                return []
+            if holding.away and not self._waiting:
+                holding.caught_up()
         if done:
             worked()
-        # A task that settles is looked at so that a commit that fails ends the process even if no other record comes.
-        self._wait.begin(SOON if self._waiting else POLL)
-        return done, False
+        self._wait.begin(SOON if self._waiting else _IDLE if settled else POLL)
+        return done
 
     def on_eof(self) -> tuple[Iterable[Applied], bool]:
-        if self._opening is None:
+        if self._holding is None:
             return [], True
+        holding = self._holding
+        done: list[Applied] = []
+
+        def finish(task: Keeper) -> None:
+            self._drop_if_away(holding)
+            done.append(self._work(task, to_the_end=True))
+
         with reporting(self._progress):
-            task = self._opening.result()
-            done = self._work(task, to_the_end=True)
-            self._lifecycle.close(task)
+            holding.end(finish, self._end)
         if stopping.requested():
             tell(self._progress, {"stopping": True})
-        return [done], True
+        return done, True
 
     def snapshot(self) -> None:
         return None
+
+    def _drop_if_away(self, holding: Holding) -> None:
+        """What comes while a task is away must not pile up: it reads all that by itself, up to where the last has ended."""
+        if holding.away:
+            self._waiting = [Part(self._partition, self._end)]
 
     def _work(self, task: Keeper, to_the_end: bool = False) -> Applied:
         """Do what waits; of what the task must read by itself one stretch, and the rest at the next notification, if nothing waits behind it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from types import TracebackType
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -19,7 +20,7 @@ class RateColumn(ProgressColumn):
 
 
 class LiveDisplay:
-    """Bars on a terminal's standard error; silent where that is none, or when told to be.
+    """Bars on a terminal's standard error; silent where that is none, or when told to be, but for warnings.
 
     Parameters
     ----------
@@ -53,7 +54,14 @@ class LiveDisplay:
     def note(self, line: str) -> None:
         """A line that stays above the bars."""
         if self._shown:
-            self._progress.console.print(line)
+            self._progress.console.print(line, markup=False, highlight=False)
+
+    def warn(self, line: str) -> None:
+        """A line that is said in any case."""
+        if self._shown:
+            self._progress.console.print(line, markup=False, highlight=False)
+        else:
+            click.echo(f"tidemark: {line}", err=True)
 
     def begin(self, flow: str, done: int, total: int | None) -> None:
         """A flow begins, with `done` records behind it, of `total` if it has an end."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from flows.dataflow.draining import clear_drained
 from flows.dataflow.plan import Plan
-from flows.errors import SettingsError
+from flows.errors import SettingsError, StateError
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
 from flows.run.stopping import stopping_on_signals
@@ -50,6 +50,7 @@ class Display(Protocol):
     """What a run is shown on."""
 
     def note(self, line: str) -> None: ...
+    def warn(self, line: str) -> None: ...
     def begin(self, flow: str, done: int, total: int | None) -> None: ...
     def advance(self, flow: str, offsets: int, watermark: int | None) -> None: ...
 
@@ -65,6 +66,11 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
         Until stopped by SIGTERM or Ctrl-C; otherwise up to where the ACTIONS log ends now.
     workers : int
         Processes; each owns the partitions p with p mod workers = its number.
+
+    Raises
+    ------
+    StateError
+        All is done but what tasks had to do whose state is damaged: they were left out.
     """
     if not 1 <= workers <= settings.partitions:
         raise SettingsError(
@@ -82,10 +88,16 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
             display.begin(REVISITS, 0, None)
         totals = {ACTIONS: 0, REVISITS: 0}
         first_word: list[float] = []
+        aside: dict[str, str] = {}
 
         def listen(message: dict[str, Any]) -> None:
             if not first_word:
                 first_word.append(time.monotonic())
+            if "line" in message:
+                _hear(message, aside)
+                # A run that ends says at its end what it has left out.
+                (display.warn if follow else display.note)(message["line"])
+                return
             totals[message["flow"]] += message["records"]
             display.advance(message["flow"], message["advanced"], message["watermark"])
 
@@ -94,4 +106,23 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
             stopping.begin(running)
             running.follow(listen, lambda: None)
         ended = time.monotonic()
+    if aside:
+        raise StateError(_left_out(aside))
     return Done(totals[ACTIONS], totals[REVISITS], ended - (first_word or [ended])[0], ended - started, workers, running.stopping)
+
+
+def _hear(message: dict[str, Any], aside: dict[str, str]) -> None:
+    """Note which tasks are set aside, and why."""
+    if "aside" in message:
+        aside[message["aside"]] = message["why"]
+    elif "back" in message:
+        aside.pop(message["back"], None)
+
+
+def _left_out(aside: dict[str, str]) -> str:
+    tasks = " and ".join(sorted(aside))
+    why = "; ".join(f"{task}: {reason}" for task, reason in sorted(aside.items()))
+    return (
+        f"{tasks} {'was' if len(aside) == 1 else 'were'} left out, with damaged state; all other tasks have done what there was. "
+        f"`tidemark replay restore {' '.join(f'--task {task}' for task in sorted(aside))}` puts back what is damaged ({why})"
+    )

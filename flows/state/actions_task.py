@@ -20,7 +20,7 @@ from rocksdict import WriteBatch
 from flows.corrections.history import History
 from flows.decode import Columns, Decoder
 from flows.decode_values import Faults
-from flows.errors import CorruptionError
+from flows.errors import CorruptionError, StateError
 from flows.features import fingerprint
 from flows.kernels.actions import NO_CLOCK, Judged, WorkingSet, tally
 from flows.kernels.layout import ACCEPTED, DUPLICATE, FUTURE
@@ -164,7 +164,7 @@ class ActionsTask(CorrectedTask):
                 for destination in partition_of(np.ascontiguousarray(judged.changes[:, 0]), len(sequences)):
                     sequences[destination] += 1
         if sequences != meta.sequences[REVISITS] or self._judging.working_set.watermark != meta.watermark:
-            raise CorruptionError(
+            raise StateError(
                 f"state {self.store.path}: replaying log '{self.source.name}', partition {self.partition}, offsets {meta.anchor} to {meta.position} "
                 "does not lead to the committed state; the log or the state was altered: put the task back with `tidemark replay restore`"
             )
@@ -326,7 +326,7 @@ def resume(judge: Judge, view: TaskStore | TaskView, meta: Meta, source: Log, ba
     saved = view.get(_ANCHOR)
     if meta.anchor:
         if saved is None or saved[:_SEAL_BYTES] != _seal(meta, saved[_SEAL_BYTES:]):
-            raise CorruptionError(
+            raise StateError(
                 f"state {view.path}: the working set saved at position {meta.anchor} is not what was written; "
                 "put the task back with `tidemark replay restore`"
             )

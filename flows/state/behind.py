@@ -1,5 +1,7 @@
 """Commits beside the judging of what comes next: threads that do jobs in order, and nothing more once one has failed.
 
+Damage to one task's state is that task's failure alone: it is told to the task, which then does no more, and the jobs of others go on.
+
 A task hands over what it has judged and goes on; compiled loops hold no lock of Python's, and neither does a disk that syncs. What the disk has to do
 is gathered over all tasks of a process: to sync eight files at once takes hardly longer than one, and one append holds what eight tasks put out.
 """
@@ -11,10 +13,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from flows.errors import StateError
 from flows.state.outbox import Outbox, Waiting, append_together, records_in
 from flows.state.store import TaskStore
 
 T = TypeVar("T")
+
+Then = Callable[[StateError | None], None]
 
 RECORDS = 1 << 19
 """Records of jobs that may wait or run: what bounds memory."""
@@ -40,6 +45,7 @@ class Behind:
         """Do a job after those before it; waits while they hold so many records that this one would make it more than RECORDS.
 
         The future raises what the first job that failed has raised, and so does every later call: a commit that follows a lost one would leave a gap.
+        Of a StateError the task that it comes from must see to that.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._records or self._records + records <= RECORDS)
@@ -53,6 +59,8 @@ class Behind:
             if self._failure is not None:
                 raise self._failure
             job()
+        except StateError:
+            raise
         except BaseException as error:
             self._failure = error
             raise
@@ -104,7 +112,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self.commits = Behind("committing")
-        self._syncing: Together[tuple[TaskStore, Callable[[], None]]] = Together("syncing", self._sync)
+        self._syncing: Together[tuple[TaskStore, Then]] = Together("syncing", self._sync)
         self._publishing: Together[tuple[Outbox, list[Waiting]]] = Together("publishing", append_together)
         self._disk = ThreadPoolExecutor(max_workers=_SYNCS, thread_name_prefix="disk")
 
@@ -113,17 +121,29 @@ class Lanes:
         """For a process."""
         return cls()
 
-    def sync(self, store: TaskStore, then: Callable[[], None], records: int) -> Future[None]:
-        """Sync all that a store has written by now, then do what must not come before; `records` are those that this holds."""
+    def sync(self, store: TaskStore, then: Then, records: int) -> Future[None]:
+        """Sync all that a store has written by now, then do what must not come before; `records` are those that this holds.
+
+        `then` is given what the sync has found damaged, if it has.
+        """
         return self._syncing.do((store, then), records)
 
     def publish(self, outbox: Outbox, waiting: list[Waiting]) -> Future[None]:
         """Append what an outbox has taken, once it is synced."""
         return self._publishing.do((outbox, waiting), records_in(waiting))
 
-    def _sync(self, written: list[tuple[TaskStore, Callable[[], None]]]) -> None:
+    def _sync(self, written: list[tuple[TaskStore, Then]]) -> None:
         stores = {id(store): store for store, _ in written}
-        for done in [self._disk.submit(store.sync) for store in stores.values()]:
-            done.result()
-        for _, then in written:
-            then()
+        syncing = {key: self._disk.submit(store.sync) for key, store in stores.items()}
+        damage = {key: _damage(done) for key, done in syncing.items()}
+        for store, then in written:
+            then(damage[id(store)])
+
+
+def _damage(done: Future[None]) -> StateError | None:
+    """What a job has found damaged; raises what else went wrong."""
+    try:
+        done.result()
+    except StateError as error:
+        return error
+    return None

@@ -17,7 +17,7 @@ from rocksdict import WriteBatch
 
 from flows.corrections.history import History
 from flows.corrections.record import Correction, Made
-from flows.errors import MAKE_ANEW, CorruptionError
+from flows.errors import MAKE_ANEW, StateError
 from flows.log import LedgerEntry, Log, LogBatch
 from flows.open_log import open_log
 from flows.outputs import CORRECTIONS, REVISIT_SCHEMA, REVISITS
@@ -70,12 +70,12 @@ class CorrectedTask(Task):
         meta, history = self.store.meta, self._history
         right = history.right_up_to(meta.corrected_to)
         if meta.position > right:
-            raise CorruptionError(
+            raise StateError(
                 f"state {self.store.path} is at position {meta.position} and knows the corrections up to {meta.corrected_to} of "
                 f"{history.generation}, which change records from offset {right} on: put the task back with `tidemark replay restore`"
             )
         if meta.corrected_to > history.generation:
-            raise CorruptionError(
+            raise StateError(
                 f"state {self.store.path} reflects correction {meta.corrected_to}, but log '{CORRECTIONS}', partition {self.partition}, ends with "
                 f"{history.generation}: the log has lost records; restore it from a copy"
             )
@@ -105,7 +105,7 @@ class CorrectedTask(Task):
     def _begin_anew(self) -> None:
         """All goes out again, into logs that were made anew: as it is with every correction in force."""
         if self.position:
-            raise CorruptionError(
+            raise StateError(
                 f"log '{REVISITS}' lacks what task {self.partition} put out before correction {self._history.generation}; restore the log from a "
                 f"copy, or {MAKE_ANEW}"
             )
@@ -142,7 +142,7 @@ class CorrectedTask(Task):
         columns["timestamp"] = np.full(len(emitted), correction.made.time)
         self._put_out(batch, REVISITS, columns.pop("destination"), columns, REVISIT_SCHEMA)
         if meta.sequences != correction.made.sequences_after:
-            raise CorruptionError(
+            raise StateError(
                 f"log '{CORRECTIONS}', partition {self.partition}: what correction {correction.generation} puts out is not as many as it says"
             )
         self.outbox.check()

@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flows.directories import make_directory
@@ -40,6 +40,31 @@ def run_lock(state: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def lock_beside_run(state: Path) -> Iterator[bool]:
+    """Hold the lock of a state directory, so that no run begins, unless one is on; gives whether it is held."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(run_lock(state))
+        except LockedError:
+            held = False
+        else:
+            held = True
+        yield held
+
+
+def run_is_on(state: Path) -> bool:
+    """Whether a run, or another command that keeps runs off, has the lock of a state directory."""
+    descriptor = _open(state)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextmanager

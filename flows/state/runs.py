@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from rocksdict import WriteBatch
 
-from flows.errors import CorruptionError
+from flows.errors import StateError
 from flows.kernels.rows import merge_rows, sort_rows
 
 FANOUT = 8
@@ -81,7 +81,7 @@ class RunReader:
         try:
             return self._db.get(keys)
         except Exception as error:
-            raise CorruptionError(f"state {self._where}: {error}; put the task back with `tidemark replay restore`") from error
+            raise StateError(f"state {self._where}: {error}; put the task back with `tidemark replay restore`") from error
 
     def index(self, run: Run) -> np.ndarray:
         """First entity of each block."""
@@ -89,7 +89,7 @@ class RunReader:
         if cached is None:
             data = self._found([_key(run.id, _INDEX)])[0]
             if data is None:
-                raise CorruptionError(
+                raise StateError(
                     f"state {self._where}: the index of run {run.id} is missing; put the task back with `tidemark replay restore`"
                 )
             cached = self._indexes[run.id] = np.frombuffer(data, np.int64)
@@ -99,7 +99,7 @@ class RunReader:
         """Rows of blocks first to last, both included."""
         found = self._found([_key(run.id, block) for block in range(first, last + 1)])
         if any(data is None for data in found):
-            raise CorruptionError(
+            raise StateError(
                 f"state {self._where}: a block of run {run.id} of table {table.name} is missing; put the task back with `tidemark replay restore`"
             )
         return np.frombuffer(b"".join(found) if len(found) > 1 else found[0], np.int64).reshape(-1, table.columns)
@@ -128,7 +128,7 @@ class RunReader:
                 continue
             found = self._found([_key(run.id, block) for block in wanted])
             if any(data is None for data in found):
-                raise CorruptionError(
+                raise StateError(
                     f"state {self._where}: a block of run {run.id} of table {table.name} is missing; put the task back with `tidemark replay restore`"
                 )
             rows = np.frombuffer(b"".join(found), np.int64).reshape(-1, table.columns)

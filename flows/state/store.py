@@ -22,9 +22,10 @@ import orjson
 from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch
 
 from flows.directories import make_directory
-from flows.errors import MAKE_ANEW, CorruptionError, DataDirectoryError, LockedError, StorageFullError, TidemarkError
+from flows.errors import MAKE_ANEW, CorruptionError, DataDirectoryError, LockedError, StateError, StorageFullError, TidemarkError
 from flows.state import scratch
 from flows.state.runs import Manifest, Run, RunReader, Runs, Table
+from flows.state.task_lock import TaskLock
 
 # Longer than a writer takes to open a task.
 _PATIENCE_S = 10.0
@@ -100,7 +101,7 @@ class Meta:
             content["applied"] = {int(origin): last for origin, last in content["applied"].items()}
             return cls(**content)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CorruptionError(
+            raise StateError(
                 f"state {path}: its meta record can't be read ({error!r}); put the task back with `tidemark replay restore`"
             ) from error
 
@@ -122,18 +123,22 @@ class TaskStore:
         Another process has the task.
     DataDirectoryError
         The state was made under another fingerprint or by another format.
+    StateError
+        The state is damaged.
     """
 
     def __init__(self, path: Path, flow: str, partition: int, fingerprint: str, tables: Sequence[Table]) -> None:
         self.path = path
-        try:
-            make_directory(path.absolute())
-        except OSError as error:
-            raise DataDirectoryError(f"can't make {path}: {error}") from error
-        with _translated(path):
-            self._db = Rdict(str(path), _options())
         self.runs: Runs = None  # type: ignore[assignment]
+        # Before anything is made: where somebody is about to put a database, there must be none.
+        self._lock = TaskLock(path)
         try:
+            try:
+                make_directory(path.absolute())
+            except OSError as error:
+                raise DataDirectoryError(f"can't make {path}: {error}") from error
+            with _translated(path):
+                self._db = Rdict(str(path), _options())
             data = self.get(_META)
             self.meta = Meta.from_json(data, path) if data is not None else Meta(flow, partition, fingerprint)
             if self.meta.fingerprint != fingerprint:
@@ -186,6 +191,9 @@ class TaskStore:
         if db is not None:
             # Or letting go of it would write out memory tables, 25 ms a task, which a start after a kill does as well.
             db.cancel_all_background(True)
+        # Only when RocksDB has let go of its files.
+        del db
+        self._lock.release()
 
 
 class TaskView:
@@ -388,6 +396,9 @@ class _translated:
             raise StorageFullError(
                 f"state {self._path}: the disk is full ({text}); free space and run again, nothing committed is lost"
             ) from error
+        if re.search(r"Too many open files|Cannot allocate memory|Permission denied|Read-only file system", text):
+            # Of the process or the disk, whichever task meets it first.
+            raise DataDirectoryError(f"state {self._path}: {text}") from error
         if "orrupt" in text:
-            raise CorruptionError(f"state {self._path}: {text}; put the task back with `tidemark replay restore`") from error
-        raise DataDirectoryError(f"state {self._path}: {text}") from error
+            raise StateError(f"state {self._path}: {text}; put the task back with `tidemark replay restore`") from error
+        raise StateError(f"state {self._path}: {text}") from error

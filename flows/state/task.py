@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from rocksdict import WriteBatch
 
-from flows.errors import MAKE_ANEW, CorruptionError
+from flows.errors import MAKE_ANEW, CorruptionError, StateError
 from flows.log import Log, LogBatch
 from flows.settings import Settings
 from flows.state.behind import Lanes
@@ -70,6 +71,7 @@ class Task:
         self._written: Future[None] | None = None
         self._synced: Future[None] | None = None
         self._published: Future[None] | None = None
+        self._damage: StateError | None = None
         self.store = TaskStore(path or task_path(settings, flow, partition), flow, partition, fingerprint, tables)
         try:
             end = source.end_position(partition)
@@ -120,7 +122,7 @@ class Task:
             if self._lanes is None:
                 self._commit(judged, end)
             else:
-                self._written = self._lanes.commits.do(partial(self._commit, judged, end), held)
+                self._written = self._lanes.commits.do(partial(self._commit_behind, judged, end), held)
             self.reached = end
             self._pass()
         return records
@@ -137,25 +139,26 @@ class Task:
 
     def settled(self) -> bool:
         """Whether everything is committed and published; raises what went wrong."""
+        if self._damage is not None:
+            raise self._damage
         # Each is looked at only when the one before has ended, which hands over to it.
         return _ended(self._written) and _ended(self._synced) and _ended(self._published)
 
     def settle(self) -> None:
         """Wait until everything is committed and published."""
         # Each is looked at only when the one before has ended, which hands over to it.
-        if self._written is not None:
-            self._written.result()
-        if self._synced is not None:
-            self._synced.result()
-        if self._published is not None:
-            self._published.result()
+        _wait(self._written)
+        _wait(self._synced)
+        _wait(self._published)
+        if self._damage is not None:
+            raise self._damage
 
     def close(self) -> None:
         """Commit, save the working set, so that the next start replays nothing, and release the task."""
         try:
             self.settle()
         except BaseException:
-            self.store.close()
+            self.abandon()
             raise
         batch = self.store.batch()
         deleted = self.outbox.delete_published(batch)
@@ -164,7 +167,11 @@ class Task:
         self.store.close()
 
     def abandon(self) -> None:
-        """Release the task as a crash would: nothing more is written."""
+        """Release the task as a crash would: nothing more is written than what lanes have begun."""
+        # Each by itself: a commit that fails may have handed over all the same, or one before it may have.
+        for lane in (lambda: self._written, lambda: self._synced, lambda: self._published):
+            with suppress(Exception):
+                _wait(lane())
         self.store.close()
 
     def _placed(self, batches: Sequence[LogBatch]) -> Iterator[list[LogBatch]]:
@@ -205,8 +212,22 @@ class Task:
             self._synced = self._lanes.sync(self.store, partial(self._publish, waiting), records_in(waiting))
         self._merge_due()
 
-    def _publish(self, waiting: list[Waiting]) -> None:
-        if waiting and self._lanes is not None:
+    def _commit_behind(self, judged: Any, end: int) -> None:
+        """A commit among those of other tasks: once one has met damage, this task has no more."""
+        if self._damage is not None:
+            raise self._damage
+        committed = self.position
+        try:
+            self._commit(judged, end)
+        except StateError as error:
+            self._damage = error
+            self.store.meta.position = committed
+            raise
+
+    def _publish(self, waiting: list[Waiting], damage: StateError | None) -> None:
+        self._damage = self._damage or damage
+        # What was not synced is not published, nor what comes after it: it stays in the outbox.
+        if self._damage is None and waiting and self._lanes is not None:
             self._published = self._lanes.publish(self.outbox, waiting)
 
     def _merge_due(self) -> None:
@@ -294,6 +315,12 @@ class Task:
 
     def _digest_more(self, total: hashlib.blake2b) -> None:
         """Add what is kept in memory."""
+
+
+def _wait(future: Future[None] | None) -> None:
+    """Wait for a job; raises what went wrong."""
+    if future is not None:
+        future.result()
 
 
 def _ended(future: Future[None] | None) -> bool:

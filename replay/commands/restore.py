@@ -17,8 +17,9 @@ from flows.run.display import LiveDisplay, moment
 from flows.run.main_job import run_flows
 from flows.settings import Settings
 from flows.state.actions_task import state_fingerprint
-from flows.state.lock import run_lock
+from flows.state.lock import lock_beside_run
 from replay import tasks as task_names
+from replay.catching_up import await_run
 from replay.commands.options import DRY, JSON, TASK, bar, chosen
 from replay.place import Place
 from replay.restore import Restored, Restorer
@@ -37,12 +38,13 @@ def restore(settings: Settings, names: tuple[str, ...], everything: bool, then_r
 
     Without --task or --all: those whose state `tidemark replay verify` finds damaged. The old state stays beside the new one
     (state/<flow>/<partition>.replaced) until the next time.
+
+    A run that is on need not be stopped: it lets go of one task at a time, goes on with all others, and then catches up by itself.
     """
     place, vocabulary = Place(settings.checkpoint_place), settings.load_vocabulary()
     asked = chosen(settings, names)
     with ExitStack() as stack:
-        if not dry_run:
-            stack.enter_context(run_lock(settings.state))
+        beside_run = not dry_run and not stack.enter_context(lock_beside_run(settings.state))
         logs = {name: stack.enter_context(open_log(settings, name, create=not dry_run)) for name in task_names.FLOWS}
         if names or everything:
             wanted = task_names.every(settings) if everything else asked
@@ -52,23 +54,26 @@ def restore(settings: Settings, names: tuple[str, ...], everything: bool, then_r
         with bar(as_json, "read checkpoints" if dry_run else "restore") as advance:
             restorer = Restorer(settings, place, state_fingerprint(settings, vocabulary), logs, advance)
             done = [restorer.plan(task) if dry_run else restorer.restore(task) for task in wanted]
-    ran = None
+    if not as_json:
+        _print_restored(done, dry_run)
+    caught_up = ran = None
     if done and then_run and not dry_run:
         with LiveDisplay(quiet=as_json) as display:
-            ran = run_flows(settings, "all", follow=False, workers=1, display=display)
+            if beside_run:
+                caught_up = await_run(settings, done, display)
+            # None is on, or that which was on has ended.
+            if not caught_up:
+                ran = run_flows(settings, "all", follow=False, workers=1, display=display)
     if as_json:
-        click.echo(
-            json.dumps(
-                {"place": place.url, "dry_run": dry_run, "restored": [_as_row(one) for one in done], "ran": asdict(ran) if ran else None}
-            )
-        )
-        return
-    if not done:
-        click.echo("every task's state is sound: nothing to restore")
-        return
-    _print_restored(done, dry_run)
-    if ran is not None:
+        rows = [_as_row(one) for one in done]
+        whole = {"place": place.url, "dry_run": dry_run, "restored": rows, "beside_run": beside_run, "ran": asdict(ran) if ran else None}
+        click.echo(json.dumps(whole))
+    elif ran is not None:
         click.echo(f"then {ran.events:,} events and {ran.changes:,} revisit changes replayed in {ran.seconds:.1f} s")
+    elif caught_up:
+        click.echo("then caught up by the run that is on")
+    elif done and beside_run:
+        click.echo("the run that is on goes on from there")
 
 
 def _damaged(problems: Iterable[Problem]) -> bool:
@@ -88,6 +93,9 @@ def _as_row(one: Restored) -> dict[str, Any]:
 
 
 def _print_restored(done: list[Restored], dry_run: bool) -> None:
+    if not done:
+        click.echo("every task's state is sound: nothing to restore")
+        return
     table = Table(
         "task", "from", "position", "log end", "to replay", title="Would be restored" if dry_run else "Restored", title_justify="left"
     )

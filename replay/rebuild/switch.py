@@ -21,7 +21,7 @@ from flows.outputs import ACTIONS, CORRECTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings
 from flows.state.actions_task import ActionsTask
 from flows.state.corrected_task import corrected_entry
-from flows.state.lock import run_lock
+from flows.state.handover import task_taken
 from flows.state.store import TaskView
 from flows.state.task import task_path
 from flows.vocabulary import Vocabulary
@@ -72,10 +72,12 @@ class Switch:
         Raises
         ------
         LockedError
-            A run has the tasks, or somebody else has corrected something meanwhile.
+            A run doesn't let go of a task, another command has it, or somebody else has corrected something meanwhile.
         """
         with ExitStack() as stack:
-            stack.enter_context(run_lock(self._settings.state))
+            for part in self._rebuild.plan.parts:
+                # A live run lets go of them, and takes up what is there afterwards.
+                stack.enter_context(task_taken(self._settings, part.flow, part.partition))
             logs = {
                 name: stack.enter_context(open_log(self._settings, name, create=True)) for name in (ACTIONS, REVISITS, LATE, DEADLETTERS)
             }

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -21,7 +22,7 @@ from flows.outputs import ACTIONS, REVISITS
 from flows.state import store
 from flows.state.lock import run_lock
 from flows.state.task import task_path
-from replay import restore
+from replay import catching_up, restore
 from replay.checkpoints.manifest import listed, read
 from replay.place import Place
 from tests.processes import PARTITIONS, Outcome, assert_same, front_door, outcome, settings_of, simulated_once, tidemark
@@ -241,11 +242,27 @@ def copied(data: Path, to: Path) -> Path:
     return to
 
 
-def test_a_run_that_is_on_is_not_disturbed(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beside_a_run_that_does_not_take_the_task_again_it_is_said(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one of the other flow. What was restored is there, and the next run goes on from it."""
     data = site.copy(tmp_path / "data")
+    monkeypatch.setattr(catching_up, "PATIENCE_S", 0.3)
     with run_lock(settings_of(data).state):
-        said = restored(data, monkeypatch, "--all", code=1)
-    assert "is in use by another run" in said
+        said = restored(data, monkeypatch, "--task", "actions/1", code=1)
+        assert "the run that is on has not taken actions/1 again" in said
+        [row] = restored(data, monkeypatch, "--task", "actions/1", "--no-run")
+        assert row["position"] == site.positions["actions/1"][0]
+    tidemark("run", data=data, **SMALL)
+    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+
+
+def test_a_run_that_ends_meanwhile_leaves_the_rest_to_the_restore(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = site.copy(tmp_path / "data")
+    with ExitStack() as stack:
+        stack.enter_context(run_lock(settings_of(data).state))
+        monkeypatch.setattr(catching_up, "is_held", lambda _: stack.close())
+        done = json.loads(front_door("replay", "restore", "--all", "--json", monkeypatch=monkeypatch, data=data, **SMALL).out)
+    assert (done["beside_run"], done["ran"]["stopped"], len(done["restored"])) == (True, False, 2 * PARTITIONS)
+    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
 
 
 def test_other_settings_are_refused_before_anything_is_read(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

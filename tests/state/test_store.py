@@ -12,7 +12,7 @@ import pytest
 from rocksdict import Rdict
 
 import flows.state.store
-from flows.errors import CorruptionError, DataDirectoryError, LockedError, StorageFullError, TidemarkError
+from flows.errors import CorruptionError, DataDirectoryError, LockedError, StateError, StorageFullError, TidemarkError
 from flows.state import tables
 from flows.state.runs import PREFIX
 from flows.state.store import FORMAT, Meta, TaskStore, TaskView
@@ -168,7 +168,8 @@ def test_a_damaged_block_is_found(path: Path) -> None:
     [
         ("IO error: While lock file: /data/LOCK: Resource temporarily unavailable", LockedError),
         ("IO error: lock hold by current process, acquire time 1: /data/LOCK: No locks available", LockedError),
-        ("Corruption: block checksum mismatch: stored = 1", CorruptionError),
+        ("Corruption: block checksum mismatch: stored = 1", StateError),
+        ("IO error: No such file or directory: While open a file for random read: /state/4.sst", StateError),
         ("IO error: No space left on device: While appending to file: /blocks/LOCK.log", StorageFullError),
         ("IO error: While open a file for random read: /clock/4.sst: Too many open files", DataDirectoryError),
     ],
