@@ -35,7 +35,7 @@ def task_taken(settings: Settings, flow: str, partition: int, patience_s: float 
     Yields
     ------
     Path
-        The directory, which may be renamed, replaced or not be there. This process may open the task itself.
+        The directory, which may be renamed, replaced or not be there.
 
     Raises
     ------
@@ -52,8 +52,7 @@ def task_taken(settings: Settings, flow: str, partition: int, patience_s: float 
     try:
         lock = _taken(path, f"{flow}/{partition}", patience_s)
         try:
-            with lock.lent(path):
-                yield path
+            yield path
         finally:
             lock.release()
     finally:

@@ -56,20 +56,21 @@ class TaskLock:
                 )
             raise LockedError(f"state {path} is in use by another process; stop that run first ({holder(file)}), or use another --data")
 
-    @contextmanager
-    def lent(self, path: Path) -> Iterator[None]:
-        """For a while whoever opens the task in this process is let in."""
-        _taken_here.add(path.absolute())
-        try:
-            yield
-        finally:
-            _taken_here.discard(path.absolute())
-
     def release(self) -> None:
         """Let others have it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+@contextmanager
+def opened_here(path: Path) -> Iterator[None]:
+    """For a while this process, which has taken a task from whoever ran it, may open it itself."""
+    _taken_here.add(path.absolute())
+    try:
+        yield
+    finally:
+        _taken_here.discard(path.absolute())
 
 
 class Neighbours:

@@ -24,6 +24,7 @@ from flows.state.corrected_task import corrected_entry
 from flows.state.handover import task_taken
 from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.task_lock import opened_here
 from flows.vocabulary import Vocabulary
 from replay.rebuild.plan import Part, Workplace
 from replay.rebuild.rebuild import Rebuild, taking_effect
@@ -77,7 +78,7 @@ class Switch:
         with ExitStack() as stack:
             for part in self._rebuild.plan.parts:
                 # A live run lets go of them, and takes up what is there afterwards.
-                stack.enter_context(task_taken(self._settings, part.flow, part.partition))
+                stack.enter_context(opened_here(stack.enter_context(task_taken(self._settings, part.flow, part.partition))))
             logs = {
                 name: stack.enter_context(open_log(self._settings, name, create=True)) for name in (ACTIONS, REVISITS, LATE, DEADLETTERS)
             }
