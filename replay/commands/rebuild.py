@@ -85,7 +85,8 @@ def rebuild(
 
     With --user or --pin nothing but what those events say of their users and pins changes: the watermark stays what it was.
 
-    The flows may run meanwhile; for the switch they let go of these tasks for a moment. The states that it replaces stay beside the new ones (state/<flow>/<partition>.replaced).
+    The flows may run meanwhile; for the switch they let go of these tasks for a moment. The states that it replaces stay beside the new ones
+    (state/<flow>/<partition>.replaced).
     Stop a producer that still writes what is wrong first: what comes later is not part of a correction.
     """
     place, vocabulary = Place(settings.checkpoint_place), settings.load_vocabulary()
