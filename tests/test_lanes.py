@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 import flows.dataflow.ahead
+import flows.dataflow.source
 import flows.state.behind
 from flows.dataflow.ahead import Ahead
 from flows.dataflow.draining import DRAINED, RevisitsEnd, clear_drained
@@ -214,6 +215,50 @@ def test_a_commit_that_failed_is_raised_at_the_latest_by_close(tmp_path: Path, m
     house.close()
 
 
+@pytest.mark.parametrize("where", ["write", "sync"])
+def test_damage_to_one_task_is_its_own(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commits end there, with nothing published after it; those of others go on; and opened again, it goes on from its last commit."""
+    events = adversarial(21, 400, partitions=2)
+    house = House(tmp_path / "house", events, partitions=2, lanes=Lanes.start())
+    damaged, sound = (house.open(partition=p) for p in range(2))
+    damaged.apply(house.logs[ACTIONS].read(0, 0, 20))
+    damaged.settle()
+    published = house.logs[REVISITS].end_positions()
+    whole = getattr(TaskStore, where)
+
+    def fails(store: TaskStore, *arguments: object) -> object:
+        if store is damaged.store:
+            raise StateError("damaged")
+        return whole(store, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TaskStore, where, fails)
+        damaged.apply(house.logs[ACTIONS].read(0, 20, 100))
+        with pytest.raises(StateError):
+            damaged.settle()
+    # Of what comes after the damage nothing is done, though it would go well now.
+    damaged.apply(house.logs[ACTIONS].read(0, 120, 50))
+    with pytest.raises(StateError):
+        damaged.settle()
+    with pytest.raises(StateError):
+        damaged.settled()
+    damaged.abandon()
+    assert damaged.position == 20 or where == "sync"
+    assert house.logs[REVISITS].end_positions() == published
+    house.feed(sound, [50])
+    sound.settle()
+    sound.close()
+    again = house.open(partition=0)
+    assert again.position <= 120
+    again.close()
+    house.lanes = None
+    got = house.finish([70])
+    house.close()
+    plain = House(tmp_path / "plain", events, partitions=2)
+    assert got == plain.finish([70])
+    plain.close()
+
+
 # Following a log ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +291,44 @@ def test_a_followed_log_is_gathered_while_the_task_is_busy(tmp_path: Path) -> No
         assert wait_until(lambda: (found := parts()) and found[0].start == 4)
         busy[0] = True
         assert wait_until(lambda: (found := parts()) and found[0].start == 104)
+        partition.close()
+
+
+def test_an_input_does_not_end_before_its_task_has_come_back(tmp_path: Path) -> None:
+    with LocalLog.open(tmp_path, ACTIONS, 1, create=True) as log:
+        held = [True]
+        source = LogSource(lambda: log, 1, lambda *_: 0, Plan(), 100, lambda partition: 0, held=lambda partition: held[0])
+        partition = source.build_part("step", "0", None)
+        assert [part for _, part in partition.next_batch()] == [Part(0, 0)]
+        for _ in range(3):
+            assert list(partition.next_batch()) == []
+        held[0] = False
+
+        def ended() -> bool:
+            try:
+                return bool(list(partition.next_batch()))
+            except StopIteration:
+                return True
+
+        assert wait_until(ended)
+        partition.close()
+
+
+def test_a_task_that_is_wanted_is_told_while_its_log_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an empty part now and then, for as long as it is; whatever else comes, comes in its order."""
+    monkeypatch.setattr(flows.dataflow.source, "_LOOK", 0.0)
+    with LocalLog.open(tmp_path, ACTIONS, 1, create=True) as log:
+        wanted = [False]
+        source = LogSource(lambda: log, 1, lambda *_: 0, Plan(follow=True), 100, None, wanted=lambda partition: wanted[0])
+        partition = source.build_part("step", "0", None)
+        assert [part for _, part in partition.next_batch()] == [Part(0, 0)]
+        assert list(partition.next_batch()) == []
+        log.append([(0, pa.record_batch({"n": [1]}))])
+        found: list[Part] = []
+        assert wait_until(lambda: found.extend(part for _, part in partition.next_batch()) or found)
+        assert found[0].batches
+        wanted[0] = True
+        assert wait_until(lambda: [part for _, part in partition.next_batch()] == [Part(0, 1)])
         partition.close()
 
 

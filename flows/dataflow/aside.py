@@ -19,8 +19,8 @@ from flows.dataflow.progress import tell
 from flows.errors import LockedError, StateError
 from flows.state.task_lock import Neighbours
 
-# Seconds. How often somebody is looked for who wants the task, or whether whoever has it is done.
-_LOOK, _LOOK_AWAY = 1.0, 0.2
+# Seconds. How often it is looked whether somebody wants the task, at most; and whether whoever has it is done.
+_LOOK, _LOOK_AWAY = 0.5, 0.2
 # A task that was set aside is opened again after so long, then after twice that, and so on; at once after somebody had it.
 _PAUSE, _LONGEST_PAUSE = 5.0, 60.0
 # Whoever has the lock and never asked for the task (a digest) has it for moments.
@@ -130,6 +130,15 @@ class Holding:
     def comes_back(self) -> bool:
         """Whether it is away only for as long as somebody else has it."""
         return self.away and self._again_at == 0.0
+
+    @property
+    def looks_around(self) -> bool:
+        """Whether it must be asked for the task now and then even where there is nothing to do.
+
+        Not as long as the task is there and its source asks for it where somebody wants it, as one does that follows its log: sources are woken
+        as they are needed, and whoever else is woken costs some ms of freshness.
+        """
+        return self.away or (self._neighbours is not None and not self._follow)
 
     def task(self, needed: bool) -> Keeper | None:
         """The task, if it is open; where it is `needed`, its first opening is waited for.

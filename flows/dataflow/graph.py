@@ -86,7 +86,9 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
         decoder = (lambda partition: Decoder(vocabulary, (partition, partitions)).decode) if flow == ACTIONS else None
         tasks = FlowTasks(settings, flow, plan, follow, lanes, left_out)
         opened, begin = partial(_open, settings, flow), partial(_begin, settings, flow)
-        source = LogSource(opened, partitions, begin, plan, settings.batch_records, ends, decoder, tasks.busy, tasks.comes_back)
+        source = LogSource(
+            opened, partitions, begin, plan, settings.batch_records, ends, decoder, tasks.busy, tasks.comes_back, tasks.wanted
+        )
         parts = op.input(f"{flow}_log", dataflow, source)
         applied = op.stateful_batch(f"{flow}_tasks", parts, tasks.logic)
         told = op.map(f"{flow}_applied", applied, lambda item: item[1])
@@ -157,11 +159,17 @@ class FlowTasks:
         holding = self._holdings.get(partition)
         return holding is not None and holding.comes_back
 
+    def wanted(self, partition: int) -> bool:
+        """Whether somebody wants to have a task, of whatever process."""
+        return self._neighbours(partition).want_it()
+
+    def _neighbours(self, partition: int) -> Neighbours:
+        return Neighbours(task_path(self._settings, self._flow, partition))
+
     def _hold(self, partition: int) -> Holding:
-        path = task_path(self._settings, self._flow, partition)
         made = partial(self._make, partition)
         self._holdings[partition] = holding = Holding(
-            f"{self._flow}/{partition}", partition, made, self._lifecycle, self._left_out, Neighbours(path), self._follow
+            f"{self._flow}/{partition}", partition, made, self._lifecycle, self._left_out, self._neighbours(partition), self._follow
         )
         return holding
 

@@ -28,6 +28,8 @@ SOON = 0.002
 # While a log is followed and records come, a partition is asked for more so soon; where none has come for a while, each POLL.
 _EAGER = 0.004
 _QUIET = 0.5
+# How often it is looked whether somebody wants the task.
+_LOOK = 1.0
 # Records that a bounded run waits for where it doesn't know yet where its input ends: each commit costs a sync. And how many a stretch must have for
 # the next to be read ahead while a log is followed: a smaller one has reached the end, and what comes next is better gathered.
 _ENOUGH = 16_384
@@ -62,6 +64,8 @@ Busy = Callable[[int], bool]
 """Partition → whether its task still has something to write."""
 Held = Callable[[int], bool]
 """Partition → whether its task is away, and will come back."""
+Wanted = Callable[[int], bool]
+"""Partition → whether somebody wants to have its task."""
 Decode = Callable[..., object]
 """Record batches → what a task needs of them."""
 
@@ -87,6 +91,8 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         Whether a partition's task has a commit before it; while a log is followed, small stretches are gathered until it hasn't.
     held : callable, optional
         Whether a partition's input must not end yet, for its task is to come back: what other tasks have to do goes on meanwhile.
+    wanted : callable, optional
+        Whether somebody wants to have a partition's task. While a log is followed the task is told of it, by an empty part, within about a second.
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         decoder: Callable[[int], Decode] | None = None,
         busy: Busy = lambda partition: False,
         held: Held = lambda partition: False,
+        wanted: Wanted = lambda partition: False,
     ) -> None:
         self._log = _Shared(open_log)
         self._partitions = partitions
@@ -110,6 +117,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         self._decoder = decoder
         self._busy = busy
         self._held = held
+        self._wanted = wanted
 
     def list_parts(self) -> list[str]:
         return [str(p) for p in range(self._partitions) if self._plan.owns(p)]
@@ -122,9 +130,8 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
             start = min(start, log.end_position(partition))
             log.expect(partition, start)
         decode = self._decoder(partition) if self._decoder is not None else None
-        return _LogPartition(
-            self._log, log, partition, start, self._batch_records, self._ends, decode, self._busy, self._held, self._plan.progress
-        )
+        asked = _Asked(self._ends, self._busy, self._held, self._wanted)
+        return _LogPartition(self._log, log, partition, start, self._batch_records, asked, decode, self._plan.progress)
 
 
 class _Shared:
@@ -151,6 +158,16 @@ class _Shared:
                 self._log = None
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Whom a source's partition asks: see `LogSource`."""
+
+    ends: Ends | None
+    busy: Busy
+    held: Held
+    wanted: Wanted
+
+
 class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
     def __init__(
         self,
@@ -159,10 +176,8 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         partition: int,
         start: int,
         batch_records: int,
-        ends: Ends | None,
+        asked: _Asked,
         decode: Decode | None,
-        busy: Busy,
-        held: Held,
         progress: int | None,
     ) -> None:
         self._shared = shared
@@ -170,15 +185,13 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         self._partition = partition
         self._at = start
         self._batch_records = batch_records
-        self._ends = ends
+        self._ends, self._busy, self._held, self._wanted = asked.ends, asked.busy, asked.held, asked.wanted
         self._decode = decode
-        self._busy = busy
-        self._held = held
         self._progress = progress
         self._opened = False
         self._wait = Wait()
         self._ahead: Future[Read] | None = None
-        self._quiet_since = time.monotonic()
+        self._quiet_since = self._looked = time.monotonic()
 
     def next_batch(self) -> Iterable[tuple[str, Part]]:
         with reporting(self._progress):
@@ -195,6 +208,8 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
             return [(str(self._partition), Part(self._partition, self._at))]
         if stopping.requested():
             raise StopIteration()
+        if self._ends is None and self._calls():
+            return [(str(self._partition), Part(self._partition, self._at))]
         # Asked before the log is read: what the answer covers is then in the log already.
         end = self._ends(self._partition) if self._ends is not None else None
         if end is not None and self._at >= end:
@@ -222,6 +237,14 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         if self._ends is not None or sum(b.records.num_rows for b in batches) >= min(_ENOUGH, self._batch_records):
             self._read_ahead(end)
         return [(str(self._partition), Part(self._partition, start, batches, decoded))]
+
+    def _calls(self) -> bool:
+        """Whether it is time to tell the task that somebody wants it."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return False
+        self._looked = now
+        return self._wanted(self._partition)
 
     def _read_ahead(self, end: int | None) -> None:
         """Read and decode the next stretch beside the kernels. Where there is nothing to decode, reading takes next to nothing."""

@@ -15,9 +15,6 @@ from flows.dataflow.progress import Applied, reporting, tell
 from flows.dataflow.source import POLL, SOON, Part
 from flows.errors import StateError
 
-# Where there is nothing to do but to look whether somebody wants the task.
-_IDLE = 0.25
-
 
 class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
     """Feeds a task with the parts of its partition.
@@ -41,6 +38,7 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
         self._lifecycle = lifecycle
         self._waiting: list[Part] = []
         self._partition = self._end = 0
+        self._settling = False
         self._wait = Wait()
 
     def on_batch(self, values: list[Part]) -> tuple[Iterable[Applied], bool]:
@@ -51,8 +49,8 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
         return self._look(self._holding), False
 
     def notify_at(self) -> datetime | None:
-        # Always: somebody may want the task, and a commit that fails ends the process even if no other record comes.
-        return AT_ONCE if self._holding is not None else None
+        busy = self._waiting or self._settling or (self._holding is not None and self._holding.looks_around)
+        return AT_ONCE if busy else None
 
     def on_notify(self) -> tuple[Iterable[Applied], bool]:
         return self._look(self._holding) if self._holding is not None and self._wait.over() else [], False
@@ -67,7 +65,7 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
                 return []
             try:
                 done = [self._work(task)] if self._waiting else []
-                settled = task.settled()
+                self._settling = not task.settled()
             except StateError as error:
                 holding.lose(error)
                 self._wait.begin(POLL)
@@ -76,7 +74,8 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
                 holding.caught_up()
         if done:
             worked()
-        self._wait.begin(SOON if self._waiting else _IDLE if settled else POLL)
+        # A task that settles is looked at so that a commit that fails ends the process even if no other record comes.
+        self._wait.begin(SOON if self._waiting else POLL)
         return done
 
     def on_eof(self) -> tuple[Iterable[Applied], bool]:

@@ -396,7 +396,7 @@ class _translated:
             raise StorageFullError(
                 f"state {self._path}: the disk is full ({text}); free space and run again, nothing committed is lost"
             ) from error
-        if re.search(r"Too many open files|Cannot allocate memory|Permission denied|Read-only file system", text):
+        if re.search(r"Too many open files|Cannot allocate memory|Read-only file system", text):
             # Of the process or the disk, whichever task meets it first.
             raise DataDirectoryError(f"state {self._path}: {text}") from error
         if "orrupt" in text:

@@ -21,17 +21,18 @@ from flows.state.handover import task_taken
 from flows.state.store import TaskView
 from flows.state.task import task_path
 from tests.processes import (
+    Ended,
     Outcome,
     assert_same,
     await_true,
     end_all,
+    front_door,
     outcome,
     refused,
     settings_of,
     simulated_once,
     start,
     start_bytewax,
-    tidemark,
 )
 from tests.state.test_handover import taking
 
@@ -51,17 +52,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def begun(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory that has come to the end of what was there, with a checkpoint on the way."""
     data = tmp_path_factory.mktemp("begun") / "data"
-    tidemark("ingest", files[0], data=data, **SMALL)
-    tidemark("run", data=data, **SMALL)
-    tidemark("replay", "checkpoint", data=data, **SMALL)
-    tidemark("ingest", files[1], data=data, **SMALL)
-    tidemark("run", data=data, **SMALL)
+    at_once("ingest", files[0], data=data, **SMALL)
+    at_once("run", data=data, **SMALL)
+    at_once("replay", "checkpoint", data=data, **SMALL)
+    at_once("ingest", files[1], data=data, **SMALL)
+    at_once("run", data=data, **SMALL)
     return data
 
 
 @pytest.fixture
 def data(begun: Path, tmp_path: Path) -> Path:
     return shutil.copytree(begun, tmp_path / "data")
+
+
+def at_once(*arguments: object, data: Path, code: int = 0, **settings: Any) -> Ended:
+    """A command in this process."""
+    with pytest.MonkeyPatch.context() as patching:
+        return front_door(*arguments, monkeypatch=patching, code=code, data=data, **settings)
 
 
 def settings_at(data: Path) -> Settings:
@@ -92,7 +99,7 @@ class Live:
 
     def goes_on(self, file: Path, away: tuple[tuple[str, int], ...] = ()) -> None:
         """New events come, and every task commits them but those that are away."""
-        tidemark("ingest", file, data=self.data, **self._options)
+        at_once("ingest", file, data=self.data, **self._options)
         self.catches_up(away)
 
     def catches_up(self, away: tuple[tuple[str, int], ...] = ()) -> None:
@@ -159,7 +166,7 @@ def clean(data: Path, tmp_path: Path) -> Outcome:
     (anew / "logs").mkdir(parents=True)
     for file in (data / "logs").glob(f"{ACTIONS}.db*"):
         shutil.copy(file, anew / "logs")
-    tidemark("run", data=anew, **SMALL)
+    at_once("run", data=anew, **SMALL)
     return outcome(settings_at(anew), tmp_path / "clean-exports")
 
 
@@ -168,7 +175,7 @@ def check(data: Path, tmp_path: Path) -> None:
 
 
 def restore(data: Path, *arguments: object, code: int = 0) -> Any:
-    done = tidemark("replay", "restore", *arguments, "--json", data=data, code=code, **SMALL)
+    done = at_once("replay", "restore", *arguments, "--json", data=data, code=code, **SMALL)
     return done.json() if code == 0 else done.err
 
 
@@ -258,7 +265,7 @@ def test_a_bounded_run_does_what_there_is_and_fails(data: Path, files: list[Path
     lose_a_table(data, REVISITS, DAMAGED)
     told = group_positions(settings_at(data))
     for file in files[2:]:
-        tidemark("ingest", file, data=data, **SMALL)
+        at_once("ingest", file, data=data, **SMALL)
     line = refused("run", "--workers", workers, data=data, **SMALL)
     assert f"{ACTIONS}/{DAMAGED} and {REVISITS}/{DAMAGED} were left out" in line
     assert f"`tidemark replay restore --task {ACTIONS}/{DAMAGED} --task {REVISITS}/{DAMAGED}`" in line
@@ -275,7 +282,7 @@ def test_a_bounded_run_does_what_there_is_and_fails(data: Path, files: list[Path
 
 def test_a_bounded_run_by_bytewax_itself_fails_at_its_very_end(data: Path, files: list[Path]) -> None:
     lose_a_table(data, ACTIONS, DAMAGED)
-    tidemark("ingest", files[2], data=data, **SMALL)
+    at_once("ingest", files[2], data=data, **SMALL)
     process = start_bytewax("flows.all:flow", "-w", 2, data=data, **SMALL)
     try:
         _, said = process.communicate(timeout=120)
@@ -302,7 +309,7 @@ def test_a_bounded_run_waits_for_a_task_that_somebody_has(
 ) -> None:
     """What other tasks have to do is done meanwhile."""
     for file in files[2:]:
-        tidemark("ingest", file, data=data, **SMALL)
+        at_once("ingest", file, data=data, **SMALL)
     settings = settings_at(data)
     ends = ends_of(settings, ACTIONS)
     with ExitStack() as taken:
@@ -326,7 +333,7 @@ def test_a_bounded_run_waits_for_a_task_that_somebody_has(
 def test_a_bounded_run_takes_back_what_is_restored_beside_it(data: Path, files: list[Path], tmp_path: Path) -> None:
     """As long as it has something else to do."""
     for file in files[2:]:
-        tidemark("ingest", file, data=data, **SMALL)
+        at_once("ingest", file, data=data, **SMALL)
     lose_a_table(data, ACTIONS, DAMAGED)
     with ExitStack() as taken:
         taken.enter_context(task_taken(settings_at(data), ACTIONS, 0))
@@ -371,7 +378,7 @@ def test_a_run_that_is_killed_while_somebody_has_a_task(data: Path, files: list[
             shutil.copytree(path, path.with_name("new"))
             path.rename(path.with_name("old"))
             path.with_name("new").rename(path)
-    tidemark("run", data=data, **SMALL)
+    at_once("run", data=data, **SMALL)
     check(data, tmp_path)
 
 
@@ -386,7 +393,7 @@ def test_two_operators_at_once(data: Path, files: list[Path], tmp_path: Path) ->
         live.stop()
     with task_taken(settings_at(data), ACTIONS, DAMAGED):
         assert "is being replaced by another command" in restore(data, "--task", f"{ACTIONS}/{DAMAGED}", code=1)
-    tidemark("run", data=data, **SMALL)
+    at_once("run", data=data, **SMALL)
     check(data, tmp_path)
 
 

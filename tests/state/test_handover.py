@@ -148,7 +148,7 @@ def test_nobody_inherits_it(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, close_fds=False)
     try:
         lock.release()
-        TaskLock(path, 0.0).release()
+        TaskLock(path).release()
     finally:
         child.communicate()
 
