@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from replay.commands.checkpoint import checkpoint
+from replay.commands.diff import diff
 from replay.commands.rebuild import rebuild
 from replay.commands.restore import restore
 from replay.commands.status import status
@@ -21,5 +22,5 @@ def replay() -> None:
     """
 
 
-for command in (status, verify, checkpoint, restore, rebuild):
+for command in (status, verify, checkpoint, restore, rebuild, diff):
     replay.add_command(command)

@@ -27,6 +27,7 @@ from flows.state.lock import run_lock
 from flows.vocabulary import Vocabulary
 from replay import tasks as task_names
 from replay.commands.options import DRY, JSON, TASK, chosen, records_bar
+from replay.commands.showing import print_difference
 from replay.place import Place
 from replay.rebuild.difference import Difference
 from replay.rebuild.filter import time_of
@@ -232,22 +233,6 @@ class _Run:
         self._told["difference"] = asdict(difference)
         if not self._quiet:
             print_difference(difference)
-
-
-def print_difference(difference: Difference) -> None:
-    """The feature diff report, for people."""
-    counts = ", ".join(f"{n:,} {name}" for name, n in difference.entities.items())
-    click.echo(f"what differs: {counts or 'nothing'}")
-    if difference.features:
-        table = Table("feature", "differs for", box=box.SIMPLE)
-        for name, n in sorted(difference.features.items(), key=lambda item: -item[1])[:20]:
-            table.add_row(name, f"{n:,}")
-        Console().print(table)
-    if difference.largest:
-        table = Table("largest changes", "feature", "before", "after", box=box.SIMPLE)
-        for change in difference.largest:
-            table.add_row(change.entity, change.feature, f"{change.before:g}", f"{change.after:g}")
-        Console().print(table)
 
 
 @contextmanager

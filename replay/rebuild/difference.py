@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from flows.errors import DataDirectoryError
 from flows.features import PIN_COUNTERS, TOPIC_STATS, USER_COUNTERS
 from flows.kernels.reads import counters, newest, topic_statistics
-from flows.kernels.rows import fold_sums, merge_rows, sort_rows
+from flows.kernels.rows import CUT, OFFSET_SHIFT, SEQUENCE_CODES, fold_sums, merge_rows, sort_rows
+from flows.log import Log
 from flows.outputs import ACTIONS
+from flows.settings import Settings
 from flows.state import tables
+from flows.state.actions_task import Judge, merged_labels, resume
 from flows.state.runs import BLOCK_ROWS, Run, RunReader, Table
-from flows.state.store import Meta
+from flows.state.store import Meta, TaskView
+from flows.vocabulary import Vocabulary
 
 _SLICE_ROWS = 1 << 18
 # Of the largest changes that are shown.
@@ -106,6 +111,25 @@ class Difference:
         return any(self.entities.values())
 
 
+def state_of(settings: Settings, vocabulary: Vocabulary, view: TaskView, log: Log) -> State:
+    """What a task's state says, at the commit where its view stands.
+
+    Parameters
+    ----------
+    log : Log
+        The task's input: saves that can still change are kept by position alone.
+    """
+    meta, labels = view.meta, np.empty((0, tables.LABELS.columns), np.int64)
+    if meta is None:
+        raise DataDirectoryError(f"there is no state in {view.path} yet")
+    if meta.flow == ACTIONS:
+        judge = Judge(settings, vocabulary, meta.partition, corrected_to=meta.corrected_to)
+        for _ in resume(judge, view, meta, log, settings.batch_records):
+            pass
+        labels = merged_labels(view.runs.scan(tables.LABELS, meta.manifest.get(tables.LABELS.name, [])), judge.working_set)
+    return State(view.runs, meta, labels)
+
+
 def cuts(table: Table, *states: State) -> Iterator[tuple[int | None, int | None]]:
     """Ranges of entities that hold not too many rows in any of some states."""
     runs = [(state, run) for state in states for run in state.manifest(table)]
@@ -153,13 +177,21 @@ def changed_entities(table: Table, a: State, b: State, before: int) -> np.ndarra
     """Entities of a table whose rows differ, ascending: int64[n]."""
     found = [np.empty(0, np.int64)]
     for low, high in cuts(table, a, b):
-        old, new = (tables.canonical(table, folded(table, state, low, high), before) for state in (a, b))
+        old, new = (_said(table, folded(table, state, low, high), before) for state in (a, b))
         if all(np.array_equal(x, y) for x, y in zip(old, new, strict=True)):
             continue
         found.append(only_in_one(old[0], new[0])[:, 0])
         if len(old) > 1:
             found.append(np.setxor1d(old[1], new[1]))
     return np.unique(np.concatenate(found))
+
+
+def _said(table: Table, rows: np.ndarray, before: int) -> list[np.ndarray]:
+    """As `tables.canonical`, without the offsets by which ties are broken: another log may hold the same events."""
+    parts = tables.canonical(table, rows, before)
+    if table is tables.SEQUENCES:
+        parts[0][:, SEQUENCE_CODES] &= (1 << OFFSET_SHIFT) - 1
+    return parts
 
 
 def difference(a: State, b: State, before: int, as_of: int) -> Difference:
@@ -204,6 +236,7 @@ def difference(a: State, b: State, before: int, as_of: int) -> Difference:
 def _entries(state: State, users: np.ndarray, as_of: int) -> list[list[tuple[int, ...]]]:
     rows = state.rows(tables.SEQUENCES, users)
     index, offsets, _ = newest(rows, bounds(rows, users), as_of)
+    rows[:, SEQUENCE_CODES] &= CUT - 1
     taken = rows[index].tolist()
     return [list(map(tuple, taken[offsets[i] : offsets[i + 1]])) for i in range(len(users))]
 

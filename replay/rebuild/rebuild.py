@@ -19,13 +19,13 @@ from flows.outputs import ACTIONS, REVISITS
 from flows.partition import partition_of
 from flows.settings import Settings
 from flows.state import tables
-from flows.state.actions_task import ActionsTask, Judge, merged_labels, resume
+from flows.state.actions_task import ActionsTask, Judge
 from flows.state.behind import Lanes
 from flows.state.store import TaskView
 from flows.state.task import Task, task_path
 from flows.vocabulary import Vocabulary
 from replay.place import Place
-from replay.rebuild.difference import Difference, State, bounds, difference, moved
+from replay.rebuild.difference import Difference, State, bounds, difference, moved, state_of
 from replay.rebuild.draft import Draft
 from replay.rebuild.plan import Part, Plan, Workplace
 from replay.tasks import TaskName
@@ -155,7 +155,7 @@ class Rebuild:
                     continue
                 if meta.position > task.position:
                     draft.catch_up(task, meta.position, progress)
-                old, new = self._live(view, part), self._new(task)
+                old, new = state_of(self._settings, self._vocabulary, view, self._logs[part.flow]), self._new(task)
                 found.add(difference(old, new, before, as_of))
                 if part.flow == ACTIONS:
                     emitted.append(moved(old, new, before))
@@ -186,20 +186,14 @@ class Rebuild:
         """
         view = TaskView(self.drafts[part.task].live_path())
         try:
-            rows = moved(self._live(view, part), self._new(task), tables.expiry(self._settings, as_of))
+            rows = moved(
+                state_of(self._settings, self._vocabulary, view, self._logs[part.flow]),
+                self._new(task),
+                tables.expiry(self._settings, as_of),
+            )
         finally:
             view.close()
         return emissions(rows, self._settings.partitions)
-
-    def _live(self, view: TaskView, part: Part) -> State:
-        labels = np.empty((0, tables.LABELS.columns), np.int64)
-        if view.meta is not None and part.flow == ACTIONS:
-            judge = Judge(self._settings, self._vocabulary, part.partition, corrected_to=view.meta.corrected_to)
-            for _ in resume(judge, view, view.meta, self._logs[ACTIONS], self._settings.batch_records):
-                pass
-            labels = merged_labels(view.runs.scan(tables.LABELS, view.meta.manifest.get(tables.LABELS.name, [])), judge.working_set)
-        assert view.meta is not None
-        return State(view.runs, view.meta, labels)
 
     def _new(self, task: Task) -> State:
         labels = task.labels() if isinstance(task, ActionsTask) else np.empty((0, tables.LABELS.columns), np.int64)

@@ -1,0 +1,80 @@
+"""`tidemark replay diff`: what two states of a task say differently."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.errors import DataDirectoryError
+from flows.open_log import open_log
+from flows.settings import Settings
+from flows.state.store import TaskView
+from flows.state.task import task_path
+from replay import tasks as task_names
+from replay.commands.options import JSON, TASK, chosen, records_bar
+from replay.commands.showing import print_difference
+from replay.rebuild.difference import Difference, difference, state_of
+from replay.rebuild.switch import REPLACED
+
+
+@click.command(epilog="Example: tidemark replay diff --task actions/3 --with-replaced")
+@click.option("--with", "other", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another data directory.")
+@click.option("--with-replaced", is_flag=True, help="The states that a restore or a rebuild has replaced, and kept.")
+@TASK
+@JSON
+@click.pass_context
+def diff(ctx: click.Context, other: Path | None, with_replaced: bool, names: tuple[str, ...], as_json: bool) -> None:
+    """Which entities and features two states say differently, and the largest changes.
+
+    Features are compared at the later of the two watermarks. States of different positions differ by what came in between. Exits with 1 if
+    anything differs.
+    """
+    settings: Settings = ctx.obj
+    if (other is None) == (not with_replaced):
+        raise click.UsageError("say with what to compare: --with DIRECTORY or --with-replaced")
+    theirs = replace(settings, data=other, archive=None) if other is not None else settings
+    vocabulary = settings.load_vocabulary()
+    total, rows = Difference(), list[dict[str, Any]]()
+    with ExitStack() as stack, records_bar(as_json, "compare") as (advance, of):
+        wanted = chosen(settings, names)
+        of(len(wanted))
+        logs = [{name: stack.enter_context(open_log(s, name, read_only=True)) for name in task_names.FLOWS} for s in (settings, theirs)]
+        for task in wanted:
+            paths = [task_path(s, task.flow, task.partition) for s in (theirs, settings)]
+            if with_replaced:
+                paths[0] = paths[0].with_name(paths[0].name + REPLACED)
+            if not all((path / "CURRENT").exists() for path in paths):
+                if names:
+                    raise DataDirectoryError(f"{task}: there is no state in {next(p for p in paths if not (p / 'CURRENT').exists())}")
+                advance(1)
+                continue
+            views = [TaskView(path) for path in paths]
+            a, b = (
+                state_of(s, vocabulary, view, log[task.flow])
+                for s, view, log in zip((theirs, settings), views, reversed(logs), strict=True)
+            )
+            as_of = max(state.meta.watermark or 0 for state in (a, b))
+            found = difference(a, b, max(state.meta.expired_to for state in (a, b)), as_of)
+            rows.append({"task": str(task), "positions": [a.meta.position, b.meta.position], "differs": bool(found), **asdict(found)})
+            total.add(found)
+            for view in views:
+                view.close()
+            advance(1)
+    if not rows:
+        raise DataDirectoryError(
+            "there is nothing to compare with: no state was replaced" if with_replaced else f"there is no state in {other}"
+        )
+    if as_json:
+        click.echo(json.dumps({"tasks": rows, "difference": asdict(total)}))
+    else:
+        print_difference(total)
+        moved = [row["task"] for row in rows if row["positions"][0] != row["positions"][1]]
+        if moved:
+            click.echo(f"at different positions: {', '.join(moved)}")
+    if total:
+        ctx.exit(1)
