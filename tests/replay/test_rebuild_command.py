@@ -1,0 +1,266 @@
+"""`tidemark replay rebuild` as an operator has it: a bad span taken out, a patch, beside a live run, killed anywhere, two at once, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.corrections.history import History
+from flows.outputs import ACTIONS, CORRECTIONS, REVISITS
+from flows.state.lock import run_lock
+from flows.status_command import digest_of
+from replay.rebuild import switch
+from tests.processes import (
+    PARTITIONS,
+    await_true,
+    ended,
+    front_door,
+    outcome,
+    refused,
+    settings_of,
+    simulated_once,
+    start,
+    tidemark,
+    watching,
+)
+
+SMALL: dict[str, Any] = {"batch_records": 500, "anchor_records": 300}
+EXCLUDE = ("replay", "rebuild", "--exclude", "producer == 'v13'")
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """A data directory with a span of events of a bad producer, one without, and the files of both."""
+
+    data: Path
+    clean: Path
+    first: list[Path]
+    poison: Path
+    second: list[Path]
+
+
+def poison_of(events: pa.Table, seed: int, n: int) -> pa.Table:
+    """Events of the same users about the same time that were never there, by another producer."""
+    rng = np.random.default_rng(seed)
+    some = events.take(pa.array(np.sort(rng.choice(len(events), n, replace=False))))
+    columns = {name: some.column(name) for name in some.schema.names}
+    columns["event_id"] = pa.array(rng.integers(1, 2**60, n))
+    columns["action"] = pa.array(np.array(["save", "grid_click", "impression"])[rng.integers(0, 3, n)])
+    columns["surface"] = pa.array(["own_profile"] * n)
+    columns["producer"] = pa.array(["v13"] * n)
+    return pa.table(columns)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
+    simulated = simulated_once(tmp_path_factory)
+    directory = tmp_path_factory.mktemp("poisoned")
+    files = [file for file in simulated.files if file.suffix == ".parquet"]
+    first, second = files[: len(files) // 2], files[len(files) // 2 :]
+    poison = directory / "poison.parquet"
+    pq.write_table(poison_of(pq.read_table(second[0]), 1, 300), poison)
+    found = Poisoned(directory / "data", directory / "clean", first, poison, second)
+    for data, middle in ((found.data, [poison]), (found.clean, [])):
+        tidemark("ingest", *first, data=data, **SMALL)
+        tidemark("run", data=data, **SMALL)
+        tidemark("replay", "checkpoint", data=data, **SMALL)
+        for more in (middle, second):
+            if more:
+                tidemark("ingest", *more, data=data, **SMALL)
+        tidemark("run", data=data, **SMALL)
+    return found
+
+
+def features(data: Path, scratch: Path) -> dict[str, pa.Table]:
+    """What is exported, without positions."""
+    outcome(settings_of(data), scratch)
+    return {name: pq.read_table(scratch / name).replace_schema_metadata(None) for name in ("user", "pin", "topic", "labels")}
+
+
+def digests(data: Path) -> dict[str, str]:
+    return {f"{flow}/{p}": digest_of(settings_of(data), flow, p) for flow in (ACTIONS, REVISITS) for p in range(PARTITIONS)}
+
+
+def check_clean(site: Poisoned, data: Path, scratch: Path) -> None:
+    """It says what it would without the span; and so does what is made of its logs alone."""
+    got, want = features(data, scratch / "got"), features(site.clean, scratch / "want")
+    assert {name: got[name].equals(want[name]) for name in want} == dict.fromkeys(want, True)
+    before = digests(data)
+    tidemark("replay", "restore", "--all", data=data, **SMALL)
+    assert digests(data) == before
+    assert json.loads(tidemark("replay", "verify", "--json", data=data, **SMALL).out)["problems"] == []
+
+
+def test_a_bad_span_is_taken_out_and_put_back(site: Poisoned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Path(shutil.copytree(site.data, tmp_path / "data"))
+    poisoned = features(data, tmp_path / "poisoned")
+    told = front_door(*EXCLUDE, "--dry-run", "--json", monkeypatch=monkeypatch, data=data, **SMALL).json()
+    assert sum(part["excluded"] for part in told["plan"]["parts"]) == 300
+    assert not (data / "logs" / "corrections.db").exists()
+    told = front_door(*EXCLUDE, "--json", monkeypatch=monkeypatch, data=data, **SMALL).json()
+    assert (told["switched"], told["difference"]["entities"]["users"] > 0) == (False, True)
+    assert features(data, tmp_path / "still") == poisoned, "nothing has changed before the switch"
+    # From the checkpoint before the span, and no further.
+    assert all(0 < task["position"] < task["log_end"] for task in told["tasks"])
+    shown = front_door("replay", "rebuild", "--resume", "--yes", monkeypatch=monkeypatch, data=data, **SMALL).out
+    assert "switched: correction 1 counts from now on (exclude producer == 'v13')" in shown
+    tidemark("run", data=data, **SMALL)
+    check_clean(site, data, tmp_path)
+    compared = front_door("replay", "diff", "--with", site.clean, "--json", monkeypatch=monkeypatch, data=data, **SMALL).json()
+    assert not any(compared["difference"]["entities"].values())
+    front_door("replay", "rebuild", "--undo", 1, "--yes", monkeypatch=monkeypatch, data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
+    assert features(data, tmp_path / "undone") == poisoned
+    assert [c.made.undoes for c in History.of(settings_of(data), 0).corrections] == [(), (1,)]
+    front_door("replay", "diff", "--with", site.clean, monkeypatch=monkeypatch, code=1, data=data, **SMALL)
+
+
+def test_the_same_by_a_patch(site: Poisoned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that were written wrong, and as they should have been: as if those had been ingested."""
+    wrong, right = tmp_path / "wrong.parquet", tmp_path / "right.csv"
+    events = pq.read_table(site.poison)
+    pq.write_table(events, wrong)
+    table = events.set_column(events.schema.get_field_index("action"), "action", pa.array(["closeup"] * len(events)))
+    table.drop(["producer"]).to_pandas().rename(columns={"event_id": "id"}).to_csv(right, index=False)
+    for name, file in (("data", wrong), ("clean", right)):
+        tidemark("ingest", *site.first, data=tmp_path / name, **SMALL)
+        tidemark("ingest", file, "--columns", "event_id=id" if file is right else "event_id=event_id", data=tmp_path / name, **SMALL)
+        tidemark("run", data=tmp_path / name, **SMALL)
+    patch = ("replay", "rebuild", "--patch", right, "--columns", "event_id=id", "--yes", "--json")
+    told = front_door(*patch, monkeypatch=monkeypatch, data=tmp_path / "data", **SMALL).json()
+    assert (told["switched"], sum(part["patched"] for part in told["plan"]["parts"])) == (True, 300)
+    tidemark("run", data=tmp_path / "data", **SMALL)
+    got, want = features(tmp_path / "data", tmp_path / "got"), features(tmp_path / "clean", tmp_path / "want")
+    assert {name: got[name].equals(want[name]) for name in want} == dict.fromkeys(want, True)
+    more = events.slice(0, 1).set_column(events.schema.get_field_index("event_id"), "event_id", pa.array([12345]))
+    pq.write_table(more, tmp_path / "more.parquet")
+    said = refused("replay", "rebuild", "--patch", tmp_path / "more.parquet", data=tmp_path / "data", **SMALL)
+    assert "1 of its events are not among those that may be changed, the first event 12345 of user" in said
+
+
+def test_beside_a_live_run(site: Poisoned, tmp_path: Path) -> None:
+    """The run goes on, and takes up what it is given."""
+    data = tmp_path / "data"
+    tidemark("ingest", *site.first, site.poison, data=data, **SMALL)
+    tidemark("replay", "status", data=data, **SMALL)
+    run = start("run", "--follow", data=data, **SMALL)
+    try:
+        with watching(settings_of(data)) as watch:
+            await_true(lambda: watch.position() > 0, "the run has begun")
+            tidemark(*EXCLUDE, "--yes", data=data, **SMALL)
+            before = watch.position()
+            tidemark("ingest", *site.second, data=data, **SMALL)
+            await_true(lambda: watch.position() > before, "the run goes on")
+    finally:
+        run.send_signal(signal.SIGTERM)
+        assert ended(run).code == 0
+    tidemark("run", data=data, **SMALL)
+    check_clean(site, data, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_anywhere_it_is_gone_on_with(site: Poisoned, seed: int, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(site.data, tmp_path / "data"))
+    rng = Random(seed)
+    begun = start(*EXCLUDE, "--yes", data=data, **SMALL)
+    time.sleep(rng.uniform(0.5, 4.0))  # an instant, wherever it falls
+    begun.send_signal(rng.choice([signal.SIGKILL, signal.SIGINT]))
+    ended(begun)
+    if (data / "rebuild" / "plan.json").exists():
+        tidemark("replay", "rebuild", "--resume", "--yes", data=data, **SMALL)
+    elif not History.of(settings_of(data), 0).corrections:
+        tidemark(*EXCLUDE, "--yes", data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
+    check_clean(site, data, tmp_path)
+
+
+@pytest.mark.parametrize("step", ["_record", "_replace", "_open", "discard"])
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("by_restore", [False, True])
+def test_broken_off_in_the_switch(
+    site: Poisoned, step: str, after: int, by_restore: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each step, before it and after it: nothing is lost, a run refuses what is half done, and either command ends it."""
+    data = Path(shutil.copytree(site.data, tmp_path / "data"))
+    owner: Any = switch.Workplace if step == "discard" else switch.Switch
+    whole = getattr(owner, step)
+
+    def broken(*arguments: Any) -> None:
+        if after:
+            whole(*arguments)
+        raise KeyboardInterrupt
+
+    with mock.patch.object(owner, step, broken):
+        front_door(*EXCLUDE, "--yes", monkeypatch=monkeypatch, code=None, data=data, **SMALL)
+    recorded = bool(History.of(settings_of(data), 0).corrections)
+    assert recorded == (step in ("_replace", "discard") or (step == "_record" and bool(after))) or step == "_open"
+    if recorded and by_restore:
+        tidemark("replay", "restore", "--all", data=data, **SMALL)
+    tidemark("replay", "rebuild", "--resume", "--yes", data=data, code=None if step == "discard" else 0, **SMALL)
+    tidemark("run", data=data, **SMALL)
+    check_clean(site, data, tmp_path)
+
+
+def test_a_state_that_a_correction_made_wrong_is_refused(site: Poisoned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Path(shutil.copytree(site.data, tmp_path / "data"))
+    tidemark("replay", "checkpoint", data=data, **SMALL)
+    front_door(*EXCLUDE, "--yes", monkeypatch=monkeypatch, data=data, **SMALL)
+    # As if somebody put the old state back by hand.
+    path = data / "state" / ACTIONS / "0000"
+    shutil.rmtree(path)
+    shutil.copytree(site.data / "state" / ACTIONS / "0000", path)
+    said = tidemark("run", data=data, code=None, **SMALL)
+    assert said.code != 0
+    assert "knows the corrections up to 0 of 1" in said.err
+    assert "tidemark replay restore" in said.err
+    restored = tidemark("replay", "restore", "--json", data=data, **SMALL).json()["restored"]
+    assert [row["task"] for row in restored] == ["actions/0"]
+    assert "is older than a correction" in restored[0]["passed_over"][0]
+    check_clean(site, data, tmp_path)
+
+
+def test_what_cannot_be_is_refused(site: Poisoned, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(site.data, tmp_path / "data"))
+    rebuild = ("replay", "rebuild")
+    assert "say what to change" in refused(*rebuild, data=data)
+    assert "no rebuild has been begun" in refused(*rebuild, "--resume", data=data)
+    assert "no rebuild has been begun" in refused(*rebuild, "--discard", data=data)
+    assert "correction 7 is not in force; those that are: there are none" in refused(*rebuild, "--undo", 7, data=data)
+    assert "is neither an offset nor a time" in refused(*rebuild, "--exclude", "user_id == 1", "--from", "soon", data=data)
+    assert "follow by themselves: name actions/" in refused(*rebuild, "--exclude", "user_id == 1", "--task", "revisits", data=data)
+    assert "there is no log in" in refused(*rebuild, "--exclude", "user_id == 1", data=tmp_path / "none")
+    done = tidemark(*rebuild, "--exclude", "producr == 'v13'", data=data, code=2)
+    assert done.err.splitlines()[-2:] == ["  producr == 'v13'", "  ^"]
+    for content, said in (
+        ("event_id\n1\n", "row 1 is no event"),
+        ("user_id,pin_id,action,event_time\n1,2,save,3\n", "a patch needs the column event_id"),
+    ):
+        (tmp_path / "patch.csv").write_text(content)
+        assert said in refused(*rebuild, "--patch", tmp_path / "patch.csv", data=data)
+    assert "no event is taken: nothing to change" in tidemark(*rebuild, "--exclude", "producer == 'v99'", data=data).out
+    with run_lock(data / "rebuild"):
+        assert "another rebuild is at work" in refused(*rebuild, "--exclude", "user_id == 1", data=data)
+    tidemark(*EXCLUDE, data=data, **SMALL)
+    assert "a rebuild has been begun (exclude producer == 'v13')" in refused(*EXCLUDE, data=data)
+    assert "--resume goes alone" in refused(*rebuild, "--resume", "--undo", 1, data=data)
+    tidemark(*rebuild, "--discard", data=data, **SMALL)
+    assert not (data / "rebuild" / "plan.json").exists()
+    assert not (data / "logs" / f"{CORRECTIONS}.db").exists() or not History.of(settings_of(data), 0).corrections
+
+
+def test_tasks_made_anew_say_the_same(site: Poisoned, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(site.data, tmp_path / "data"))
+    shown = tidemark("replay", "rebuild", "--task", "actions/1", "--task", "revisits/2", "--yes", data=data, **SMALL).out
+    assert "the live states say the very same: there is nothing to switch to" in shown
