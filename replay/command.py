@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from replay.commands.audit import audit
 from replay.commands.checkpoint import checkpoint
 from replay.commands.restore import restore
 from replay.commands.status import status
@@ -20,5 +21,5 @@ def replay() -> None:
     """
 
 
-for command in (status, verify, checkpoint, restore):
+for command in (status, verify, audit, checkpoint, restore):
     replay.add_command(command)

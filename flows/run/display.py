@@ -10,7 +10,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 
-class _Rate(ProgressColumn):
+class Rate(ProgressColumn):
+    """Records in a second."""
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:>9,.0f}/s" if speed else "")
@@ -32,7 +34,7 @@ class LiveDisplay:
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[shown]:>24}"),
-            _Rate(),
+            Rate(),
             TextColumn("watermark {task.fields[watermark]}"),
             TimeRemainingColumn(compact=True),
             console=console,
