@@ -47,7 +47,7 @@ class Said:
     rows : dict of table name to int64[n, columns]
         Of the sampled entities, folded.
     topics : dict of int to str
-        Names of the sampled topics.
+        Names of all topics.
     """
 
     meta: Meta
@@ -106,8 +106,7 @@ def said(settings: Settings, vocabulary: Vocabulary, task: TaskName, log: Log, s
                 found = sort_rows(np.concatenate([found, open_ones]), table.keys)
             rows[table.name] = table.fold(found) if table.fold is not None else found
         named = {int.from_bytes(key[len(_TOPIC) :], "big", signed=True): name.decode() for key, name in view.prefixed(_TOPIC)}
-        kept = set(samples[TOPIC].ids.tolist()) if TOPIC in samples else set()
-        return Said(meta, samples, rows, {topic: name for topic, name in named.items() if topic in kept})
+        return Said(meta, samples, rows, named)
     finally:
         view.close()
 
