@@ -15,7 +15,7 @@ from flows.state.store import TaskView, write_state
 from flows.state.task import task_path
 from replay.checkpoints.check import pairs
 from replay.checkpoints.manifest import Manifest, listed, read
-from replay.place import Place
+from replay.place import Place, PlaceError
 from replay.tasks import TaskName
 
 _RESTORING, _REPLACED = ".restoring", ".replaced"
@@ -127,6 +127,9 @@ class Restorer:
                 manifest = read(self._place, named)
                 self._fits(manifest, log, end)
                 use(manifest)
+            except PlaceError:
+                # No reason to go through the whole log instead.
+                raise
             except (CorruptionError, DataDirectoryError) as error:
                 passed_over.append(str(error))
                 continue
