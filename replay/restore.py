@@ -11,7 +11,7 @@ from flows.directories import sync
 from flows.errors import CorruptionError, DataDirectoryError
 from flows.log import Log
 from flows.settings import Settings
-from flows.state.store import TaskView, write_state
+from flows.state.store import FORMAT, TaskView, write_state
 from flows.state.task import task_path
 from replay.checkpoints.check import pairs
 from replay.checkpoints.manifest import Manifest, listed, read
@@ -148,6 +148,8 @@ class Restorer:
             raise DataDirectoryError(
                 f"{where} was made under other features or settings (fingerprint {manifest.fingerprint}, now {self._fingerprint})"
             )
+        if manifest.state_format != FORMAT:
+            raise DataDirectoryError(f"{where} is of state of format {manifest.state_format}; this Tidemark reads format {FORMAT}")
         if manifest.position > end:
             raise DataDirectoryError(f"{where} is ahead of its log, which ends at {end}")
         start = log.start_positions()[manifest.partition]
