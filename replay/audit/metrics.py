@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from flows.errors import SettingsError
 from replay.audit.audit import Audited
 from replay.audit.pace import Pace
+from replay.audit.said import ENTITIES
 
 _TASK = ("flow", "partition")
 
@@ -43,11 +44,14 @@ class Metrics:
         task = (done.task.flow, str(done.task.partition))
         self._entities.labels(*task).inc(done.entities)
         self._failures.labels(*task).inc(int(done.problem is not None))
+        for table in ENTITIES[done.task.flow]:
+            # From 0 on, or the first one would be no increase.
+            self._mismatches.labels(*task, table.name)
         for mismatch in done.mismatches:
             self._mismatches.labels(*task, mismatch.table).inc()
-        if done.position is not None and done.problem is None:
+        if done.complete:
             self._completed.labels(*task).set_to_current_time()
-            self._position.labels(*task).set(done.position)
+            self._position.labels(*task).set(done.position or 0)
 
     def serve(self, address: str, port: int) -> int:
         """Serve them over HTTP in a thread; gives the port, which the system picks for 0.

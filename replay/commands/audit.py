@@ -45,7 +45,9 @@ class _Size(click.ParamType):
     epilog="Examples: tidemark replay audit --task actions/3 --sample all · tidemark replay audit --follow --cpu-budget 0.05 --metrics-port 9464"
 )
 @TASK
-@click.option("--sample", type=_Size(), default=1000, show_default=True, help="Entities of each kind and task: users, topics, pins.")
+@click.option(
+    "--sample", type=_Size(), metavar="N|all", default=1000, show_default=True, help="Entities of each kind and task: users, topics, pins."
+)
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Of the sample; the same seed gives the same one. Default: a new one."
 )
