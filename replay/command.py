@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from replay.commands.audit import audit
 from replay.commands.checkpoint import checkpoint
 from replay.commands.rebuild import rebuild
 from replay.commands.restore import restore
@@ -21,5 +22,5 @@ def replay() -> None:
     """
 
 
-for command in (status, verify, checkpoint, restore, rebuild):
+for command in (status, verify, audit, checkpoint, restore, rebuild):
     replay.add_command(command)
