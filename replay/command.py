@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from replay.commands.audit import audit
 from replay.commands.checkpoint import checkpoint
 from replay.commands.diff import diff
 from replay.commands.rebuild import rebuild
@@ -22,5 +23,5 @@ def replay() -> None:
     """
 
 
-for command in (status, verify, checkpoint, restore, rebuild, diff):
+for command in (status, verify, audit, checkpoint, restore, rebuild, diff):
     replay.add_command(command)

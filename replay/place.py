@@ -16,9 +16,13 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from flows.directories import make_directory, sync
-from flows.errors import DataDirectoryError, SettingsError, StorageFullError
+from flows.errors import DataDirectoryError, SettingsError, StorageFullError, TidemarkError
 
 _DRAFT = ".draft-"
+
+
+class PlaceError(DataDirectoryError):
+    """The place can't be reached, or refuses: that says nothing of what it holds."""
 
 
 class Place:
@@ -33,13 +37,19 @@ class Place:
     ------
     SettingsError
         No such protocol, or its package is not installed.
+
+    Notes
+    -----
+    Everything else raises `PlaceError` where a store can't be reached, or refuses.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:
+        except ImportError as error:
+            raise SettingsError(f"checkpoints in '{url}': {error} (for s3:// pip install 'tidemark[s3]')") from error
+        except ValueError as error:
             raise SettingsError(f"checkpoints in '{url}': {error}") from error
         self._root = self._root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
@@ -103,12 +113,18 @@ class Place:
 
     @contextmanager
     def _translated(self, name: str) -> Iterator[None]:
+        where = f"checkpoints in {self.url}, {name or 'the directory'}"
         try:
             yield
         except OSError as error:
-            where = f"checkpoints in {self.url}, {name or 'the directory'}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise StorageFullError(
                     f"{where}: the disk is full; free space, or give checkpoints another place, and run again"
                 ) from error
-            raise DataDirectoryError(f"{where}: {error.strerror or error}") from error
+            kind = DataDirectoryError if self._local else PlaceError
+            raise kind(f"{where}: {error.strerror or error}") from error
+        except Exception as error:
+            # Stores have errors of their own for a server that is away, or credentials that are not there.
+            if self._local or isinstance(error, TidemarkError):
+                raise
+            raise PlaceError(f"{where}: {error}; nothing is lost, run again when it can be reached") from error

@@ -14,10 +14,10 @@ from flows.log import Log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.state.handover import task_taken
-from flows.state.store import TaskView, write_state
+from flows.state.store import FORMAT, TaskView, write_state
 from replay.checkpoints.check import pairs
 from replay.checkpoints.manifest import Manifest, listed, read
-from replay.place import Place
+from replay.place import Place, PlaceError
 from replay.tasks import TaskName
 
 _RESTORING, _REPLACED = ".restoring", ".replaced"
@@ -137,6 +137,9 @@ class Restorer:
                 manifest = read(self._place, named)
                 self._fits(manifest, log, end)
                 use(manifest)
+            except PlaceError:
+                # No reason to go through the whole log instead.
+                raise
             except (CorruptionError, DataDirectoryError) as error:
                 passed_over.append(str(error))
                 continue
@@ -155,6 +158,8 @@ class Restorer:
             raise DataDirectoryError(
                 f"{where} was made under other features or settings (fingerprint {manifest.fingerprint}, now {self._fingerprint})"
             )
+        if manifest.state_format != FORMAT:
+            raise DataDirectoryError(f"{where} is of state of format {manifest.state_format}; this Tidemark reads format {FORMAT}")
         if manifest.position > end:
             raise DataDirectoryError(f"{where} is ahead of its log, which ends at {end}")
         start = log.start_positions()[manifest.partition]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flows.errors import TidemarkError
 from flows.log import Log
 from flows.settings import Settings
 from flows.state.store import TaskView
@@ -27,6 +28,8 @@ class Standing:
         Position of its newest checkpoint, by name.
     made_at : int or None
         When that was made, ms.
+    problem : str or None
+        Why its state can't be read.
     to_replay : int
         Offsets from the newest checkpoint, or from the beginning, to the log's end.
     """
@@ -38,6 +41,7 @@ class Standing:
     checkpoints: int
     newest: int | None
     made_at: int | None
+    problem: str | None = None
 
     @property
     def to_replay(self) -> int:
@@ -55,11 +59,15 @@ def standing(settings: Settings, place: Place, task: TaskName, log: Log) -> Stan
     """
     found = listed(place, task.flow, task.partition)
     path = task_path(settings, task.flow, task.partition)
-    position = None
+    position, problem = None, None
     if (path / "CURRENT").exists():
-        view = TaskView(path)
-        position = view.meta.position if view.meta is not None else None
-        view.close()
+        # Of all commands this one must answer when something is broken.
+        try:
+            view = TaskView(path)
+            position = view.meta.position if view.meta is not None else None
+            view.close()
+        except TidemarkError as error:
+            problem = str(error)
     return Standing(
         str(task),
         position,
@@ -68,6 +76,7 @@ def standing(settings: Settings, place: Place, task: TaskName, log: Log) -> Stan
         len(found),
         found[0].position if found else None,
         found[0].made_at if found else None,
+        problem,
     )
 
 

@@ -96,7 +96,10 @@ class Meta:
         try:
             content = orjson.loads(data)
             if content.get("format") != FORMAT:
-                raise DataDirectoryError(f"state {path} has format {content.get('format')}; this Tidemark reads format {FORMAT}")
+                raise DataDirectoryError(
+                    f"state {path} has format {content.get('format')}; this Tidemark reads format {FORMAT}: "
+                    f"`tidemark replay restore --all` makes it anew from the log; if features have changed as well, {MAKE_ANEW}"
+                )
             content["manifest"] = {name: [Run(*r) for r in runs] for name, runs in content["manifest"].items()}
             content["applied"] = {int(origin): last for origin, last in content["applied"].items()}
             return cls(**content)

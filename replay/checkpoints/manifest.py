@@ -139,7 +139,10 @@ def read(place: Place, named: Named) -> Manifest:
         raise CorruptionError(f"{where} is not what was written: its checksum is another")
     content = orjson.loads(data)
     if content.get("format") != FORMAT:
-        raise DataDirectoryError(f"{where} has format {content.get('format')}; this Tidemark reads format {FORMAT}")
+        raise DataDirectoryError(
+            f"{where} has format {content.get('format')}; this Tidemark reads format {FORMAT}: "
+            "the version that wrote it can restore it, here `tidemark replay checkpoint` makes a new one"
+        )
     manifest = Manifest(**{**content, "pieces": tuple(Piece(**piece) for piece in content["pieces"])})
     if f"{directory(manifest.flow, manifest.partition)}/{manifest.file_name()}" != named.name:
         raise CorruptionError(

@@ -13,7 +13,7 @@ from flows.settings import Settings
 from replay.checkpoints import keep as keeping
 from replay.checkpoints.make import make
 from replay.commands.options import DRY, JSON, TASK, bar, chosen, now
-from replay.place import Place
+from replay.place import Place, PlaceError
 
 
 @click.command(epilog="Example: tidemark replay checkpoint --keep 48 --keep-days 7")
@@ -53,6 +53,9 @@ def checkpoint(settings: Settings, names: tuple[str, ...], keep: int, keep_days:
                 rows.append(row)
             except TidemarkError as error:
                 failed.append(f"{task}: {error}")
+                if isinstance(error, PlaceError):
+                    # Nor would it take the others, and a store's client is slow to give up.
+                    break
     if as_json:
         click.echo(json.dumps({"place": place.url, "tasks": rows, "failed": failed}))
     else:

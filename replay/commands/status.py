@@ -43,3 +43,6 @@ def status(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
         position, newest = (f"{number:,}" if number is not None else "-" for number in (row.position, row.newest))
         table.add_row(row.task, position, str(row.checkpoints), newest, moment(row.made_at), f"{row.to_replay:,}")
     Console().print(table)
+    for row in rows:
+        if row.problem is not None:
+            click.echo(f"{row.task}: {row.problem}")

@@ -1,0 +1,601 @@
+"""Audits: sound state passes whatever its history, beside whoever runs it; what is whole and wrong is found, and named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows import stopping
+from flows.archive import writing
+from flows.kernels.layout import TILE_COLUMNS
+from flows.log import Log
+from flows.outputs import ACTIONS, REVISITS
+from flows.partition import partition_of
+from flows.settings import HOUR_MS, Settings
+from flows.state import tables
+from flows.state.actions_task import state_fingerprint
+from flows.state.runs import Table
+from flows.state.store import TaskStore, TaskView
+from flows.state.tables import LONGEST_WINDOW_MS
+from flows.state.tables import REVISITS as REVISITS_TABLE
+from flows.state.task import task_path
+from replay.audit import pace as pacing
+from replay.audit.audit import Audited, Auditor
+from replay.audit.compare import differences
+from replay.audit.pace import Pace, StopRequested
+from replay.audit.said import ENTITIES, PIN, TOPIC
+from replay.audit.sample import Sample
+from replay.tasks import TaskName, every, named
+from replay.verify import verify_state
+from tests import driving
+from tests.archive.making import Forgetful, archive_all, joined
+from tests.processes import await_true, ended, front_door, kill, start
+from tests.state.house import House
+from tests.state.small import small
+from tests.strategies import adversarial, random_stream
+
+PARTITIONS = 2
+
+
+@pytest.fixture(autouse=True)
+def _small(request: pytest.FixtureRequest) -> Iterator[None]:
+    with small(sequences=True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A data directory that has come to its end, of a stream with every kind of row."""
+    with small(sequences=True):
+        house = House(tmp_path_factory.mktemp("finished") / "data", adversarial(11, 900, PARTITIONS), PARTITIONS, anchor_records=40)
+        house.finish([17])
+        house.close()
+    return house.settings
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The same for processes of their own, where nothing is small."""
+    house = House(tmp_path_factory.mktemp("plain") / "data", adversarial(11, 300, PARTITIONS), PARTITIONS, anchor_records=40)
+    house.finish([70])
+    house.close()
+    return house.settings
+
+
+@pytest.fixture
+def served(plain: Settings, tmp_path: Path) -> Settings:
+    """A copy of it."""
+    shutil.copytree(plain.data, tmp_path / "plain")
+    return Settings(**{**plain.__dict__, "data": tmp_path / "plain"})
+
+
+@pytest.fixture
+def settings(finished: Settings, tmp_path: Path) -> Settings:
+    """A copy of it."""
+    shutil.copytree(finished.data, tmp_path / "data")
+    return Settings(**{**finished.__dict__, "data": tmp_path / "data"})
+
+
+def audited(
+    settings: Settings, *names: str, seed: int = 0, size: int | None = None, logs: dict[str, Log] | None = None
+) -> dict[str, Audited]:
+    opened = logs if logs is not None else {name: driving.open_log(settings, name) for name in (ACTIONS, REVISITS)}
+    try:
+        auditor = Auditor(settings, settings.load_vocabulary(), opened, seed, size)
+        found = list(auditor.audit(named(settings, names) if names else every(settings)))
+    finally:
+        if logs is None:
+            for log in opened.values():
+                log.close()
+    assert len(found) == len({one.task for one in found})
+    return {str(one.task): one for one in found}
+
+
+def wrong(found: dict[str, Audited]) -> list[str]:
+    """What an audit found, in a word each."""
+    assert not [one.problem for one in found.values() if one.problem]
+    return [f"{task} {mismatch.entity} {mismatch.table}" for task, one in sorted(found.items()) for mismatch in one.mismatches]
+
+
+def rows_of(settings: Settings, task: TaskName, table: Table) -> tuple[np.ndarray, int]:
+    """A table's rows, folded, and what has expired before."""
+    view = TaskView(task_path(settings, task.flow, task.partition))
+    try:
+        assert view.meta is not None
+        assert view.meta.watermark is not None
+        found = [np.empty((0, table.columns), np.int64), *view.runs.scan(table, view.meta.manifest.get(table.name, []))]
+        return np.concatenate(found), tables.expiry(settings, view.meta.watermark)
+    finally:
+        view.close()
+
+
+def rewrite(
+    settings: Settings, task: TaskName, table: Table, rows: np.ndarray, change: Callable[[TaskStore], None] = lambda store: None
+) -> None:
+    """Give a table other rows, as a commit would: whole, sorted, with every checksum right."""
+    mark = state_fingerprint(settings, settings.load_vocabulary())
+    store = TaskStore(task_path(settings, task.flow, task.partition), task.flow, task.partition, mark, list(ENTITIES[task.flow]))
+    batch = store.batch()
+    store.runs.manifest[table.name] = []
+    store.runs.add(batch, table.name, rows)
+    change(store)
+    store.commit(batch)
+    store.close()
+
+
+# Sound state ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sound_state_passes_whatever_its_history(seed: int, tmp_path: Path) -> None:
+    """Late records, duplicates, bad ones; runs merged and expired; tasks killed, and at other positions than each other."""
+    rng = np.random.default_rng(seed)
+    events = adversarial(seed, 300, PARTITIONS) if seed % 2 else random_stream(seed, 600, PARTITIONS, users=20, pins=15, days=200)
+    house = House(tmp_path / "data", events, PARTITIONS, seed, anchor_records=50)
+    for flow in (ACTIONS, REVISITS):
+        for partition in range(PARTITIONS):
+            task = house.open(flow, partition)
+            end = int(task.source.end_position(partition) * rng.choice([0.5, 1.0]))
+            while task.position < end:
+                task.apply(task.source.read(partition, task.position, min(end - task.position, int(rng.integers(1, 60)))))
+                if rng.random() < 0.05:
+                    task.abandon()
+                    task = house.open(flow, partition)
+            task.abandon()
+    found = audited(house.settings)
+    assert wrong(found) == []
+    assert sum(one.entities for one in found.values()) > 10
+    few = audited(house.settings, seed=seed, size=3)
+    assert wrong(few) == []
+    assert 0 < sum(one.entities for one in few.values()) <= 3 * (3 * PARTITIONS)
+    house.close()
+
+
+def test_pins_pass_though_their_origins_were_put_back(settings: Settings) -> None:
+    """What REVISITS has applied, ACTIONS will say again."""
+    shutil.rmtree(task_path(settings, ACTIONS, 0))
+    found = audited(settings)
+    assert found["actions/0"].problem is None
+    assert not found["actions/0"].complete
+    assert wrong(found) == []
+    assert found["revisits/1"].entities
+
+
+def test_it_runs_beside_the_tasks(tmp_path: Path) -> None:
+    """Commits, merges, anchors and new openings in one thread; audits in another, as fast as they come."""
+    house = House(tmp_path / "data", adversarial(5, 400, 1), anchor_records=40)
+    over, rounds = threading.Event(), threading.Semaphore(0)
+    found, failures = list[dict[str, Audited]](), list[BaseException]()
+
+    def audit() -> None:
+        try:
+            while not over.is_set():
+                found.append(audited(house.settings, logs=dict(house.logs)))
+                rounds.release()
+        except BaseException as error:
+            failures.append(error)
+            rounds.release()
+
+    tasks = {flow: house.open(flow) for flow in (ACTIONS, REVISITS)}
+    thread = threading.Thread(target=audit)
+    thread.start()
+    turn = 0
+    while tasks[ACTIONS].position < tasks[ACTIONS].source.end_position(0) and not failures:
+        for flow, task in tasks.items():
+            task.apply(task.source.read(0, task.position, 3))
+            if turn % 15 == 0:
+                task.close()
+                tasks[flow] = house.open(flow)
+        if turn % 15 == 0:
+            # Or all commits would be over before the first audit is.
+            assert rounds.acquire(timeout=60)
+        turn += 1
+    over.set()
+    thread.join()
+    for task in tasks.values():
+        task.abandon()
+    house.close()
+    assert not failures
+    assert len({one["actions/0"].position for one in found}) > 3
+    for one in found:
+        assert wrong(one) == []
+
+
+# Wrong state ---------------------------------------------------------------------------------------------------------------------------
+
+CASES = [(TaskName(flow, 1), table, kind) for flow, of in ENTITIES.items() for table, kind in of.items()]
+
+
+def live(settings: Settings, task: TaskName, table: Table) -> tuple[np.ndarray, int]:
+    """A table's rows, and the index of one that counts, in the middle."""
+    rows, before = rows_of(settings, task, table)
+    counts = {tuple(row) for row in tables.canonical(table, rows, before)[0].tolist()}
+    clean = rows.copy()
+    if table is tables.SEQUENCES:
+        clean[:, tables.SEQUENCE_CODES] &= ~tables.CUT
+    at = [i for i, row in enumerate(clean.tolist()) if tuple(row) in counts]
+    assert at
+    return rows.copy(), at[len(at) // 2]
+
+
+def entity_of(settings: Settings, task: TaskName, kind: str, entity: int) -> str:
+    if kind != TOPIC:
+        return f"{kind} {entity}"
+    view = TaskView(task_path(settings, task.flow, task.partition))
+    try:
+        return f"{kind} {(view.get(b'T' + entity.to_bytes(8, 'big', signed=True)) or b'').decode()}"
+    finally:
+        view.close()
+
+
+def at_home(settings: Settings, ids: np.ndarray, partition: int) -> int:
+    """An ID that is none of these, of a partition."""
+    return next(i for i in range(10**6, 2 * 10**6) if i not in ids and partition_of(np.array([i]), settings.partitions)[0] == partition)
+
+
+@pytest.mark.parametrize(("task", "table", "kind"), CASES, ids=[f"{task.flow}-{table.name}" for task, table, _ in CASES])
+@pytest.mark.parametrize("how", ["altered", "lost", "invented"])
+def test_rows_that_are_whole_and_wrong_are_found(settings: Settings, task: TaskName, table: Table, kind: str, how: str) -> None:
+    rows, at = live(settings, task, table)
+    entity = int(rows[at, 0])
+    name = entity_of(settings, task, kind, entity)
+    if how == "altered":
+        rows[at, -1] += 1
+    elif how == "lost":
+        rows = rows[rows[:, 0] != entity]
+    else:
+        extra = rows[rows[:, 0] == entity].copy()
+        extra[:, 0] = entity = at_home(settings, rows[:, 0], task.partition)
+        rows = np.concatenate([rows, extra])
+        name = f"{kind} {entity}"
+    rewrite(settings, task, table, rows)
+    found = audited(settings)
+    assert wrong(found) == [f"{task} {name} {table.name}"]
+    [mismatch] = found[str(task)].mismatches
+    assert (bool(mismatch.state), bool(mismatch.log)) == {"altered": (True, True), "lost": (False, True), "invented": (True, False)}[how]
+    assert mismatch.position == found[str(task)].position
+    assert wrong(audited(settings, str(task))) == wrong(found)
+    # No checksum finds it.
+    logs = {flow: driving.open_log(settings, flow) for flow in (ACTIONS, REVISITS)}
+    assert not list(verify_state(settings, settings.load_vocabulary(), task, logs, lambda size: None))
+    for log in logs.values():
+        log.close()
+
+
+def test_a_topic_by_another_name_is_found(settings: Settings) -> None:
+    task = TaskName(ACTIONS, 0)
+    rows, at = live(settings, task, tables.TILES)
+    topic = int(rows[at, 0])
+    name = entity_of(settings, task, TOPIC, topic)
+
+    def rename(store: TaskStore) -> None:
+        batch = store.batch()
+        batch.put(b"T" + topic.to_bytes(8, "big", signed=True), b"another")
+        store.write(batch)
+
+    rewrite(settings, task, tables.TILES, rows, rename)
+    [mismatch] = audited(settings)["actions/0"].mismatches
+    assert (mismatch.entity, mismatch.table) == (f"{name}", "topics")
+    assert (mismatch.state, mismatch.log) == ([{"name": "another"}], [{"name": name.removeprefix("topic ")}])
+
+
+def test_another_watermark_is_found(settings: Settings) -> None:
+    def move(store: TaskStore) -> None:
+        assert store.meta.watermark is not None
+        store.meta.watermark += 1
+
+    task = TaskName(ACTIONS, 0)
+    rewrite(settings, task, tables.LABELS, rows_of(settings, task, tables.LABELS)[0], move)
+    assert wrong(audited(settings)) == ["actions/0 task watermark"]
+
+
+def test_who_is_out_of_every_window_must_still_be_known() -> None:
+    old, new = 10 * HOUR_MS, LONGEST_WINDOW_MS
+    rows = np.array([[1, 7, 0, old, 1], [2, 7, 0, new, 1], [3, 7, 0, old, 1]])
+    before = old + HOUR_MS
+    assert [d.entity for d in differences(REVISITS_TABLE, rows, rows[:2], before)] == [3]
+    assert [d.entity for d in differences(REVISITS_TABLE, rows[1:], rows, before)] == [1]
+    assert list(differences(REVISITS_TABLE, rows, rows, before)) == []
+    # Of one that is known on both sides, rows that no window holds don't count.
+    more = np.concatenate([rows[:1], [[1, 8, 0, old, 1]], rows[1:]])
+    assert list(differences(REVISITS_TABLE, rows, more, before)) == []
+
+
+def test_the_tables_are_those_of_the_tasks() -> None:
+    assert tuple(ENTITIES[ACTIONS]) == tables.ACTIONS_TABLES
+    assert tuple(ENTITIES[REVISITS]) == tables.PIN_TABLES
+    assert TILE_COLUMNS[0] == "topic"
+
+
+# Samples -------------------------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1)), st.lists(st.integers(-(2**63), 2**63 - 1)), st.integers(0, 2**63 - 1), st.integers(1, 8))
+def test_two_lists_choose_the_same_without_knowing_each_other(here: list[int], there: list[int], seed: int, size: int) -> None:
+    apart = [Sample(seed, size), Sample(seed, size)]
+    for sample, ids in zip(apart, (here, there), strict=True):
+        for at in range(0, len(ids), 3):
+            sample.offer(np.array(ids[at : at + 3], np.int64))
+        assert len(sample.ids) == min(size, len(set(ids)))
+    together = Sample(seed, size)
+    together.offer(np.concatenate([sample.ids for sample in apart]))
+    whole = Sample(seed, size)
+    whole.offer(np.array(here + there, np.int64))
+    assert together.ids.tolist() == whole.ids.tolist()
+    for sample, ids in zip(apart, (here, there), strict=True):
+        # What either list has of the sample, that list's own sample has.
+        assert set(ids) & set(whole.ids.tolist()) <= set(sample.ids.tolist())
+
+
+def test_each_entity_is_as_likely_as_another() -> None:
+    ids, chosen = np.arange(100), np.zeros(100, np.int64)
+    for seed in range(3_000):
+        sample = Sample(seed, 10)
+        sample.offer(ids)
+        chosen[sample.ids] += 1
+    # Binomial: 300 expected of each, with a standard deviation of 16.4.
+    assert chosen.sum() == 30_000
+    assert abs(chosen - 300).max() < 5 * 16.4
+
+
+def test_a_small_sample_finds_as_often_as_it_should(settings: Settings) -> None:
+    task = TaskName(ACTIONS, 1)
+    rows, at = live(settings, task, tables.SEQUENCES)
+    entities = len(np.unique(rows[:, 0]))
+    entity = int(rows[at, 0])
+    rows[at, -1] += 1
+    rewrite(settings, task, tables.SEQUENCES, rows)
+    seeds, size = 60, max(1, entities // 3)
+    found = [bool(wrong(audited(settings, str(task), seed=seed, size=size))) for seed in range(seeds)]
+    assert audited(settings, str(task), size=entities)["actions/1"].mismatches, "there are no more users than that"
+    in_sample = []
+    for seed in range(seeds):
+        sample = Sample(seed, size)
+        sample.offer(np.unique(rows[:, 0]))
+        in_sample.append(entity in sample.ids)
+    assert found == in_sample
+    share = size / entities
+    assert abs(sum(found) / seeds - share) < 4 * (share * (1 - share) / seeds) ** 0.5
+
+
+# Logs ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_only_the_archive_has_is_read_from_there_and_a_hole_is_said(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "ROW_GROUP_BYTES", 1_000)
+    monkeypatch.setattr(writing, "SEGMENT_BYTES", 2_000)
+    rewrite(settings, TaskName(ACTIONS, 0), tables.LABELS, rows_of(settings, TaskName(ACTIONS, 0), tables.LABELS)[0][:-1])
+    whole = {name: driving.open_log(settings, name) for name in (ACTIONS, REVISITS)}
+    archive_all(settings.archives, whole[ACTIONS], most=20)
+    begin = [end * 2 // 3 for end in whole[ACTIONS].end_positions()]
+
+    def logs() -> dict[str, Log]:
+        return {ACTIONS: joined(Forgetful(whole[ACTIONS], begin), settings.archives), REVISITS: whole[REVISITS]}
+
+    assert wrong(audited(settings, logs=logs())) == wrong(audited(settings)) != []
+    segments = sorted((settings.archives / ACTIONS / "1").rglob("*.parquet")) or sorted(settings.archives.rglob("0001/*.parquet"))
+    segments[1].unlink()
+    found = audited(settings, logs=logs())
+    assert found["actions/0"].mismatches, "what can be audited is"
+    for task in ("actions/1", "revisits/0", "revisits/1"):
+        assert "missing" in str(found[task].problem), found[task]
+    for log in whole.values():
+        log.close()
+
+
+def test_state_that_cannot_be_audited_is_said(settings: Settings) -> None:
+    with driving.open_log(settings, ACTIONS) as log:
+        log.commit_group(ACTIONS, {0: 5})
+    shutil.rmtree(task_path(settings, ACTIONS, 0))
+    path = task_path(settings, ACTIONS, 1)
+    for file in path.glob("*.log"):
+        file.write_bytes(file.read_bytes()[:-3] + b"xyz")
+    for file in path.glob("CURRENT"):
+        file.write_bytes(b"nothing\n")
+    found = audited(settings)
+    assert "is gone" in str(found["actions/0"].problem)
+    assert "replay restore" in str(found["actions/0"].problem)
+    assert found["actions/1"].problem
+    other = Settings(**{**settings.__dict__, "allowed_lateness_ms": 1})
+    assert all("other features or settings" in str(audited(other)[f"revisits/{p}"].problem) for p in range(PARTITIONS))
+
+
+# Pace ----------------------------------------------------------------------------------------------------------------------------------
+
+
+class Clocks:
+    """CPU and wall time that a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cpu, self.wall, self.waits = 0.0, 0.0, list[float]()
+        monkeypatch.setattr(pacing.time, "process_time", lambda: self.cpu)
+        monkeypatch.setattr(pacing.time, "monotonic", lambda: self.wall)
+        monkeypatch.setattr(stopping, "wait", self.wait)
+
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(seconds)
+        self.wall += seconds * 1.25
+        return False
+
+    def work(self, cpu: float, wall: float) -> None:
+        self.cpu, self.wall = self.cpu + cpu, self.wall + wall
+
+
+def test_a_budget_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = Clocks(monkeypatch)
+    pace = Pace(0.1)
+    for _ in range(50):
+        clocks.work(0.3, 0.5)
+        pace.step()
+        assert pace.share <= 0.1 + 1e-9
+    assert clocks.waits
+    # Waiting for a disk earns nothing that could be spent at once later.
+    clocks.work(0.0, 1_000.0)
+    pace.step()
+    clocks.waits.clear()
+    clocks.work(1.0, 1.0)
+    pace.step()
+    assert sum(clocks.waits) == pytest.approx(9.0)
+
+
+def test_without_a_budget_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = Clocks(monkeypatch)
+    pace = Pace(None)
+    clocks.work(5.0, 5.0)
+    pace.step()
+    assert clocks.waits == []
+    assert pace.share == 1.0
+
+
+def test_a_stop_ends_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = Clocks(monkeypatch)
+    pace = Pace(0.1)
+    monkeypatch.setattr(stopping, "wait", lambda seconds: True)
+    clocks.work(1.0, 1.0)
+    with pytest.raises(StopRequested):
+        pace.step()
+
+
+# The command ---------------------------------------------------------------------------------------------------------------------------
+
+
+def command(settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: object, name: str = "audit", code: int = 0) -> Any:
+    given = {"data": settings.data, "partitions": PARTITIONS, "anchor_records": 40}
+    done = front_door("replay", name, *arguments, monkeypatch=monkeypatch, code=code, **given)
+    return json.loads(done.out) if "--json" in arguments else done
+
+
+def damaged(settings: Settings) -> tuple[TaskName, int]:
+    task = TaskName(REVISITS, 1)
+    rows, at = live(settings, task, tables.REVISITS)
+    rows[at, -1] += 1
+    rewrite(settings, task, tables.REVISITS, rows)
+    return task, int(rows[at, 0])
+
+
+def test_exit_codes_and_the_way_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = command(settings, monkeypatch, "--json", "--seed", 5)
+    assert (told["seed"], told["sample"], told["mismatches"]) == (5, 1000, [])
+    assert {row["task"] for row in told["tasks"]} == {str(task) for task in every(settings)}
+    assert told["records_read"] > 0
+    task, pin = damaged(settings)
+    said = command(settings, monkeypatch, "--sample", "all", "--seed", 9, code=1).out
+    position = audited(settings)[str(task)].position
+    assert f"{task}, {PIN} {pin}, revisits, at position {position}: state has 1 row that the log doesn't lead to, and lacks 1" in said
+    assert f"tidemark replay restore --task {task}" in said
+    assert "--seed 9" in said
+    assert "1 mismatch" in said.splitlines()[-1]
+    told = command(settings, monkeypatch, "--sample", "all", "--json", code=1)
+    [found] = told["mismatches"]
+    assert (found["task"], found["entity"], found["table"], found["position"]) == (str(task), f"{PIN} {pin}", "revisits", position)
+    assert found["state"][0]["weight"] == found["log"][0]["weight"] + 1
+    assert found["remedy"].startswith(f"tidemark replay restore --task {task}")
+    assert command(settings, monkeypatch, "--task", "actions", "--json")["mismatches"] == []
+    command(settings, monkeypatch, "--task", str(task), "--json", name="restore")
+    assert command(settings, monkeypatch, "--sample", "all", "--json")["mismatches"] == []
+    command(settings, monkeypatch, name="verify")
+
+
+def test_a_dry_run_reads_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged(settings)
+    with mock.patch("replay.commands.audit.Auditor.audit", side_effect=AssertionError):
+        plan = command(settings, monkeypatch, "--dry-run", "--json")
+    assert plan["records_to_read"] == command(settings, monkeypatch, "--json", "--sample", "all", code=1)["records_read"]
+    assert "would audit 4 tasks" in command(settings, monkeypatch, "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--sample", "0"), "neither a number above 0 nor 'all'"),
+        (("--sample", "some"), "neither a number above 0 nor 'all'"),
+        (("--metrics-port", "0"), "with --follow alone"),
+        (("--cpu-budget", "0"), "0<x<=1"),
+        (("--task", "nothing"), "there is no task 'nothing'"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in command(settings, monkeypatch, *arguments, code=2).err
+
+
+def scraped(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def following(settings: Settings, *arguments: object) -> tuple[Any, int]:
+    """An audit that goes on and on, and the port of its metrics."""
+    given = {"partitions": PARTITIONS, "anchor_records": 40}
+    process = start("replay", "audit", "--follow", "--metrics-port", 0, *arguments, data=settings.data, **given)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("metrics at http://127.0.0.1:"), line
+    return process, int(line.split(":")[-1].split("/")[0])
+
+
+def rounds(port: int, flow: str, partition: int) -> bool:
+    return f'tidemark_audit_position{{flow="{flow}",partition="{partition}"}}' in scraped(port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_goes_on_until_it_is_told_to_stop(served: Settings, number: int) -> None:
+    process, port = following(served, "--sample", "all", "--seed", 1, "--cpu-budget", 1, "--json")
+    await_true(lambda: all(rounds(port, task.flow, task.partition) for task in every(served)), "every task is audited")
+    told = scraped(port)
+    kill(process.pid, number)
+    done = ended(process)
+    assert done.code == 0, done.err
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line["seed"] for line in lines] == list(range(1, len(lines) + 1))
+    expected = audited(served)
+    for task, one in expected.items():
+        flow, partition = task.split("/")
+        labels = f'{{flow="{flow}",partition="{partition}"}}'
+        assert told[f"tidemark_audit_position{labels}"] == one.position
+        assert told[f"tidemark_audit_entities_total{labels}"] % one.entities == 0
+        assert told[f"tidemark_audit_entities_total{labels}"] >= one.entities > 0
+        assert told[f"tidemark_audit_failures_total{labels}"] == 0
+        assert told[f"tidemark_audit_last_completed_timestamp_seconds{labels}"] > 1.7e9
+    assert {value for name, value in told.items() if name.startswith("tidemark_audit_mismatches_total{")} == {0}
+    assert told["tidemark_audit_cpu_share"] > 0
+
+
+def test_a_stop_does_not_wait_for_the_budget(served: Settings) -> None:
+    """What the first step took would be waited off for hours."""
+    process, port = following(served, "--cpu-budget", 0.00001)
+    await_true(lambda: "tidemark_audit_cpu_share" in scraped(port), "metrics are served")
+    kill(process.pid, signal.SIGTERM)
+    assert ended(process).code == 0
+
+
+def test_what_it_finds_is_counted_and_ends_it_with_1(served: Settings) -> None:
+    task, _ = damaged(served)
+    process, port = following(served, "--sample", "all", "--cpu-budget", 1)
+    name = f'tidemark_audit_mismatches_total{{flow="{task.flow}",partition="{task.partition}",table="revisits"}}'
+    await_true(lambda: scraped(port).get(name, 0) > 0, "the mismatch is counted")
+    kill(process.pid, signal.SIGTERM)
+    done = ended(process)
+    assert done.code == 1
+
+
+def test_a_port_that_is_taken_is_said(served: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    process, port = following(served, "--cpu-budget", 0.00001)
+    monkeypatch.setattr(stopping, "listen", lambda: None)
+    assert f"127.0.0.1:{port}" in command(served, monkeypatch, "--follow", "--metrics-port", port, code=2).err
+    kill(process.pid)
+    process.communicate()
