@@ -135,10 +135,10 @@ class Holding:
     def looks_around(self) -> bool:
         """Whether it must be asked for the task now and then even where there is nothing to do.
 
-        Not as long as the task is there and its source asks for it where somebody wants it, as one does that follows its log: sources are woken
-        as they are needed, and whoever else is woken costs some ms of freshness.
+        Not as long as the task is there: its source asks for it where somebody wants it, until its input has ended; then it is closed soon. Sources
+        are woken as they are needed, and whoever else is woken costs time and some ms of freshness.
         """
-        return self.away or (self._neighbours is not None and not self._follow)
+        return self.away
 
     def task(self, needed: bool) -> Keeper | None:
         """The task, if it is open; where it is `needed`, its first opening is waited for.

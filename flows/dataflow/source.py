@@ -92,7 +92,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
     held : callable, optional
         Whether a partition's input must not end yet, for its task is to come back: what other tasks have to do goes on meanwhile.
     wanted : callable, optional
-        Whether somebody wants to have a partition's task. While a log is followed the task is told of it, by an empty part, within about a second.
+        Whether somebody wants to have a partition's task. The task is told of it, by an empty part, within about a second.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
             return [(str(self._partition), Part(self._partition, self._at))]
         if stopping.requested():
             raise StopIteration()
-        if self._ends is None and self._calls():
+        if self._calls():
             return [(str(self._partition), Part(self._partition, self._at))]
         # Asked before the log is read: what the answer covers is then in the log already.
         end = self._ends(self._partition) if self._ends is not None else None
