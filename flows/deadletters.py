@@ -70,7 +70,7 @@ class Redriven:
 
 
 def read_deadletters(settings: Settings) -> Iterator[pa.RecordBatch]:
-    """Effective dead letters (`flows.outputs.DEADLETTER_SCHEMA`): each once, of each task's newest generation, partition by partition.
+    """Effective dead letters (`flows.outputs.DEADLETTER_SCHEMA`): each once, partition by partition.
 
     Raises
     ------
@@ -89,18 +89,12 @@ def read_deadletters(settings: Settings) -> Iterator[pa.RecordBatch]:
 
 
 def _effective(log: Log, partition: int) -> Iterator[pa.RecordBatch]:
-    end = log.end_position(partition)
-    if not end:
-        return
-    # A task's new generation starts over, and writes last: what earlier ones put out no longer counts.
-    generation = log.read(partition, end - 1, 1)[0].records.column("generation")[0]
     applied: dict[int, int] = {}
-    position = 0
+    position, end = 0, log.end_position(partition)
     while position < end:
         for batch in log.read(partition, position, min(READ_RECORDS, end - position)):
             position = batch.end_offset
-            records = batch.records.filter(pc.equal(batch.records.column("generation"), generation))
-            records = take_next(records, applied, f"log '{log.name}', partition {partition}")
+            records = take_next(batch.records, applied, f"log '{log.name}', partition {partition}")
             if records.num_rows:
                 yield records
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flows.archive.checking import verify as verify_archive
+from flows.corrections.history import History
 from flows.errors import CorruptionError, DataDirectoryError, RetentionError, TidemarkError
 from flows.log import Log, read_before
 from flows.outputs import ACTIONS
@@ -99,6 +100,12 @@ def verify_state(
                     f"made under other features or settings (fingerprint {meta.fingerprint}, now {fingerprint})",
                     "put the settings back",
                 )
+                return
+            history = History.of(settings, task.partition) if task.flow == FLOW else History()
+            right = history.right_up_to(meta.corrected_to)
+            if meta.position > right:
+                what = f"is without correction {history.generation}, which changes records from offset {right} on"
+                yield Problem("state", where, what, remedy)
                 return
             for what in _faults(view, meta, ACTIONS_TABLES if task.flow == FLOW else PIN_TABLES):
                 yield Problem("state", where, what, remedy)

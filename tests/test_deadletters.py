@@ -100,9 +100,9 @@ def test_a_gap_is_corruption(settings: Settings) -> None:
         list(deadletters(settings))
 
 
-def test_a_new_generation_replaces_the_old(settings: Settings) -> None:
-    write(settings, letter(0, 0, 10), letter(0, 1, 12), letter(0, 0, 12, generation=1), letter(1, 0, 3))
-    assert [x.id for x in deadletters(settings)] == ["0:12", "1:3"]
+def test_a_new_generation_goes_on_counting(settings: Settings) -> None:
+    write(settings, letter(0, 0, 10), letter(0, 1, 12), letter(0, 1, 12, generation=1), letter(0, 2, 14, generation=1), letter(1, 0, 3))
+    assert [x.id for x in deadletters(settings)] == ["0:10", "0:12", "0:14", "1:3"]
 
 
 def test_without_dead_letters(settings: Settings, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.corrections.history import History
-from flows.corrections.record import EMITTED_SCHEMA, Correction
+from flows.corrections.record import EMITTED_SCHEMA, PLACE_BITS, Correction
 from flows.features import PIN_COUNTERS
 from flows.kernels.reads import counters
 from flows.kernels.rows import sort_rows
@@ -258,7 +258,7 @@ def taking_effect(
         position=position,
         sequences={name: list(n) for name, n in sequences.items()},
         sequences_after=numbered(sequences, emitted),
-        first=min(correction.places().tolist(), default=position),
+        first=int(correction.places().min()) >> PLACE_BITS if len(correction.places()) else position,
         time=as_of,
     )
     return replace(correction, made=made, emitted=emitted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -21,7 +23,7 @@ T = 1_772_323_200_000  # 2026-03-01T00:00Z
 class Rows:
     """Five events."""
 
-    _numbers = {
+    _numbers: ClassVar = {
         "event_id": [1, 2, 3, 4, 5],
         "user_id": [7, 7, hash_id("alice"), -9, 9],
         "pin_id": [1, 2, 1, 2, 1],
@@ -34,7 +36,7 @@ class Rows:
         "surface": [VOCABULARY.surfaces[name] for name in ("homefeed", "search", "other", "other", "own_profile")],
         "topic": [hash_id("food"), 0, hash_id("travel"), 0, 0],
     }
-    _texts = {"producer": ["v12", "v13", None, "v13.1", ""], "request_id": [None] * 5}
+    _texts: ClassVar = {"producer": ["v12", "v13", None, "v13.1", ""], "request_id": [None] * 5}
 
     def __len__(self) -> int:
         return 5

@@ -56,6 +56,8 @@ def poison_of(events: pa.Table, seed: int, n: int) -> pa.Table:
     rng = np.random.default_rng(seed)
     some = events.take(pa.array(np.sort(rng.choice(len(events), n, replace=False))))
     columns = {name: some.column(name) for name in some.schema.names}
+    # Some of those are bad on purpose.
+    columns |= {"event_time": some.column("arrival_time"), "duration_ms": pa.array([5] * n), "schema_version": pa.array([1] * n)}
     columns["event_id"] = pa.array(rng.integers(1, 2**60, n))
     columns["action"] = pa.array(np.array(["save", "grid_click", "impression"])[rng.integers(0, 3, n)])
     columns["surface"] = pa.array(["own_profile"] * n)
@@ -244,7 +246,7 @@ def test_what_cannot_be_is_refused(site: Poisoned, tmp_path: Path) -> None:
     done = tidemark(*rebuild, "--exclude", "producr == 'v13'", data=data, code=2)
     assert done.err.splitlines()[-2:] == ["  producr == 'v13'", "  ^"]
     for content, said in (
-        ("event_id\n1\n", "row 1 is no event"),
+        ("event_id,user_id,pin_id,action,event_time\nx,1,2,save,soon\n", "row 1 is no event"),
         ("user_id,pin_id,action,event_time\n1,2,save,3\n", "a patch needs the column event_id"),
     ):
         (tmp_path / "patch.csv").write_text(content)
