@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.archive.checking import verify as verify_archive
-from flows.errors import CorruptionError, DataDirectoryError, RetentionError, TidemarkError
-from flows.log import Log, read_before
-from flows.outputs import ACTIONS
+from flows.errors import CorruptionError, DataDirectoryError, LogError, RetentionError, TidemarkError
+from flows.log import LocalLog, Log, read_before
+from flows.open_log import log_exists, open_log
+from flows.outputs import ACTIONS, take_next
 from flows.settings import Settings
 from flows.state.actions_task import FLOW, Judge, resume, state_fingerprint
 from flows.state.runs import Table
@@ -21,6 +24,7 @@ from flows.state.store import Meta, TaskView, check_files
 from flows.state.tables import ACTIONS_TABLES, PIN_TABLES
 from flows.state.task import task_path
 from flows.vocabulary import Vocabulary
+from replay.arrived import Arrived
 from replay.checkpoints.check import pairs
 from replay.checkpoints.manifest import listed, read
 from replay.place import Place
@@ -42,26 +46,63 @@ class Problem:
 Advance = Callable[[int], None]
 
 
-def verify_log(log: Log, partition: int, advance: Advance) -> Iterator[Problem]:
-    """Every record batch of a partition: checksums, and that offsets go on without a gap."""
+def open_sound(settings: Settings, name: str) -> tuple[Log | None, list[Problem]]:
+    """A log with its archive, to be read; or what is wrong, if they can't even be opened."""
+    if not log_exists(settings, name):
+        return None, [Problem("log", f"log {name}", f"is gone from {settings.logs}, though it has been archived", _log_remedy(name))]
+    try:
+        return open_log(settings, name, read_only=True), []
+    except (CorruptionError, LogError) as error:
+        return None, [Problem("log", f"log {name}", str(error), _log_remedy(name))]
+
+
+def verify_log(log: Log, partition: int, advance: Advance, repeated: Advance = lambda records: None) -> Iterator[Problem]:
+    """Every record batch of a partition: checksums, that offsets go on without a gap, and that no task's output lacks a record.
+
+    Parameters
+    ----------
+    repeated : callable, optional
+        Called with numbers of records that lie there more than once: a task that was killed or put back has put them out again, and readers
+        take each once.
+    """
     where = f"log {log.name}/{partition}"
-    at, end = log.start_positions()[partition], log.end_position(partition)
-    while at < end:
-        try:
+    applied: dict[int, dict[int, int]] = {}
+    try:
+        at, end = log.start_positions()[partition], log.end_position(partition)
+        while at < end:
             batches = read_before(log, end, partition, at, _READ_RECORDS)
             if not batches:
                 raise CorruptionError(f"records from offset {at} on are missing, though it ends at {end}")
+            advance(sum(batch.records.nbytes for batch in batches))
+            if log.name != ACTIONS and log.start_positions()[partition] == 0:
+                for batch in batches:
+                    repeated(_repeats(batch.records, applied, f"log '{log.name}', partition {partition}"))
+            at = batches[-1].end_offset
+    except TidemarkError as error:
+        yield Problem("log", where, str(error), _log_remedy(log.name))
+
+
+def _repeats(records: pa.RecordBatch, applied: dict[int, dict[int, int]], where: str) -> int:
+    """Records that were there before, by the numbers of their origin's generation."""
+    repeats = 0
+    for generation in pc.unique(records.column("generation")).to_pylist():
+        of_it = records.filter(pc.equal(records.column("generation"), generation))
+        repeats += of_it.num_rows - take_next(of_it, applied.setdefault(generation, {}), where).num_rows
+    return repeats
+
+
+def verify_file(log: Log) -> Iterator[Problem]:
+    """An embedded log's file: its pages and indexes, which reads may never meet."""
+    if isinstance(log, LocalLog):
+        try:
+            for what in log.faults():
+                yield Problem("log", f"log {log.name}", f"its file is damaged: {what}", _log_remedy(log.name))
         except TidemarkError as error:
-            yield Problem("log", where, str(error), _log_remedy(log.name))
-            return
-        advance(sum(batch.records.nbytes for batch in batches))
-        at = batches[-1].end_offset
+            yield Problem("log", f"log {log.name}", str(error), _log_remedy(log.name))
 
 
 def _log_remedy(name: str) -> str:
-    if name == ACTIONS:
-        return "restore the log's file from a copy; what the archive has can be read meanwhile (`tidemark archive status`)"
-    return "it can be made anew from 'actions': `tidemark replay restore --from-zero`"
+    return f"stop what runs, then `tidemark replay restore --log {name}`"
 
 
 def verify_segments(settings: Settings, log: Log, partition: int, advance: Advance) -> Iterator[Problem]:
@@ -73,11 +114,11 @@ def verify_segments(settings: Settings, log: Log, partition: int, advance: Advan
 
 
 def verify_state(
-    settings: Settings, vocabulary: Vocabulary, task: TaskName, logs: Mapping[str, Log], advance: Advance
+    settings: Settings, vocabulary: Vocabulary, task: TaskName, logs: Mapping[str, Log], arrived: Arrived, advance: Advance
 ) -> Iterator[Problem]:
-    """A task's state: its files' checksums, its meta record, that its runs are whole and sorted, its saved working set, its place in the log."""
+    """A task's state: its files' checksums, its meta record, that its runs are whole and sorted, its saved working set, its place in the logs."""
     path, fingerprint = task_path(settings, task.flow, task.partition), state_fingerprint(settings, vocabulary)
-    where, remedy = f"state {task}", f"tidemark replay restore --task {task}"
+    where, remedy = f"state {task}", f"`tidemark replay restore --task {task}`"
     # Told after the commit, so what is read of the state afterwards can't be behind it, unless something was lost.
     reached = logs[task.flow].group_positions(task.flow).get(task.partition, 0)
     if not (path / "CURRENT").exists():
@@ -97,7 +138,7 @@ def verify_state(
                     "state",
                     where,
                     f"made under other features or settings (fingerprint {meta.fingerprint}, now {fingerprint})",
-                    "put the settings back",
+                    f"put the settings back; if they are right, {remedy}",
                 )
                 return
             for what in _faults(view, meta, ACTIONS_TABLES if task.flow == FLOW else PIN_TABLES):
@@ -111,6 +152,8 @@ def verify_state(
                     pass
                 if judge.working_set.watermark != meta.watermark:
                     yield Problem("state", where, f"the log up to position {meta.position} doesn't lead to its watermark", remedy)
+            for what in arrived.missing(view, meta):
+                yield Problem("state", where, what, remedy)
         finally:
             view.close()
     except RetentionError as error:
