@@ -197,5 +197,5 @@ def verify_checkpoints(place: Place, task: TaskName, advance: Advance) -> Iterat
                 "checkpoint",
                 f"checkpoint {task} at {named.position}",
                 str(error),
-                "older ones stay usable; `tidemark replay checkpoint` makes a new one",
+                "older ones stay usable; `tidemark replay checkpoint --mend` deletes it and makes a new one",
             )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flows.errors import CorruptionError, DataDirectoryError
 from flows.settings import DAY_MS
+from replay.checkpoints.check import check_piece
 from replay.checkpoints.manifest import Named, directory, listed, piece_path, read
 from replay.place import Place
 
@@ -59,3 +61,39 @@ def sweep(place: Place, flow: str, partition: int, now: int, keep: int, days: fl
         place.clear_drafts(where)
         place.clear_drafts(f"{where}/pieces")
     return Swept(len(gone), len(unneeded), sum(sizes[name] for name in unneeded))
+
+
+def mend(place: Place, flow: str, partition: int, dry_run: bool = False, advance: Callable[[int], None] = lambda size: None) -> list[str]:
+    """Delete the pieces of a task that are damaged, or else a new checkpoint would share them; and the checkpoints that can't be read then.
+
+    Returns
+    -------
+    list of str
+        What was wrong with each checkpoint that is deleted, or would be.
+    """
+    gone: list[str] = []
+    for named in listed(place, flow, partition):
+        try:
+            manifest = read(place, named)
+        except CorruptionError as error:
+            gone.append(str(error))
+            if not dry_run:
+                place.delete([named.name])
+            continue
+        except DataDirectoryError:
+            # Of another format: whoever reads that may use it.
+            continue
+        damaged = []
+        for piece in manifest.pieces:
+            try:
+                check_piece(place, manifest, piece)
+                advance(piece.bytes)
+            except CorruptionError as error:
+                damaged.append(str(error))
+                if not dry_run:
+                    place.delete([piece_path(flow, partition, piece.name)])
+        if damaged:
+            gone.append(damaged[0])
+            if not dry_run:
+                place.delete([named.name])
+    return gone
