@@ -25,7 +25,7 @@ from flows.state.tables import ACTIONS_TABLES, PIN_TABLES
 from flows.state.task import task_path
 from flows.vocabulary import Vocabulary
 from replay.arrived import Arrived
-from replay.checkpoints.check import pairs
+from replay.checkpoints.check import check
 from replay.checkpoints.manifest import listed, read
 from replay.place import Place
 from replay.tasks import TaskName
@@ -186,12 +186,12 @@ def _sorted(rows: np.ndarray, keys: int) -> bool:
     return bool((later[at, first] >= earlier[at, first]).all())
 
 
-def verify_checkpoints(place: Place, task: TaskName, advance: Advance) -> Iterator[Problem]:
-    """Every checkpoint of a task, each piece once."""
+def verify_checkpoints(place: Place, task: TaskName, logs: Mapping[str, Log], advance: Advance) -> Iterator[Problem]:
+    """Every checkpoint of a task."""
     for named in listed(place, task.flow, task.partition):
         try:
-            for _ in pairs(place, read(place, named), advance):
-                pass
+            end = logs[task.flow].end_position(task.partition) if task.flow in logs else None
+            check(place, read(place, named), end, advance)
         except (CorruptionError, DataDirectoryError) as error:
             yield Problem(
                 "checkpoint",

@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from flows.errors import TidemarkError
+from flows.open_log import log_exists, open_log
 from flows.settings import Settings
 from replay.checkpoints import keep as keeping
 from replay.checkpoints.make import make
 from replay.commands.options import DRY, JSON, TASK, bar, chosen, now
 from replay.place import Place, PlaceError
+from replay.tasks import TaskName
 
 
 @click.command(epilog="Example: tidemark replay checkpoint --keep 48 --keep-days 7")
@@ -41,7 +43,7 @@ def checkpoint(
             row: dict[str, Any] = {"task": str(task)}
             try:
                 if mend:
-                    mended += keeping.mend(place, task.flow, task.partition, dry_run, advance)
+                    mended += keeping.mend(place, task.flow, task.partition, _end(settings, task), dry_run, advance)
                 if not dry_run:
                     made = make(settings, place, task.flow, task.partition, advance)
                     if made is None:
@@ -72,6 +74,14 @@ def checkpoint(
             click.echo(line, err=True)
     if failed:
         click.get_current_context().exit(1)
+
+
+def _end(settings: Settings, task: TaskName) -> int | None:
+    """Where a task's input ends."""
+    if not log_exists(settings, task.flow):
+        return None
+    with open_log(settings, task.flow, read_only=True) as log:
+        return log.end_position(task.partition)
 
 
 def _print_checkpoints(place: Place, rows: list[dict[str, Any]], dry_run: bool) -> None:

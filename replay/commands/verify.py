@@ -63,7 +63,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         for task in wanted:
             if task.flow in logs:
                 problems += verify_state(settings, vocabulary, task, logs, arrived, advance)
-            problems += verify_checkpoints(place, task, advance)
+            problems += verify_checkpoints(place, task, logs, advance)
     repeated = {name: sum(numbers) for name, numbers in repeats.items() if sum(numbers)}
     if as_json:
         click.echo(json.dumps({"bytes": read, "problems": [asdict(problem) for problem in problems], "repeats": repeated}))
