@@ -38,7 +38,9 @@ def log_digest(log: Log, partition: int) -> str:
         for batch in batches:
             for origin, records in [("", batch.records)] if log.name == ACTIONS else _by_origin(batch.records, seen):
                 for name, column in zip(records.schema.names, records.columns, strict=True):
-                    _update(columns[f"{origin} {name}"], column)
+                    # Apart, or it would show where one batch ends and the next begins.
+                    columns[f"{origin} {name} valid"].update(pc.is_valid(column).to_numpy(zero_copy_only=False).tobytes())
+                    columns[f"{origin} {name}"].update(_bytes(column))
         at = batches[-1].end_offset
     total = hashlib.blake2b(digest_size=16)
     for name, hashed in sorted(columns.items()):
@@ -59,12 +61,10 @@ def _by_origin(records: pa.RecordBatch, seen: dict[tuple[int, int], int]) -> lis
     return out
 
 
-def _update(hashed: hashlib.blake2b, column: pa.Array) -> None:
-    """The same for the same values, however they are cut into batches and encoded."""
+def _bytes(column: pa.Array) -> bytes:
+    """The same for the same values, however they are encoded."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    hashed.update(pc.is_valid(column).to_numpy(zero_copy_only=False).tobytes())
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
-        hashed.update(b"".join(len(v).to_bytes(4, "big") + v for v in pc.fill_null(column.cast(pa.binary()), b"").to_pylist()))
-    else:
-        hashed.update(pc.fill_null(column, 0).to_numpy(zero_copy_only=False).tobytes())
+        return b"".join(len(v).to_bytes(4, "big") + v for v in pc.fill_null(column.cast(pa.binary()), b"").to_pylist())
+    return bytes(pc.fill_null(column, 0).to_numpy(zero_copy_only=False).tobytes())

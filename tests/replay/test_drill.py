@@ -69,14 +69,14 @@ def test_every_class_is_found_and_put_right_by_many_seeds(drilled: Runner, name:
 
 
 def test_what_is_not_looked_for_is_not_found(drilled: Runner, tmp_path: Path) -> None:
-    with mock.patch("replay.commands.verify.verify_state", lambda *arguments: iter(())):
+    with mock.patch("replay.commands.verify.verify_state", return_value=[]):
         row = drilled.drill(CLASSES["sst-bit"], 0, tmp_path / "copy")
     assert not row.detected_by
     assert not row.equal
 
 
 def test_what_is_not_put_right_is_not_equal(drilled: Runner, tmp_path: Path) -> None:
-    with mock.patch.object(runner, "follow", lambda problems, type_: 0):
+    with mock.patch.object(runner, "follow", return_value=0):
         row = drilled.drill(CLASSES["state-ahead"], 0, tmp_path / "copy")
     assert row.detected_by == "replay verify: log"
     assert not row.equal
