@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
-import pyarrow.compute as pc
 
 from flows.log import Log
 from flows.state.outbox import Kept, held
@@ -30,7 +29,7 @@ class Arrived:
         self._logs = logs
         self._unreadable = unreadable
         self._at: dict[tuple[str, int], int] = {}
-        self._next: dict[tuple[str, int], Counter[tuple[int, int]]] = {}
+        self._next: dict[tuple[str, int], Counter[int]] = {}
 
     def missing(self, kept: Kept, meta: Meta) -> Iterator[str]:
         """What a task has put out and its logs lack, in words.
@@ -48,12 +47,12 @@ class Arrived:
                 continue
             for destination, number in enumerate(numbers):
                 put_out = number - waiting[name, destination]
-                there = self._arrived(name, destination)[meta.generation, meta.partition] if put_out > 0 else 0
+                there = self._arrived(name, destination)[meta.partition] if put_out > 0 else 0
                 if there < put_out:
                     yield f"has put out {put_out} records to log {name}/{destination}, which has {there} of them"
 
-    def _arrived(self, name: str, partition: int) -> Counter[tuple[int, int]]:
-        """By generation and origin, the number behind the last one that is there."""
+    def _arrived(self, name: str, partition: int) -> Counter[int]:
+        """By origin, the number behind the last one that is there."""
         key = (name, partition)
         found = self._next.setdefault(key, Counter())
         if (log := self._logs.get(name)) is None:
@@ -61,11 +60,9 @@ class Arrived:
         at, end = self._at.get(key, log.start_positions()[partition]), log.end_position(partition)
         while at < end and (batches := log.read(partition, at, _READ_RECORDS)):
             for batch in batches:
-                for generation in pc.unique(batch.records.column("generation")).to_pylist():
-                    records = batch.records.filter(pc.equal(batch.records.column("generation"), generation))
-                    origins, sequences = (records.column(column).to_numpy() for column in ("origin", "sequence"))
-                    for origin in np.unique(origins).tolist():
-                        found[generation, origin] = max(found[generation, origin], int(sequences[origins == origin].max()) + 1)
+                origins, sequences = (batch.records.column(column).to_numpy() for column in ("origin", "sequence"))
+                for origin in np.unique(origins).tolist():
+                    found[origin] = max(found[origin], int(sequences[origins == origin].max()) + 1)
             at = batches[-1].end_offset
         self._at[key] = at
         return found

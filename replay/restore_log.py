@@ -2,8 +2,8 @@
 
 Offsets, ledger and groups stay as they were, so that everything that rests on the log goes on.
 
-Of ACTIONS nothing may be missing. The other logs follow from it: one of those is cut where neither has what comes next, and the tasks that write
-to it put that out again, once they are put back to before it.
+Of ACTIONS and CORRECTIONS nothing may be missing. The other logs follow from them: one of those is cut where neither has what comes next, and
+the tasks that write to it put that out again, once they are put back to before it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flows.errors import CorruptionError, DataDirectoryError, StorageFullError
 from flows.log import LocalLog
 from flows.log_file import alone, whole_path
 from flows.log_salvage import Salvage
-from flows.outputs import ACTIONS
+from flows.outputs import ACTIONS, OUTPUTS
 from flows.settings import Settings
 
 _APPEND_BYTES = 64 << 20
@@ -78,7 +78,7 @@ def restore_log(
     Raises
     ------
     CorruptionError
-        Offsets of ACTIONS are neither in the file nor in the archive.
+        Offsets of ACTIONS or CORRECTIONS are neither in the file nor in the archive.
     LockedError
         Another process has the log open.
     StorageFullError
@@ -123,7 +123,7 @@ def _plan(salvage: Salvage, archive: Archive, name: str, partitions: int, reache
         covered = archive.covered(partition)
         end = max(salvage.ends.get(partition, 0), archive.end(partition), reached.get(partition, 0) if name == ACTIONS else 0)
         gone = missing(sorted(have + covered), 0, end)
-        if gone and name == ACTIONS:
+        if gone and name not in OUTPUTS:
             lost += [f"{low} to {high - 1} of partition {partition}" for low, high in gone]
         elif gone:
             if archive.end(partition) > gone[0][0]:

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from flows.archive.checking import verify as verify_archive
 from flows.errors import CorruptionError, DataDirectoryError, LogError, RetentionError, TidemarkError
 from flows.log import LocalLog, Log, read_before
 from flows.open_log import log_exists, open_log
-from flows.outputs import ACTIONS, take_next
+from flows.outputs import OUTPUTS, take_next
 from flows.settings import Settings
 from flows.state.actions_task import FLOW, Judge, resume, state_fingerprint
 from flows.state.runs import Table
@@ -66,7 +64,7 @@ def verify_log(log: Log, partition: int, advance: Advance, repeated: Advance = l
         take each once.
     """
     where = f"log {log.name}/{partition}"
-    applied: dict[int, dict[int, int]] = {}
+    applied: dict[int, int] = {}
     try:
         at, end = log.start_positions()[partition], log.end_position(partition)
         while at < end:
@@ -74,21 +72,13 @@ def verify_log(log: Log, partition: int, advance: Advance, repeated: Advance = l
             if not batches:
                 raise CorruptionError(f"records from offset {at} on are missing, though it ends at {end}")
             advance(sum(batch.records.nbytes for batch in batches))
-            if log.name != ACTIONS and log.start_positions()[partition] == 0:
+            if log.name in OUTPUTS and log.start_positions()[partition] == 0:
                 for batch in batches:
-                    repeated(_repeats(batch.records, applied, f"log '{log.name}', partition {partition}"))
+                    taken = take_next(batch.records, applied, f"log '{log.name}', partition {partition}")
+                    repeated(batch.records.num_rows - taken.num_rows)
             at = batches[-1].end_offset
     except TidemarkError as error:
         yield Problem("log", where, str(error), _log_remedy(log.name))
-
-
-def _repeats(records: pa.RecordBatch, applied: dict[int, dict[int, int]], where: str) -> int:
-    """Records that were there before, by the numbers of their origin's generation."""
-    repeats = 0
-    for generation in pc.unique(records.column("generation")).to_pylist():
-        of_it = records.filter(pc.equal(records.column("generation"), generation))
-        repeats += of_it.num_rows - take_next(of_it, applied.setdefault(generation, {}), where).num_rows
-    return repeats
 
 
 def verify_file(log: Log) -> Iterator[Problem]:

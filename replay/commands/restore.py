@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.open_log import open_log
-from flows.outputs import LOGS
+from flows.outputs import ACTIONS, LOGS, OUTPUTS
 from flows.run.display import LiveDisplay, moment
 from flows.run.main_job import run_flows
 from flows.settings import Settings
@@ -62,7 +62,7 @@ def restore(
     asked = chosen(settings, names)
     with ExitStack() as stack:
         beside_run = not dry_run and not stack.enter_context(lock_beside_run(settings.state))
-        logs = {name: stack.enter_context(open_log(settings, name, create=not dry_run)) for name in LOGS}
+        logs = {name: stack.enter_context(open_log(settings, name, create=not dry_run)) for name in (ACTIONS, *OUTPUTS)}
         if names or everything:
             wanted = task_names.every(settings) if everything else asked
         else:

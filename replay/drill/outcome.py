@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from flows.log import Log, read_before
 from flows.open_log import log_exists, open_live_log
-from flows.outputs import ACTIONS, LOGS, REVISITS
+from flows.outputs import ACTIONS, LOGS, OUTPUTS, REVISITS
 from flows.settings import Settings
 from flows.status_command import digest_of
 
@@ -32,11 +32,11 @@ def outcome(settings: Settings) -> dict[str, str]:
 def log_digest(log: Log, partition: int) -> str:
     """Of a partition's records. Of output each counts once, in its origin's order: it may lie there again, and origins take turns as they come."""
     columns: dict[str, hashlib.blake2b] = defaultdict(lambda: hashlib.blake2b(digest_size=16))
-    at, end, seen = log.start_positions()[partition], log.end_position(partition), dict[tuple[int, int], int]()
+    at, end, seen = log.start_positions()[partition], log.end_position(partition), dict[int, int]()
     while at < end:
         batches = read_before(log, end, partition, at, _READ_RECORDS)
         for batch in batches:
-            for origin, records in [("", batch.records)] if log.name == ACTIONS else _by_origin(batch.records, seen):
+            for origin, records in _by_origin(batch.records, seen) if log.name in OUTPUTS else [("", batch.records)]:
                 for name, column in zip(records.schema.names, records.columns, strict=True):
                     # Apart, or it would show where one batch ends and the next begins.
                     columns[f"{origin} {name} valid"].update(pc.is_valid(column).to_numpy(zero_copy_only=False).tobytes())
@@ -48,16 +48,14 @@ def log_digest(log: Log, partition: int) -> str:
     return total.hexdigest()
 
 
-def _by_origin(records: pa.RecordBatch, seen: dict[tuple[int, int], int]) -> list[tuple[str, pa.RecordBatch]]:
-    generations, origins, sequences = (records.column(name).to_numpy() for name in ("generation", "origin", "sequence"))
+def _by_origin(records: pa.RecordBatch, seen: dict[int, int]) -> list[tuple[str, pa.RecordBatch]]:
+    origins, sequences = (records.column(name).to_numpy() for name in ("origin", "sequence"))
     out = []
-    for generation, origin in sorted(set(zip(generations.tolist(), origins.tolist(), strict=True))):
-        mine = np.flatnonzero((generations == generation) & (origins == origin))
-        last = seen.get((generation, origin), -1)
-        reached = np.maximum.accumulate(np.concatenate([[last], sequences[mine]]))
-        seen[generation, origin] = int(reached[-1])
-        new = mine[sequences[mine] > reached[:-1]]
-        out.append((f"{generation}/{origin}", records.take(pa.array(new))))
+    for origin in np.unique(origins).tolist():
+        mine = np.flatnonzero(origins == origin)
+        reached = np.maximum.accumulate(np.concatenate([[seen.get(origin, -1)], sequences[mine]]))
+        seen[origin] = int(reached[-1])
+        out.append((str(origin), records.take(pa.array(mine[sequences[mine] > reached[:-1]]))))
     return out
 
 

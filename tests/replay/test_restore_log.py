@@ -16,7 +16,7 @@ import pytest
 
 from flows import directories
 from flows.log import LocalLog
-from flows.outputs import ACTIONS, LOGS, REVISITS
+from flows.outputs import ACTIONS, OUTPUTS, REVISITS
 from flows.state.task import task_path
 from tests.processes import Outcome, Simulated, assert_same, front_door, outcome, settings_of, simulated_once, tidemark
 
@@ -51,10 +51,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     data = tmp_path_factory.mktemp("archived") / "data"
     shutil.copytree(simulated.run, data)
     tidemark("archive", "run", data=data)
-    for name in LOGS:
+    for name in (ACTIONS, *OUTPUTS):
         # Closed by the last of its readers and writers, so that all lies in the file itself.
         sqlite3.connect(data / f"logs/{name}.db").execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return Site(data, simulated.clean, {key: rows for name in LOGS for key, rows in records(data, name).items()}, simulated)
+    return Site(data, simulated.clean, {key: rows for name in (ACTIONS, *OUTPUTS) for key, rows in records(data, name).items()}, simulated)
 
 
 def change(data: Path, name: str, *statements: str) -> None:
@@ -95,7 +95,7 @@ def check_whole(site: Site, data: Path, name: str, tmp_path: Path, monkeypatch: 
     assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
 
 
-@pytest.mark.parametrize("name", LOGS)
+@pytest.mark.parametrize("name", [ACTIONS, *OUTPUTS])
 def test_a_batch_that_is_damaged_comes_from_the_archive(site: Site, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     change(data, name, "UPDATE batches SET bytes = zeroblob(40) WHERE rowid = (SELECT min(rowid) FROM batches WHERE partition = 1)")
