@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
 
-from replay.drill import checkpoints, logs, state
-from replay.drill.site import Site
+from replay.drill import checkpoints, logs, poison, state
 
 
 @dataclass(frozen=True)
@@ -18,15 +16,18 @@ class Corruption:
     ----------
     damage : callable
         Harms a site, as a random number generator decides; says what it did.
+    sent : bool
+        Nothing that is stored is harmed; what was sent is wrong.
     """
 
     name: str
-    damage: Callable[[Site, Random], str]
+    damage: Callable[..., str]
+    sent: bool = False
 
     @property
     def what(self) -> str:
         """What it is, in a line."""
-        return (self.damage.__doc__ or "").strip()
+        return (self.damage.__doc__ or "").strip().splitlines()[0]
 
 
 CLASSES = {
@@ -45,3 +46,4 @@ CLASSES = {
         "output-lost": logs.output_lost,
     }.items()
 }
+CLASSES["poison"] = Corruption("poison", poison.poisoned, sent=True)

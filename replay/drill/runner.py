@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from replay.drill import poison
 from replay.drill.classes import Corruption
 from replay.drill.operator import DrillError, Type, must
 from replay.drill.outcome import outcome
-from replay.drill.site import Site
+from replay.drill.site import Site, at
 
 # Of looking and mending: what one damage has hidden shows once that is mended.
 _ROUNDS = 4
@@ -93,6 +95,8 @@ class Runner:
         copy : Path
             Where the copy is made; left as it is in the end.
         """
+        if corruption.sent:
+            return self._rebuild(corruption, seed, copy)
         site = self._site.copied(copy)
         damage = corruption.damage(site, Random(f"{corruption.name}-{seed}"))
         began = time.perf_counter()
@@ -122,6 +126,56 @@ class Runner:
             now = outcome(site.settings)
             differs = [name for name in sorted(self.clean | now) if self.clean.get(name) != now.get(name)]
         return Row(corruption.name, damage, detected, round(detect_s, 3), replayed, round(recover_s, 3), typed, not differs, differs)
+
+    def _rebuild(self, corruption: Corruption, seed: int, copy: Path) -> Row:
+        """What was sent is wrong: found by who asks for it, put right by a rebuild without it; features are then those of the right events."""
+        site = at(self._site.settings, copy)
+        damage = corruption.damage(self._site, site, Random(f"{corruption.name}-{seed}"), self._tidemark)
+        words = ("replay", "rebuild", "--exclude", poison.FILTER)
+        began = time.perf_counter()
+        planned = must(self._tidemark(site.settings, *words, "--dry-run", "--json"), "tidemark replay rebuild --dry-run").json()
+        found = sum(part["excluded"] for part in planned["plan"]["parts"])
+        detect_s = time.perf_counter() - began
+        began = time.perf_counter()
+        differs: list[str] = []
+        replayed = 0
+        typed = [f'tidemark replay rebuild --exclude "{poison.FILTER}" --yes', "tidemark run"]
+        try:
+            built = must(self._tidemark(site.settings, *words, "--yes", "--json"), typed[0]).json()
+            replayed = built.get("built", {}).get("replayed", 0) + _applied(must(self._tidemark(site.settings, "run", "--json"), typed[1]).json())
+        except DrillError as error:
+            differs.append(str(error))
+        recover_s = time.perf_counter() - began
+        if not differs:
+            differs = [f"{problem['where']}: {problem['what']}" for problem in self._look(site)["problems"]]
+        if not differs:
+            time_ = poison.newest(self._site.settings)
+            want, now = (poison.exports(one.settings, time_, copy / "exports") for one in (self._site, site))
+            differs = [f"features of {name}" for name in want if not want[name].equals(now[name])]
+            differs += self._from_zero(site)
+        return Row(
+            corruption.name,
+            damage,
+            "replay rebuild --dry-run" if found else "",
+            round(detect_s, 3),
+            replayed,
+            round(recover_s, 3),
+            typed,
+            not differs,
+            differs,
+        )
+
+    def _from_zero(self, site: Site) -> list[str]:
+        """States that are not what their logs lead to, from the beginning."""
+        anew = site.copied(site.data.with_name(f"{site.data.name}-anew"))
+        try:
+            shutil.rmtree(anew.settings.state)
+            shutil.rmtree(anew.data / "checkpoints")
+            must(self._tidemark(anew.settings, "run", "--json"), "tidemark run")
+            now, want = outcome(site.settings), outcome(anew.settings)
+            return [f"{name}, made anew from the log" for name in now if name.startswith("state") and now[name] != want[name]]
+        finally:
+            shutil.rmtree(anew.data)
 
     def _look(self, site: Site) -> Any:
         """What `tidemark replay verify` says; what it fails with is a problem too."""
