@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flows.archive.archive import Archive
 from flows.archive.checking import verify as verify_archive
+from flows.archive.names import ARCHIVER
 from flows.errors import CorruptionError, DataDirectoryError, LogError, RetentionError, TidemarkError
 from flows.log import LocalLog, Log, read_before
 from flows.open_log import log_exists, open_log
@@ -96,7 +98,16 @@ def _log_remedy(name: str) -> str:
 
 
 def verify_segments(settings: Settings, log: Log, partition: int, advance: Advance) -> Iterator[Problem]:
-    """Every segment of a partition's archive."""
+    """Every segment of a partition's archive, and that none is gone that was there."""
+    reached = log.group_positions(ARCHIVER).get(partition, 0)
+    try:
+        end = Archive(settings.archives, log.name, log.partitions).end(partition)
+        if end < min(reached, log.end_position(partition)):
+            what = f"ends at {end}, though it went to {reached}: a segment is gone; the log still has what it held"
+            yield Problem("archive", f"archive {log.name}/{partition}", what, "`tidemark archive run`")
+    except TidemarkError:
+        # Told below, with what is wrong.
+        pass
     for found in verify_archive(settings, log, partition):
         advance(found.bytes)
         if found.problem is not None:

@@ -64,8 +64,9 @@ def _print(settings: Settings, one: RestoredLog, dry_run: bool) -> None:
         )
     if not one.ledger_whole:
         click.echo("  its ledger could not be read: don't ingest the same files again, they would be taken for new ones")
-    if not dry_run:
-        click.echo(f"  the old file is {settings.logs / (one.log + '.db' + REPLACED)}; once `tidemark replay verify` is content, delete it")
+    old = settings.logs / f"{one.log}.db{REPLACED}"
+    if not dry_run and old.exists():
+        click.echo(f"  the old file is {old}; once `tidemark replay verify` is content, delete it")
 
 
 def _written(ranges: Iterable[Range]) -> str:

@@ -59,6 +59,8 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
                 for partition in range(log.partitions):
                     problems += verify_log(live, partition, advance, repeats[name].append)
                     problems += verify_segments(settings, live, partition, advance)
+        # What is wrong with a log is told of the log, not of every task that writes to it.
+        unreadable += [name for name in logs if any(problem.where.startswith(f"log {name}") for problem in problems)]
         arrived = Arrived(logs, unreadable)
         for task in wanted:
             if task.flow in logs:
