@@ -60,7 +60,10 @@ def _remove_if_left(path: str) -> None:
 
 def _locked_folder() -> tuple[str, int]:
     while True:
-        path = tempfile.mkdtemp(prefix=_PREFIX)
+        try:
+            path = tempfile.mkdtemp(prefix=_PREFIX)
+        except OSError as error:
+            raise StorageFullError(f"no temporary file can be made: {error}; the disk is full, or TMPDIR names no place that may be written") from error
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
