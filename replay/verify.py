@@ -102,7 +102,7 @@ def verify_segments(settings: Settings, log: Log, partition: int, advance: Advan
     reached = log.group_positions(ARCHIVER).get(partition, 0)
     try:
         end = Archive(settings.archives, log.name, log.partitions).end(partition)
-        if end < min(reached, log.end_position(partition)):
+        if Archive.exists(settings.archives, log.name) and end < min(reached, log.end_position(partition)):
             what = f"ends at {end}, though it went to {reached}: a segment is gone; the log still has what it held"
             yield Problem("archive", f"archive {log.name}/{partition}", what, "`tidemark archive run`")
     except TidemarkError:
