@@ -309,7 +309,7 @@ class LocalLog:
                     "WHERE partition = ? AND end_offset > ? ORDER BY end_offset",
                     (partition, at),
                 ):
-                    tail = self._decode(partition, row)
+                    tail = self.decoded(partition, row)
                     if tail.first_offset > at or (tail.first_offset < at and out):
                         break
                     out.append(tail.between(at, stop))
@@ -330,7 +330,14 @@ class LocalLog:
                 handle.ended[partition] = (version, position)
         return out
 
-    def _decode(self, partition: int, row: tuple[int, int, int, int, int, bytes]) -> LogBatch:
+    def decoded(self, partition: int, row: tuple[int, int, int, int, int, bytes]) -> LogBatch:
+        """The batch that a row of the file holds: first offset, end offset, records, arrival, checksum, bytes.
+
+        Raises
+        ------
+        CorruptionError
+            It is not what was written.
+        """
         first, end, records, arrival, crc, blob = row
         reason = "its checksum is wrong"
         # A damaged page may even turn a column into another type.
@@ -386,7 +393,7 @@ class LocalLog:
             ).fetchone()
             if row is None:
                 return self._end(connection, partition)
-        batch = self._decode(partition, row)
+        batch = self.decoded(partition, row)
         if timestamp_ms > NO_TIME and "timestamp" in batch.records.schema.names:
             # Every earlier batch's arrival is below, so the record that raises it is one whose own timestamp is high enough.
             stamps = pc.fill_null(batch.records.column("timestamp"), NO_TIME).to_numpy(zero_copy_only=False)
@@ -408,6 +415,10 @@ class LocalLog:
         with self._file.translated("read it"):
             query = "SELECT partition, position FROM groups WHERE name = ? ORDER BY partition"
             return dict(self._file.handle().connection.execute(query, (group,)).fetchall())
+
+    def faults(self) -> list[str]:
+        """What is wrong with the file itself, beyond what `read` checks; the first few."""
+        return self._file.faults()
 
     # The rest -------------------------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ class LogFile:
         self._handles: list[_Handle] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._in_use: int | None = None
 
     def make(self, partitions: int) -> None:
         """Make the file if it isn't there."""
@@ -77,12 +78,21 @@ class LogFile:
         with self._lock:
             self._closed = True
             handles, self._handles = self._handles, []
+            in_use, self._in_use = self._in_use, None
         for handle in handles:
             if handle.process == os.getpid():
                 with self.translated("close it"):
                     handle.connection.close()
             else:
                 _inherited.append(handle)
+        if in_use is not None:
+            os.close(in_use)
+
+    def faults(self) -> list[str]:
+        """What SQLite finds wrong with the file's pages and indexes, which reads may never meet; the first few."""
+        with self.translated("check it"):
+            found = [row[0] for row in self.handle().connection.execute("PRAGMA integrity_check(3)")]
+        return [] if found == ["ok"] else found
 
     def handle(self) -> _Handle:
         """The calling thread's own."""
@@ -92,6 +102,9 @@ class LogFile:
         if handle is None or handle.process != os.getpid():
             if handle is not None:
                 _inherited.append(handle)
+            with self._lock:
+                if self._in_use is None:
+                    self._in_use = _use(self.path)
             handle = self._local.handle = _Handle(self._connect())
             with self._lock:
                 first = not self._handles
@@ -139,6 +152,67 @@ class LogFile:
             yield
         except (sqlite3.Error, OSError) as error:
             raise _translate(error, f"log '{self.name}' ({self.path}): can't {doing}", self.path.parent) from error
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While nobody else has a log's file open: for who puts another in its place.
+
+    Raises
+    ------
+    LockedError
+        Somebody has.
+    """
+    descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(
+                f"log {path} is open in another process; stop what runs, ingests or reads here, then run this again"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def whole_path(path: Path) -> Path:
+    """Where the file lies, whole, that is about to take the place of a log's damaged one."""
+    return path.with_name(f".{path.stem}.restored")
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.lock")
+
+
+def _use(path: Path) -> int | None:
+    """Keep others from putting another file in a log's place while this is open: SQLite would go on with the old one.
+
+    Raises
+    ------
+    LockedError
+        Somebody is at it.
+    DataDirectoryError
+        Somebody was, and was killed at the last step.
+    """
+    descriptor: int | None = None
+    # One that can't be made: a directory that may only be read, so nobody here can put a file in it either.
+    with suppress(OSError):
+        descriptor = os.open(_lock_path(path), os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if whole_path(path).exists():
+            raise DataDirectoryError(
+                f"log {path} is being restored, and that was interrupted; `tidemark replay restore --log {path.stem}` completes it"
+            )
+    except BaseException as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise LockedError(f"log {path} is being restored by another process; wait for it, then run this again") from None
+        raise
+    return descriptor
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -13,6 +13,8 @@ from flows.errors import CorruptionError
 
 ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS = "actions", "revisits", "late", "deadletters", "corrections"
 LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS)
+OUTPUTS = (REVISITS, LATE, DEADLETTERS)
+"""What tasks put out: it follows from the other logs."""
 
 _ORIGIN = [
     pa.field("generation", pa.int32()),

@@ -7,6 +7,7 @@ import click
 from replay.commands.audit import audit
 from replay.commands.checkpoint import checkpoint
 from replay.commands.diff import diff
+from replay.commands.drill import drill
 from replay.commands.rebuild import rebuild
 from replay.commands.restore import restore
 from replay.commands.status import status
@@ -23,5 +24,5 @@ def replay() -> None:
     """
 
 
-for command in (status, verify, audit, checkpoint, restore, rebuild, diff):
+for command in (status, verify, audit, checkpoint, restore, rebuild, diff, drill):
     replay.add_command(command)

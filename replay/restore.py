@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +14,12 @@ from flows.log import Log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.state.handover import task_taken
-from flows.state.store import FORMAT, TaskView, write_state
+from flows.state.store import FORMAT, Meta, TaskView, write_state
+from flows.state.task import task_path
+from replay.arrived import Arrived
 from replay.checkpoints.check import pairs
 from replay.checkpoints.manifest import Manifest, listed, read
+from replay.checkpoints.pieces import Pair
 from replay.place import Place, PlaceError
 from replay.tasks import TaskName
 
@@ -63,7 +66,7 @@ class Restorer:
     fingerprint : str
         Of the present features and settings.
     logs : mapping of name to Log
-        ACTIONS and REVISITS, with their archives.
+        All of them, with their archives.
     advance : callable, optional
         Called with bytes that were read back.
     """
@@ -80,6 +83,7 @@ class Restorer:
         self._place = place
         self._fingerprint = fingerprint
         self._logs = logs
+        self._arrived = Arrived(logs)
         self._advance = advance
 
     def plan(self, task: TaskName) -> Restored:
@@ -112,6 +116,7 @@ class Restorer:
             shutil.rmtree(new, ignore_errors=True)
             write_state(new, pairs(self._place, manifest, self._advance))
             _check(new, manifest)
+            self._published(TaskView(new), manifest)
 
         restored = self._first(task, build)
         if path.exists():
@@ -124,8 +129,8 @@ class Restorer:
         return restored
 
     def _read_through(self, manifest: Manifest) -> None:
-        for _ in pairs(self._place, manifest, self._advance):
-            pass
+        where = task_path(self._settings, manifest.flow, manifest.partition)
+        self._published(_Small(pairs(self._place, manifest, self._advance), where), manifest)
 
     def _first(self, task: TaskName, use: Callable[[Manifest], None]) -> Restored:
         """The first checkpoint, the newest first, that fits the log and that `use` takes without finding it damaged."""
@@ -170,6 +175,15 @@ class Restorer:
             if manifest.position > right:
                 raise DataDirectoryError(f"{where} is older than a correction that changes records from offset {right} on")
 
+    def _published(self, kept: TaskView | _Small, manifest: Manifest) -> None:
+        """Refuse what has put out records that a log no longer has: from an older checkpoint the task puts them out again."""
+        try:
+            if kept.meta is not None:
+                for what in self._arrived.missing(kept, kept.meta):
+                    raise DataDirectoryError(f"checkpoint of {manifest.flow}/{manifest.partition} at position {manifest.position} {what}")
+        finally:
+            kept.close()
+
 
 def _check(path: Path, manifest: Manifest) -> None:
     view = TaskView(path)
@@ -181,3 +195,17 @@ def _check(path: Path, manifest: Manifest) -> None:
             )
     finally:
         view.close()
+
+
+class _Small:
+    """What a checkpoint says of its place and its output, without its rows."""
+
+    def __init__(self, pairs: Iterable[Pair], where: Path) -> None:
+        self._pairs = [(key, value) for key, value in pairs if key == b"meta" or key.startswith(b"O")]
+        data = dict(self._pairs).get(b"meta")
+        self.meta = Meta.from_json(data, where) if data is not None else None
+
+    def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        return [(key, value) for key, value in self._pairs if key.startswith(prefix)]
+
+    def close(self) -> None: ...

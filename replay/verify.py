@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flows.archive.archive import Archive
 from flows.archive.checking import verify as verify_archive
+from flows.archive.names import ARCHIVER
 from flows.corrections.history import History
-from flows.errors import CorruptionError, DataDirectoryError, RetentionError, TidemarkError
-from flows.log import Log, read_before
-from flows.outputs import ACTIONS
+from flows.errors import CorruptionError, DataDirectoryError, LogError, RetentionError, TidemarkError
+from flows.log import LocalLog, Log, read_before
+from flows.open_log import log_exists, open_log
+from flows.outputs import OUTPUTS, take_next
 from flows.settings import Settings
 from flows.state.actions_task import FLOW, Judge, resume, state_fingerprint
 from flows.state.runs import Table
@@ -22,7 +25,8 @@ from flows.state.store import Meta, TaskView, check_files
 from flows.state.tables import ACTIONS_TABLES, PIN_TABLES
 from flows.state.task import task_path
 from flows.vocabulary import Vocabulary
-from replay.checkpoints.check import pairs
+from replay.arrived import Arrived
+from replay.checkpoints.check import check
 from replay.checkpoints.manifest import listed, read
 from replay.place import Place
 from replay.tasks import TaskName
@@ -43,30 +47,68 @@ class Problem:
 Advance = Callable[[int], None]
 
 
-def verify_log(log: Log, partition: int, advance: Advance) -> Iterator[Problem]:
-    """Every record batch of a partition: checksums, and that offsets go on without a gap."""
+def open_sound(settings: Settings, name: str) -> tuple[Log | None, list[Problem]]:
+    """A log with its archive, to be read; or what is wrong, if they can't even be opened."""
+    if not log_exists(settings, name):
+        return None, [Problem("log", f"log {name}", f"is gone from {settings.logs}, though it has been archived", _log_remedy(name))]
+    try:
+        return open_log(settings, name, read_only=True), []
+    except (CorruptionError, LogError) as error:
+        return None, [Problem("log", f"log {name}", str(error), _log_remedy(name))]
+
+
+def verify_log(log: Log, partition: int, advance: Advance, repeated: Advance = lambda records: None) -> Iterator[Problem]:
+    """Every record batch of a partition: checksums, that offsets go on without a gap, and that no task's output lacks a record.
+
+    Parameters
+    ----------
+    repeated : callable, optional
+        Called with numbers of records that lie there more than once: a task that was killed or put back has put them out again, and readers
+        take each once.
+    """
     where = f"log {log.name}/{partition}"
-    at, end = log.start_positions()[partition], log.end_position(partition)
-    while at < end:
-        try:
+    applied: dict[int, int] = {}
+    try:
+        at, end = log.start_positions()[partition], log.end_position(partition)
+        while at < end:
             batches = read_before(log, end, partition, at, _READ_RECORDS)
             if not batches:
                 raise CorruptionError(f"records from offset {at} on are missing, though it ends at {end}")
+            advance(sum(batch.records.nbytes for batch in batches))
+            if log.name in OUTPUTS and log.start_positions()[partition] == 0:
+                for batch in batches:
+                    taken = take_next(batch.records, applied, f"log '{log.name}', partition {partition}")
+                    repeated(batch.records.num_rows - taken.num_rows)
+            at = batches[-1].end_offset
+    except TidemarkError as error:
+        yield Problem("log", where, str(error), _log_remedy(log.name))
+
+
+def verify_file(log: Log) -> Iterator[Problem]:
+    """An embedded log's file: its pages and indexes, which reads may never meet."""
+    if isinstance(log, LocalLog):
+        try:
+            for what in log.faults():
+                yield Problem("log", f"log {log.name}", f"its file is damaged: {what}", _log_remedy(log.name))
         except TidemarkError as error:
-            yield Problem("log", where, str(error), _log_remedy(log.name))
-            return
-        advance(sum(batch.records.nbytes for batch in batches))
-        at = batches[-1].end_offset
+            yield Problem("log", f"log {log.name}", str(error), _log_remedy(log.name))
 
 
 def _log_remedy(name: str) -> str:
-    if name == ACTIONS:
-        return "restore the log's file from a copy; what the archive has can be read meanwhile (`tidemark archive status`)"
-    return "it can be made anew from 'actions': `tidemark replay restore --from-zero`"
+    return f"stop what runs, then `tidemark replay restore --log {name}`"
 
 
 def verify_segments(settings: Settings, log: Log, partition: int, advance: Advance) -> Iterator[Problem]:
-    """Every segment of a partition's archive."""
+    """Every segment of a partition's archive, and that none is gone that was there."""
+    reached = log.group_positions(ARCHIVER).get(partition, 0)
+    try:
+        end = Archive(settings.archives, log.name, log.partitions).end(partition)
+        if Archive.exists(settings.archives, log.name) and end < min(reached, log.end_position(partition)):
+            what = f"ends at {end}, though it went to {reached}: a segment is gone; the log still has what it held"
+            yield Problem("archive", f"archive {log.name}/{partition}", what, "`tidemark archive run`")
+    except TidemarkError:
+        # Told below, with what is wrong.
+        pass
     for found in verify_archive(settings, log, partition):
         advance(found.bytes)
         if found.problem is not None:
@@ -74,11 +116,11 @@ def verify_segments(settings: Settings, log: Log, partition: int, advance: Advan
 
 
 def verify_state(
-    settings: Settings, vocabulary: Vocabulary, task: TaskName, logs: Mapping[str, Log], advance: Advance
+    settings: Settings, vocabulary: Vocabulary, task: TaskName, logs: Mapping[str, Log], arrived: Arrived, advance: Advance
 ) -> Iterator[Problem]:
-    """A task's state: its files' checksums, its meta record, that its runs are whole and sorted, its saved working set, its place in the log."""
+    """A task's state: its files' checksums, its meta record, that its runs are whole and sorted, its saved working set, its place in the logs."""
     path, fingerprint = task_path(settings, task.flow, task.partition), state_fingerprint(settings, vocabulary)
-    where, remedy = f"state {task}", f"tidemark replay restore --task {task}"
+    where, remedy = f"state {task}", f"`tidemark replay restore --task {task}`"
     # Told after the commit, so what is read of the state afterwards can't be behind it, unless something was lost.
     reached = logs[task.flow].group_positions(task.flow).get(task.partition, 0)
     if not (path / "CURRENT").exists():
@@ -98,7 +140,7 @@ def verify_state(
                     "state",
                     where,
                     f"made under other features or settings (fingerprint {meta.fingerprint}, now {fingerprint})",
-                    "put the settings back",
+                    f"put the settings back; if they are right, {remedy}",
                 )
                 return
             history = History.of(settings, task.partition) if task.flow == FLOW else History()
@@ -118,6 +160,8 @@ def verify_state(
                     pass
                 if judge.working_set.watermark != meta.watermark:
                     yield Problem("state", where, f"the log up to position {meta.position} doesn't lead to its watermark", remedy)
+            for what in arrived.missing(view, meta):
+                yield Problem("state", where, what, remedy)
         finally:
             view.close()
     except RetentionError as error:
@@ -150,16 +194,16 @@ def _sorted(rows: np.ndarray, keys: int) -> bool:
     return bool((later[at, first] >= earlier[at, first]).all())
 
 
-def verify_checkpoints(place: Place, task: TaskName, advance: Advance) -> Iterator[Problem]:
-    """Every checkpoint of a task, each piece once."""
+def verify_checkpoints(place: Place, task: TaskName, logs: Mapping[str, Log], advance: Advance) -> Iterator[Problem]:
+    """Every checkpoint of a task."""
     for named in listed(place, task.flow, task.partition):
         try:
-            for _ in pairs(place, read(place, named), advance):
-                pass
+            end = logs[task.flow].end_position(task.partition) if task.flow in logs else None
+            check(place, read(place, named), end, advance)
         except (CorruptionError, DataDirectoryError) as error:
             yield Problem(
                 "checkpoint",
                 f"checkpoint {task} at {named.position}",
                 str(error),
-                "older ones stay usable; `tidemark replay checkpoint` makes a new one",
+                "older ones stay usable; `tidemark replay checkpoint --mend` deletes it and makes a new one",
             )

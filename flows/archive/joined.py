@@ -150,5 +150,6 @@ def refuse_beyond(log: str, partition: int, end: int, archived: int, place: str)
     if archived > end:
         raise LogError(
             f"log '{log}', partition {partition}, ends at {end}, but its archive in {place} goes on to {archived}: the log has lost records, or "
-            f"was made anew; restore it, or, if it is meant to be another, set `archive` to another directory or delete {place}/{log}"
+            f"was made anew; restore it (`tidemark replay restore --log {log}`), or, if it is meant to be another, set `archive` to another "
+            f"directory or delete {place}/{log}"
         )

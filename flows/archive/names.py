@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NAME = re.compile(r"([0-9]{20})-([0-9]{20})-([0-9a-f]{32})\.parquet")
+ARCHIVER = "archive"
+"""The consumer group that tells how far the archiver is. Only for lag tools, and to miss a segment: where it is, the segments say."""
 # What a writer that was killed leaves behind; no name of a segment.
 DRAFT = ".draft"
 

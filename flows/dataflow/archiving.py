@@ -10,6 +10,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from flows import stopping
+from flows.archive.names import ARCHIVER
 from flows.archive.task import ArchiverTask, begin
 from flows.dataflow.aside import Holding, LeftOut
 from flows.dataflow.lifecycle import Lifecycle
@@ -21,8 +22,6 @@ from flows.log import Log
 from flows.open_log import open_live_log
 from flows.settings import Settings, load_settings
 
-GROUP = "archive"
-"""The consumer group that tells how far the archiver is. Only for lag tools: where it is, the segments say."""
 # Records of an item; what a process holds of a partition is about this and a row group.
 READ_RECORDS = 65_536
 
@@ -80,7 +79,7 @@ def _logic(settings: Settings, name: str, partitions: int, plan: Plan, max_delay
                 opened.append(open_live_log(settings, name))
             return opened[0]
 
-    lifecycle, left_out = Lifecycle(log, GROUP, None), LeftOut(plan.progress)
+    lifecycle, left_out = Lifecycle(log, ARCHIVER, None), LeftOut(plan.progress)
 
     def hold(partition: int) -> Holding:
         make = partial(ArchiverTask, settings.archives, name, partition, partitions, max_delay_s)

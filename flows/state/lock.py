@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flows.directories import make_directory
-from flows.errors import DataDirectoryError, LockedError
+from flows.errors import DataDirectoryError, LockedError, StorageFullError
 
 # Workers of a run that was killed go within moments; a run that lives is reported at once.
 GRACE_SECONDS = 10.0
@@ -127,8 +127,11 @@ def _take(descriptor: int, kind: int, state: Path) -> None:
 
 
 def _sign(descriptor: int, how: str = "") -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()} {how}\n".encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {how}\n".encode(), 0)
+    except OSError as error:
+        raise StorageFullError(f"can't write to a lock file: the disk is full ({error.strerror}); free space and run again") from error
 
 
 def _signed(descriptor: int) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,25 @@ _TOGETHER_BYTES = 64 << 20
 def records_in(waiting: list[Waiting]) -> int:
     """How many records wait."""
     return sum(part.num_rows for *_, part in waiting)
+
+
+class Kept(Protocol):
+    """Where a task's keys lie: its own store, a view of it, or a checkpoint."""
+
+    def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]: ...
+
+
+def held(store: Kept, names: list[str]) -> Iterator[Waiting]:
+    """What a task's commits hold of its output: not published yet, or not deleted yet.
+
+    Parameters
+    ----------
+    names : list of str
+        The logs, in the order in which keys number them.
+    """
+    for key, value in store.prefixed(_PREFIX):
+        name, destination = names[key[1]], int.from_bytes(key[2:6], "big")
+        yield key, name, destination, pa.ipc.open_stream(pa.py_buffer(value)).read_next_batch()
 
 
 def append_together(taken: list[tuple[Outbox, list[Waiting]]]) -> None:
@@ -84,9 +104,7 @@ class Outbox:
         for name, log in logs.items():
             log.expect_appends()
             store.meta.sequences.setdefault(name, [0] * log.partitions)
-        for key, value in store.prefixed(_PREFIX):
-            name, destination = self._names[key[1]], int.from_bytes(key[2:6], "big")
-            self._waiting.append((key, name, destination, pa.ipc.open_stream(pa.py_buffer(value)).read_next_batch()))
+        self._waiting += held(store, self._names)
 
     def check(self) -> None:
         """Make sure that what was appended is still there, and that what will be is not taken for something else.

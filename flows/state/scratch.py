@@ -15,6 +15,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from flows.errors import StorageFullError
+
 _PREFIX = "tidemark-views-"
 _guard = threading.Lock()
 # By process, for one that forks shares its parent's memory, not its folder. The descriptor is kept open: it holds the lock.
@@ -60,7 +62,12 @@ def _remove_if_left(path: str) -> None:
 
 def _locked_folder() -> tuple[str, int]:
     while True:
-        path = tempfile.mkdtemp(prefix=_PREFIX)
+        try:
+            path = tempfile.mkdtemp(prefix=_PREFIX)
+        except OSError as error:
+            raise StorageFullError(
+                f"no temporary directory can be made: the disk is full, or TMPDIR names no place that may be written ({error.strerror})"
+            ) from error
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flows.errors import CorruptionError, DataDirectoryError
 from flows.settings import DAY_MS
-from replay.checkpoints.manifest import Named, directory, listed, piece_path, read
+from replay.checkpoints.check import check, check_piece
+from replay.checkpoints.manifest import Manifest, Named, Piece, directory, listed, piece_path, read
 from replay.place import Place
 
 
@@ -59,3 +61,49 @@ def sweep(place: Place, flow: str, partition: int, now: int, keep: int, days: fl
         place.clear_drafts(where)
         place.clear_drafts(f"{where}/pieces")
     return Swept(len(gone), len(unneeded), sum(sizes[name] for name in unneeded))
+
+
+def mend(
+    place: Place, flow: str, partition: int, log_end: int | None, dry_run: bool = False, advance: Callable[[int], None] = lambda size: None
+) -> list[str]:
+    """Delete the checkpoints of a task that nobody should restore from, and the pieces that are damaged: a new one would share them.
+
+    Parameters
+    ----------
+    log_end : int or None
+        Of the task's input; None if nobody can say.
+
+    Returns
+    -------
+    list of str
+        What is wrong with each checkpoint that is deleted, or would be.
+    """
+    gone: list[str] = []
+    damaged: list[str] = []
+    for named in listed(place, flow, partition):
+        try:
+            manifest = read(place, named)
+        except CorruptionError as error:
+            gone.append(str(error))
+            damaged.append(named.name)
+            continue
+        except DataDirectoryError:
+            # Of another format: whoever reads that may use it.
+            continue
+        try:
+            check(place, manifest, log_end, advance)
+        except CorruptionError as error:
+            gone.append(str(error))
+            damaged.append(named.name)
+            damaged += [piece_path(flow, partition, piece.name) for piece in manifest.pieces if not _is_sound(place, manifest, piece)]
+    if not dry_run:
+        place.delete(list(dict.fromkeys(damaged)))
+    return gone
+
+
+def _is_sound(place: Place, manifest: Manifest, piece: Piece) -> bool:
+    try:
+        check_piece(place, manifest, piece)
+    except CorruptionError:
+        return False
+    return True

@@ -9,21 +9,26 @@ from typing import Any
 import click
 
 from flows.errors import TidemarkError
+from flows.open_log import log_exists, open_log
 from flows.settings import Settings
 from replay.checkpoints import keep as keeping
 from replay.checkpoints.make import make
 from replay.commands.options import DRY, JSON, TASK, bar, chosen, now
 from replay.place import Place, PlaceError
+from replay.tasks import TaskName
 
 
 @click.command(epilog="Example: tidemark replay checkpoint --keep 48 --keep-days 7")
 @TASK
 @click.option("--keep", type=click.IntRange(1), default=24, show_default=True, help="Keep so many of each task's newest.")
 @click.option("--keep-days", type=click.FloatRange(0), default=None, metavar="DAYS", help="Keep younger ones too.")
+@click.option("--mend", is_flag=True, help="First read all that is there, and delete what is damaged.")
 @DRY
 @JSON
 @click.pass_obj
-def checkpoint(settings: Settings, names: tuple[str, ...], keep: int, keep_days: float | None, dry_run: bool, as_json: bool) -> None:
+def checkpoint(
+    settings: Settings, names: tuple[str, ...], keep: int, keep_days: float | None, mend: bool, dry_run: bool, as_json: bool
+) -> None:
     """Make a checkpoint of every task, beside whoever runs it.
 
     Only what is new since the last one is written; all of that is read back and compared. Checkpoints that are older than what is kept go,
@@ -31,11 +36,14 @@ def checkpoint(settings: Settings, names: tuple[str, ...], keep: int, keep_days:
     """
     place = Place(settings.checkpoint_place)
     rows: list[dict[str, Any]] = []
+    mended: list[str] = []
     failed: list[str] = []
     with bar(as_json, "checkpoint") as advance:
         for task in chosen(settings, names):
             row: dict[str, Any] = {"task": str(task)}
             try:
+                if mend:
+                    mended += keeping.mend(place, task.flow, task.partition, _end(settings, task), dry_run, advance)
                 if not dry_run:
                     made = make(settings, place, task.flow, task.partition, advance)
                     if made is None:
@@ -57,13 +65,23 @@ def checkpoint(settings: Settings, names: tuple[str, ...], keep: int, keep_days:
                     # Nor would it take the others, and a store's client is slow to give up.
                     break
     if as_json:
-        click.echo(json.dumps({"place": place.url, "tasks": rows, "failed": failed}))
+        click.echo(json.dumps({"place": place.url, "tasks": rows, "mended": mended, "failed": failed}))
     else:
+        for line in mended:
+            click.echo(f"{'would delete' if dry_run else 'deleted'}: {line}")
         _print_checkpoints(place, rows, dry_run)
         for line in failed:
             click.echo(line, err=True)
     if failed:
         click.get_current_context().exit(1)
+
+
+def _end(settings: Settings, task: TaskName) -> int | None:
+    """Where a task's input ends."""
+    if not log_exists(settings, task.flow):
+        return None
+    with open_log(settings, task.flow, read_only=True) as log:
+        return log.end_position(task.partition)
 
 
 def _print_checkpoints(place: Place, rows: list[dict[str, Any]], dry_run: bool) -> None:

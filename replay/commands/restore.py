@@ -13,14 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.open_log import open_log
+from flows.outputs import ACTIONS, LOGS, OUTPUTS
 from flows.run.display import LiveDisplay, moment
 from flows.run.main_job import run_flows
 from flows.settings import Settings
 from flows.state.actions_task import state_fingerprint
 from flows.state.lock import lock_beside_run
 from replay import tasks as task_names
+from replay.arrived import Arrived
 from replay.catching_up import await_run
 from replay.commands.options import DRY, JSON, TASK, bar, chosen
+from replay.commands.restore_log import restore_logs
 from replay.place import Place
 from replay.restore import Restored, Restorer
 from replay.verify import Problem, verify_state
@@ -29,11 +32,20 @@ from replay.verify import Problem, verify_state
 @click.command(epilog="Example: tidemark replay restore --task actions/3 --dry-run")
 @TASK
 @click.option("--all", "everything", is_flag=True, help="Every task.")
+@click.option("--log", "damaged_logs", type=click.Choice(LOGS), multiple=True, help="This log's file, from its sound part and the archive.")
 @click.option("--then-run/--no-run", default=True, show_default=True, help="Then run the flows up to where the log ends now.")
 @DRY
 @JSON
 @click.pass_obj
-def restore(settings: Settings, names: tuple[str, ...], everything: bool, then_run: bool, dry_run: bool, as_json: bool) -> None:
+def restore(
+    settings: Settings,
+    names: tuple[str, ...],
+    everything: bool,
+    damaged_logs: tuple[str, ...],
+    then_run: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Put tasks back: the newest checkpoint that is sound, then the log from its position.
 
     Without --task or --all: those whose state `tidemark replay verify` finds damaged. The old state stays beside the new one
@@ -41,16 +53,22 @@ def restore(settings: Settings, names: tuple[str, ...], everything: bool, then_r
 
     A run that is on need not be stopped: it lets go of one task at a time, goes on with all others, and then catches up by itself.
     """
+    if damaged_logs:
+        if names or everything:
+            raise click.UsageError("--log restores logs, --task and --all tasks: give them one after the other, the logs first")
+        restore_logs(settings, damaged_logs, dry_run, as_json)
+        return
     place, vocabulary = Place(settings.checkpoint_place), settings.load_vocabulary()
     asked = chosen(settings, names)
     with ExitStack() as stack:
         beside_run = not dry_run and not stack.enter_context(lock_beside_run(settings.state))
-        logs = {name: stack.enter_context(open_log(settings, name, create=not dry_run)) for name in task_names.FLOWS}
+        logs = {name: stack.enter_context(open_log(settings, name, create=not dry_run)) for name in (ACTIONS, *OUTPUTS)}
         if names or everything:
             wanted = task_names.every(settings) if everything else asked
         else:
+            arrived = Arrived(logs)
             with bar(as_json, "verify state") as advance:
-                wanted = [task for task in asked if _damaged(verify_state(settings, vocabulary, task, logs, advance))]
+                wanted = [task for task in asked if _damaged(verify_state(settings, vocabulary, task, logs, arrived, advance))]
         with bar(as_json, "read checkpoints" if dry_run else "restore") as advance:
             restorer = Restorer(settings, place, state_fingerprint(settings, vocabulary), logs, advance)
             done = [restorer.plan(task) if dry_run else restorer.restore(task) for task in wanted]

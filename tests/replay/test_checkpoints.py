@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 from uuid import uuid4
@@ -20,7 +21,7 @@ from flows.settings import DAY_MS
 from flows.state.store import write_state
 from flows.state.task import task_path
 from replay.checkpoints.check import pairs
-from replay.checkpoints.keep import sweep
+from replay.checkpoints.keep import mend, sweep
 from replay.checkpoints.make import make
 from replay.checkpoints.manifest import Manifest, listed, piece_path, read, readable
 from replay.checkpoints.pieces import PIECE_BYTES, Pair, cut
@@ -280,6 +281,57 @@ def test_a_manifest_that_cannot_be_read_may_still_need_its_pieces(house: House, 
     place.write(named.name, data[:-1])
     assert sweep(place, ACTIONS, 0, time.time_ns() // 1_000_000, keep=1, days=None).pieces == 0
     assert set(place.files("actions/0000/pieces")) == before
+
+
+@pytest.mark.parametrize("how", ["altered", "gone"])
+def test_a_damaged_piece_is_shared_with_no_new_checkpoint_once_it_is_mended(
+    house: House, place: Place, digests: dict[int, str], how: str
+) -> None:
+    task = house.open()
+    task.apply(task.source.read(0, 0, 100))
+    first = make(house.settings, place, ACTIONS, 0)
+    assert first is not None
+    task.apply(task.source.read(0, 100, 1))
+    make(house.settings, place, ACTIONS, 0)
+    newest, older = (read(place, named) for named in listed(place, ACTIONS, 0))
+    shared = piece_path(ACTIONS, 0, next(piece.name for piece in newest.pieces if piece in older.pieces))
+    data = place.read(shared)
+    assert data is not None
+    place.delete([shared])
+    if how == "altered":
+        place.write(shared, data[:-1])
+    assert len(mend(place, ACTIONS, 0, None, dry_run=True)) == 2
+    assert len(listed(place, ACTIONS, 0)) == 2
+    assert len(mend(place, ACTIONS, 0, None)) == 2
+    assert listed(place, ACTIONS, 0) == []
+    assert make(house.settings, place, ACTIONS, 0) is not None
+    assert mend(place, ACTIONS, 0, None) == []
+    task.abandon()
+    assert put_back(house, place) == digests[101]
+
+
+def test_a_checkpoint_ahead_of_its_log_or_of_another_state_is_deleted(house: House, place: Place, digests: dict[int, str]) -> None:
+    house.feed(house.open(), [100]).close()
+    made = make(house.settings, place, ACTIONS, 0)
+    assert made is not None
+    for position in (1 << 40, made.manifest.position - 1):
+        lie = replace(made.manifest, position=position)
+        place.write(f"actions/0000/{lie.file_name()}", lie.to_bytes())
+    first, second = mend(place, ACTIONS, 0, house.logs[ACTIONS].end_position(0))
+    assert "holds another state" in first
+    assert "holds another state" in second
+    [text] = mend(place, ACTIONS, 0, made.manifest.position - 1, dry_run=True)
+    assert "is ahead of its log" in text
+    assert [named.position for named in listed(place, ACTIONS, 0)] == [made.manifest.position]
+    assert put_back(house, place) == digests[made.manifest.position]
+
+
+def test_what_is_sound_is_not_mended(house: House, place: Place) -> None:
+    house.feed(house.open(), [100]).close()
+    make(house.settings, place, ACTIONS, 0)
+    before = place.files("actions/0000"), place.files("actions/0000/pieces")
+    assert mend(place, ACTIONS, 0, None) == []
+    assert (place.files("actions/0000"), place.files("actions/0000/pieces")) == before
 
 
 def test_pieces_are_bounded_and_lose_nothing() -> None:

@@ -1,0 +1,153 @@
+"""How fast a restore is: from nothing, against the flow over the same log; and from checkpoints, against that.
+
+`python -m benchmarks.replay [--json] [--quick] [--events N] [--repeats R] [--seed S]`. Each turn runs the flows over a filled log, and restores
+all tasks of one like it from nothing, and from checkpoints that were made on the way; the state must be the same each time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from benchmarks import _command, _digests, _measure, _stream
+from benchmarks._process import Run
+from flows.log import LocalLog
+from flows.outputs import ACTIONS
+from flows.settings import DAY_MS, ENVIRONMENT_PREFIX, Settings
+
+_ROOT = Path(__file__).resolve().parent.parent
+_DAYS = 30  # of the simulated stream
+_SHARE = 0.9
+NOTE = (
+    "one worker; `flow` is `tidemark run` over a filled log, `from_zero` `tidemark replay restore --all` without a checkpoint, both by the run's own "
+    "clock (opening, reading, applying, committing, publishing); `_total_s` with the start of processes, and, of a restore, the reading and writing "
+    f"of checkpoints; checkpoints were made at {_SHARE:.0%} of the log"
+)
+
+
+def measure(events: int, repeats: int, seed: int, scratch: Path) -> dict[str, Any]:
+    """In turns; no figure is given unless what is restored is what the flow made.
+
+    Raises
+    ------
+    CheckFailedError
+        It is not.
+    """
+    stream = _stream.make(scratch / "stream", events, events // 10, seed)
+    site = _site(stream, scratch / "site")
+    want = _digests.digests(site)
+    with LocalLog.open(stream.logs, ACTIONS, read_only=True) as log:
+        total = sum(log.end_positions())
+    rates: dict[str, list[float]] = {"flow": [], "from_zero": []}
+    totals: dict[str, list[float]] = {"flow": [], "from_zero": [], "from_checkpoint": []}
+    replayed: list[int] = []
+    for _ in range(repeats):
+        fresh = _stream.fresh(stream, scratch / "flow")
+        began = time.perf_counter()
+        ran = _ended("run", settings=fresh)
+        totals["flow"].append(time.perf_counter() - began)
+        rates["flow"].append(total / ran["seconds"])
+        _digests.check_equal(_digests.digests(fresh), want, "a run over the log, and one that was interrupted by checkpoints")
+        shutil.rmtree(fresh.data)
+        for name, checkpoints in (("from_zero", str(scratch / "none")), ("from_checkpoint", None)):
+            began = time.perf_counter()
+            told = _ended("replay", "restore", "--all", settings=replace(site, checkpoints=checkpoints))
+            totals[name].append(time.perf_counter() - began)
+            if name == "from_zero":
+                rates[name].append(total / told["ran"]["seconds"])
+            else:
+                replayed.append(sum(row["to_replay"] for row in told["restored"] if row["task"].startswith(f"{ACTIONS}/")))
+            _digests.check_equal(_digests.digests(site), want, f"restored {name.replace('_', ' ')}, and the flow")
+    realtime = [_DAYS * DAY_MS / 1000 / (total / rate) for rate in rates["from_zero"]]
+    return {
+        "benchmark": "replay",
+        "results": {
+            "note": NOTE,
+            "events": total,
+            "users": events // 10,
+            **{f"{name}_events_per_s": _measure.spread(of, 0) for name, of in rates.items()},
+            **{f"{name}_total_s": _measure.spread(of) for name, of in totals.items()},
+            "x_realtime": _measure.spread(realtime, 0),
+            "replayed": replayed,
+            "mismatches": 0,
+        },
+        "ratios": {
+            "from_zero_vs_flow": _measure.ratio(rates["from_zero"], rates["flow"]),
+            "from_zero_vs_from_checkpoint": _measure.ratio(totals["from_zero"], totals["from_checkpoint"]),
+            "events_vs_replayed": _measure.ratio([total] * repeats, [max(1, number) for number in replayed]),
+        },
+        "machine": _measure.machine(),
+        "seed": seed,
+    }
+
+
+def _site(stream: Settings, data: Path) -> Settings:
+    """A data directory at the end of the stream, with checkpoints of what it was at a share of it."""
+    site = replace(stream, data=data)
+    with LocalLog.open(stream.logs, ACTIONS, read_only=True) as whole:
+        for share in (_SHARE, 1.0):
+            with LocalLog.open(site.logs, ACTIONS, whole.partitions, create=True) as log:
+                for partition, end in enumerate(whole.end_positions()):
+                    at, until = log.end_position(partition), int(end * share)
+                    while at < until:
+                        batches = whole.read(partition, at, min(stream.batch_records, until - at))
+                        log.append([(partition, batch.records) for batch in batches])
+                        at = batches[-1].end_offset
+            Run(site).finish()
+            if share < 1:
+                _ended("replay", "checkpoint", settings=site)
+    return site
+
+
+def _ended(*arguments: str, settings: Settings) -> dict[str, Any]:
+    others = {name: value for name, value in os.environ.items() if not name.startswith((ENVIRONMENT_PREFIX, "BYTEWAX_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "tidemark", *arguments, "--json"],
+        env={**others, **settings.environment()},
+        cwd=_ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        raise _measure.CheckFailedError(f"tidemark {' '.join(arguments)} ended with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """The figures for a reader."""
+    results, machine = result["results"], result["machine"]
+    console.print(f"{results['events']:,} events, {results['users']:,} users; from checkpoints {results['replayed']} of them were replayed")
+    for name, value in results.items():
+        if isinstance(value, dict):
+            console.print(f"{name}: {value['median']:,} ({value['min']:,} to {value['max']:,})")
+    for name, value in result["ratios"].items():
+        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
+    console.print(results["note"])
+    console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}; seed {result['seed']}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quick", is_flag=True, help="400 000 events, one turn.")
+@click.option("--events", type=click.IntRange(1_000), help="Default 4 000 000; a tenth as many users.")
+@click.option("--repeats", type=click.IntRange(1), help="Default 3.")
+@click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
+def main(as_json: bool, quick: bool, events: int | None, repeats: int | None, seed: int) -> None:
+    """The rate of a restore from nothing against the flow's, and what checkpoints save of it."""
+    events, repeats = events or (400_000 if quick else 4_000_000), repeats or (1 if quick else 3)
+    _command.run("replay", lambda scratch: measure(events, repeats, seed, scratch), show, as_json)
+
+
+if __name__ == "__main__":
+    main()
