@@ -37,7 +37,9 @@ from flows.state.store import Meta, TaskStore, TaskView
 from flows.vocabulary import IMPRESSION, Vocabulary
 
 FLOW = "actions"
-_ANCHOR, _TOPIC = b"anchor", b"T"
+_ANCHOR = b"anchor"
+TOPIC = b"T"
+"""Begins the key of a topic's name."""
 _SEAL_BYTES = 16
 # Dead letters that are put together: each may hold 64 KiB, and Arrow's bytes can't be more than 2 GiB together.
 _LETTERS = 8_192
@@ -157,7 +159,7 @@ class ActionsTask(CorrectedTask):
 
     def _restore(self) -> None:
         meta = self.store.meta
-        self._topics_saved = {int.from_bytes(key[1:], "big", signed=True) for key, _ in self.store.prefixed(_TOPIC)}
+        self._topics_saved = {int.from_bytes(key[1:], "big", signed=True) for key, _ in self.store.prefixed(TOPIC)}
         sequences = list(meta.anchor_sequences.get(REVISITS, [0] * self._revisit_partitions()))
         for judged in resume(self._judging, self.store, meta, self.source, self.settings.batch_records):
             if not self.muted:
@@ -227,7 +229,7 @@ class ActionsTask(CorrectedTask):
 
     def _put_topics(self, batch: WriteBatch, tiles: np.ndarray, topics: dict[int, str]) -> None:
         for topic in {int(t) for t in np.unique(tiles[:, 0])} - self._topics_saved:
-            batch.put(_TOPIC + topic.to_bytes(8, "big", signed=True), topics[topic].encode())
+            batch.put(TOPIC + topic.to_bytes(8, "big", signed=True), topics[topic].encode())
             self._topics_saved.add(topic)
 
     def _put_changes(self, batch: WriteBatch, done: JudgedBatch) -> None:

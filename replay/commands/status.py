@@ -11,11 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.archive.checking import coverage
 from flows.open_log import log_exists, open_log
 from flows.run.display import moment
 from flows.settings import Settings
 from replay import tasks as task_names
 from replay.commands.options import JSON, TASK, chosen
+from replay.corrections import Listed, listed
 from replay.place import Place
 from replay.status import standings
 
@@ -25,24 +27,40 @@ from replay.status import standings
 @JSON
 @click.pass_obj
 def status(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
-    """Each task's position, its checkpoints, and how much of the log a restore would go through again."""
+    """Each task's position, its checkpoints, how much of the log a restore would go through again, what of that is archived; and the corrections."""
     place = Place(settings.checkpoint_place)
     with ExitStack() as stack:
         logs = {
             name: stack.enter_context(open_log(settings, name, read_only=True)) for name in task_names.FLOWS if log_exists(settings, name)
         }
-        rows = standings(settings, place, chosen(settings, names), logs)
+        tasks = chosen(settings, names)
+        rows = standings(settings, place, tasks, logs)
+        archived = {str(task): coverage(settings, logs[task.flow], task.partition) for task in tasks if task.flow in logs}
+    corrections = listed(settings)
     if as_json:
-        tasks = [asdict(row) | {"to_replay": row.to_replay} for row in rows]
-        click.echo(json.dumps({"place": place.url, "tasks": tasks}))
+        told = [asdict(row) | {"to_replay": row.to_replay, "archive": asdict(archived[row.task])} for row in rows]
+        click.echo(json.dumps({"place": place.url, "tasks": told, "corrections": [asdict(one) for one in corrections]}))
         return
     table = Table(title=f"Checkpoints in {place.url}", title_justify="left", box=box.SIMPLE)
-    for name in ("task", "position", "kept", "newest", "made", "to replay"):
+    for name in ("task", "position", "kept", "newest", "made", "to replay", "log end", "archived to", "gaps"):
         table.add_column(name, justify="left" if name in ("task", "made") else "right", no_wrap=True)
     for row in rows:
         position, newest = (f"{number:,}" if number is not None else "-" for number in (row.position, row.newest))
-        table.add_row(row.task, position, str(row.checkpoints), newest, moment(row.made_at), f"{row.to_replay:,}")
+        in_archive = archived[row.task]
+        more = (f"{number:,}" for number in (row.to_replay, row.log_end, in_archive.end, len(in_archive.missing)))
+        table.add_row(row.task, position, str(row.checkpoints), newest, moment(row.made_at), *more)
     Console().print(table)
     for row in rows:
         if row.problem is not None:
             click.echo(f"{row.task}: {row.problem}")
+    if corrections:
+        _print_corrections(corrections)
+
+
+def _print_corrections(corrections: list[Listed]) -> None:
+    table = Table("number", "made", "by", "what", "tasks", "excluded", "patched", title="Corrections", title_justify="left", box=box.SIMPLE)
+    for one in corrections:
+        what = one.reason if one.in_force else f"{one.reason} (undone)"
+        counts = (str(len(one.tasks)), f"{one.excluded:,}", f"{one.patched:,}")
+        table.add_row(str(one.generation), moment(one.made_at), one.author, what, *counts)
+    Console().print(table)

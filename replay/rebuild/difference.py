@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +15,9 @@ from flows.log import Log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.state import tables
-from flows.state.actions_task import Judge, merged_labels, resume
+from flows.state.actions_task import TOPIC, Judge, merged_labels, resume
 from flows.state.runs import BLOCK_ROWS, Run, RunReader, Table
-from flows.state.store import Meta, TaskView
+from flows.state.store import Meta, TaskStore, TaskView
 from flows.vocabulary import Vocabulary
 
 _SLICE_ROWS = 1 << 18
@@ -35,11 +35,14 @@ class State:
     meta : Meta
     labels : int64[n, 8]
         Of every save, sorted, for a task of the actions flow.
+    topics : mapping of int to str
+        Names of its topics.
     """
 
     runs: RunReader
     meta: Meta
     labels: np.ndarray
+    topics: Mapping[int, str] = field(default_factory=dict)
 
     def manifest(self, table: Table) -> list[Run]:
         """The table's runs."""
@@ -127,7 +130,12 @@ def state_of(settings: Settings, vocabulary: Vocabulary, view: TaskView, log: Lo
         for _ in resume(judge, view, meta, log, settings.batch_records):
             pass
         labels = merged_labels(view.runs.scan(tables.LABELS, meta.manifest.get(tables.LABELS.name, [])), judge.working_set)
-    return State(view.runs, meta, labels)
+    return State(view.runs, meta, labels, topics_in(view))
+
+
+def topics_in(state: TaskStore | TaskView) -> dict[int, str]:
+    """The names of topics that a state knows, by ID."""
+    return {int.from_bytes(key[1:], "big", signed=True): name.decode() for key, name in state.prefixed(TOPIC)}
 
 
 def cuts(table: Table, *states: State) -> Iterator[tuple[int | None, int | None]]:
@@ -228,7 +236,10 @@ def difference(a: State, b: State, before: int, as_of: int) -> Difference:
     _counters(found, "user", revisits, USER_COUNTERS, a, b, as_of)
     if len(topics):
         values = [_topics(state, topics, as_of) for state in (a, b)]
-        found.note("topic", topics, tuple(name for name, _ in TOPIC_STATS), *values)
+        known = {**a.topics, **b.topics}
+        found.note(
+            "topic", np.array([known.get(int(topic), str(topic)) for topic in topics]), tuple(name for name, _ in TOPIC_STATS), *values
+        )
     found.features = {name: n for name, n in found.features.items() if n}
     return found
 

@@ -25,7 +25,7 @@ from flows.state.store import TaskView
 from flows.state.task import Task, task_path
 from flows.vocabulary import Vocabulary
 from replay.place import Place
-from replay.rebuild.difference import Difference, State, bounds, difference, moved, state_of
+from replay.rebuild.difference import Difference, State, bounds, difference, moved, state_of, topics_in
 from replay.rebuild.draft import Draft
 from replay.rebuild.plan import Part, Plan, Workplace
 from replay.tasks import TaskName
@@ -197,7 +197,7 @@ class Rebuild:
 
     def _new(self, task: Task) -> State:
         labels = task.labels() if isinstance(task, ActionsTask) else np.empty((0, tables.LABELS.columns), np.int64)
-        return State(task.store.runs, replace(task.store.meta, manifest=task.store.runs.manifest), labels)
+        return State(task.store.runs, replace(task.store.meta, manifest=task.store.runs.manifest), labels, topics_in(task.store))
 
     def _pins(self, rows: np.ndarray, as_of: int) -> Difference:
         """What pins will say differently once they have what tasks of users put out: rows of a user's table."""

@@ -125,6 +125,8 @@ def test_a_bad_span_is_taken_out_and_put_back(site: Poisoned, tmp_path: Path, mo
     front_door("replay", "rebuild", "--undo", 1, "--yes", monkeypatch=monkeypatch, data=data, **SMALL)
     tidemark("run", data=data, **SMALL)
     assert features(data, tmp_path / "undone") == poisoned
+    told = front_door("replay", "status", "--json", monkeypatch=monkeypatch, data=data, **SMALL).json()["corrections"]
+    assert [(one["generation"], one["excluded"], one["in_force"]) for one in told] == [(1, 300, False), (2, 0, True)]
     assert [c.made.undoes for c in History.of(settings_of(data), 0).corrections] == [(), (1,)]
     front_door("replay", "diff", "--with", site.clean, monkeypatch=monkeypatch, code=1, data=data, **SMALL)
 
