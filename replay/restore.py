@@ -14,7 +14,7 @@ from flows.log import Log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.state.handover import task_taken
-from flows.state.store import FORMAT, Meta, TaskView, write_state
+from flows.state.store import FORMAT, READABLE, Meta, TaskView, write_state
 from flows.state.task import task_path
 from replay.arrived import Arrived
 from replay.checkpoints.check import pairs
@@ -163,7 +163,7 @@ class Restorer:
             raise DataDirectoryError(
                 f"{where} was made under other features or settings (fingerprint {manifest.fingerprint}, now {self._fingerprint})"
             )
-        if manifest.state_format != FORMAT:
+        if manifest.state_format not in READABLE:
             raise DataDirectoryError(f"{where} is of state of format {manifest.state_format}; this Tidemark reads format {FORMAT}")
         if manifest.position > end:
             raise DataDirectoryError(f"{where} is ahead of its log, which ends at {end}")

@@ -31,7 +31,9 @@ from flows.state.task_lock import TaskLock
 _PATIENCE_S = 10.0
 # Of a write batch that makes a copy: what is held of it.
 _BATCH_BYTES = 16 << 20
-FORMAT = 2
+# 3: corrections (`generation`, `corrected_to`, `fold_all`). State of format 2 reflects none, and is one of format 3 from its next commit on.
+FORMAT = 3
+READABLE = (2, FORMAT)
 _META = b"meta"
 
 
@@ -92,14 +94,15 @@ class Meta:
 
     @classmethod
     def from_json(cls, data: bytes, path: Path) -> Meta:
-        """Read a meta record, refusing another format."""
+        """Read a meta record, as of this format; refuse one that can't be."""
         try:
             content = orjson.loads(data)
-            if content.get("format") != FORMAT:
+            if content.get("format") not in READABLE:
                 raise DataDirectoryError(
                     f"state {path} has format {content.get('format')}; this Tidemark reads format {FORMAT}: "
                     f"`tidemark replay restore --all` makes it anew from the log; if features have changed as well, {MAKE_ANEW}"
                 )
+            content["format"] = FORMAT
             content["manifest"] = {name: [Run(*r) for r in runs] for name, runs in content["manifest"].items()}
             content["applied"] = {int(origin): last for origin, last in content["applied"].items()}
             return cls(**content)

@@ -42,7 +42,17 @@ def of_today(data: Path) -> bool:
     [named] = manifest.listed(place, ACTIONS, 0)
     made = json.loads(place.read(named.name) or b"")
     now = manifest.FORMAT, store.FORMAT, state_fingerprint(settings, settings.load_vocabulary())
-    return (made["format"], made["state_format"], made["fingerprint"]) == now
+    assert made["state_format"] == 2
+    return (made["format"], 3, made["fingerprint"]) == now
+
+
+def another(monkeypatch: pytest.MonkeyPatch, module: Any, number: int) -> None:
+    """From now on only a format of this number is read, and written."""
+    monkeypatch.setattr(module, "FORMAT", number)
+    if module is store:
+        monkeypatch.setattr(store, "READABLE", (number,))
+        monkeypatch.setattr("replay.restore.FORMAT", number)
+        monkeypatch.setattr("replay.restore.READABLE", (number,))
 
 
 def digests(data: Path) -> dict[str, str]:
@@ -89,14 +99,32 @@ def test_state_of_an_older_format_is_refused_and_made_anew(tmp_path: Path, monke
     assert called(data, monkeypatch, "replay", "audit", "--json")["mismatches"] == []
 
 
+def test_state_of_the_format_before_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state directory of format 2, from before there were corrections, is read, run, and then corrected and restored."""
+    data = unpacked("checkpoint-1", tmp_path)
+    assert b'"format":2' in b"".join(file.read_bytes() for file in (data / "state/actions/0000").iterdir() if file.is_file())
+    told = called(data, monkeypatch, "replay", "status", "--json")["tasks"]
+    assert all(row["problem"] is None and row["position"] > 0 for row in told)
+    called(data, monkeypatch, "run")
+    want = clean(data, tmp_path / "clean", monkeypatch)
+    assert digests(data) == want
+    called(data, monkeypatch, "replay", "rebuild", "--exclude", "action == 'save'", "--yes")
+    called(data, monkeypatch, "replay", "rebuild", "--undo", 1, "--yes")
+    called(data, monkeypatch, "run")
+    assert called(data, monkeypatch, "replay", "verify", "--json")["problems"] == []
+    assert called(data, monkeypatch, "replay", "audit", "--json")["mismatches"] == []
+    after = digests(data)
+    called(data, monkeypatch, "replay", "restore", "--all")
+    assert digests(data) == after
+
+
 def test_state_of_which_the_format_alone_is_another_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the next version will say of today's; what it restores from the log is run by processes of today's."""
     data = unpacked("checkpoint-1", tmp_path)
     if not of_today(data):
         pytest.skip("formats or features have moved on: keep what today's version writes as a further fixture")
     with monkeypatch.context() as later:
-        later.setattr(store, "FORMAT", 3)
-        later.setattr("replay.restore.FORMAT", 3)
+        another(later, store, 4)
         assert "tidemark replay restore --all" in called(data, monkeypatch, "status", code=1).err
         restored = called(data, monkeypatch, "replay", "restore", "--all", "--json")["restored"]
     assert [(row["position"], len(row["passed_over"])) for row in restored] == [(0, 1), (0, 1)]
@@ -119,7 +147,7 @@ def test_the_first_checkpoints_are_restored_or_passed_over(tmp_path: Path, monke
         assert all(re.search("this Tidemark reads format|other features", reason) for row in plan for reason in row["passed_over"])
 
 
-@pytest.mark.parametrize(("module", "number"), [(manifest, 3), (store, 3)], ids=["manifest", "state"])
+@pytest.mark.parametrize(("module", "number"), [(manifest, 3), (store, 4)], ids=["manifest", "state"])
 def test_checkpoints_of_another_format_are_passed_over_before_they_are_read(
     module: Any, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,9 +156,7 @@ def test_checkpoints_of_another_format_are_passed_over_before_they_are_read(
     place = Place(str(data / "checkpoints"))
     # Each piece, if it were read, would be found to be gone.
     shutil.rmtree(data / "checkpoints/actions/0000/pieces")
-    monkeypatch.setattr(module, "FORMAT", number)
-    if module is store:
-        monkeypatch.setattr("replay.restore.FORMAT", number)
+    another(monkeypatch, module, number)
     [row] = called(data, monkeypatch, "replay", "restore", "--task", "actions/0", "--dry-run", "--json")["restored"]
     assert row["position"] == 0
     assert len(row["passed_over"]) == len(manifest.listed(place, ACTIONS, 0)) == 1
