@@ -80,9 +80,14 @@ class History:
 
     def in_force(self, corrected_to: int) -> list[Correction]:
         """What counted when a correction was the newest."""
-        until = [c for c in self.corrections if c.generation <= corrected_to]
-        undone = {number for c in until for number in c.made.undoes}
-        return [c for c in until if c.generation not in undone]
+        found: list[Correction] = []
+        undone: set[int] = set()
+        # The newest first: what is undone undoes nothing.
+        for c in reversed([c for c in self.corrections if c.generation <= corrected_to]):
+            if c.generation not in undone:
+                found.append(c)
+                undone.update(c.made.undoes)
+        return found[::-1]
 
     def overlay(self, corrected_to: int, decoder: Decoder) -> Overlay | None:
         """What they make of decoded records; None if nothing."""

@@ -133,6 +133,8 @@ def rebuild(
                 _say(as_json, {"plan": _as_json(planned), "switched": False}, "no event is taken: nothing to change")
                 return
             if not dry_run:
+                # Before anything is written down: whether every task has a state, and something to begin from.
+                Rebuild(settings, vocabulary, logs, workplace, planned, corrections).to_replay(place)
                 workplace.begin(planned, corrections)
         else:
             planned = under_way

@@ -104,6 +104,7 @@ class Rebuild:
         """Of each task: the position of the checkpoint that it begins from, and the end of its log."""
         found = {}
         for part in self.plan.parts:
+            self.drafts[part.task].live_path()
             manifest = self.drafts[part.task].base(place, part.before)
             found[part.task] = (manifest.position if manifest is not None else 0, self._logs[part.flow].end_position(part.partition))
         return found

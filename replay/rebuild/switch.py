@@ -61,11 +61,9 @@ class Switch:
 
     def recorded(self) -> bool:
         """Whether the moment has passed: what was begun must be ended."""
-        return any(
-            self._generation in {c.generation for c in History.of(self._settings, part.partition).corrections}
-            for part in self._rebuild.plan.parts
-            if part.flow == ACTIONS
-        )
+        made = self._rebuild.plan.made()
+        known = [c.made for p in self._rebuild.plan.parts if p.flow == ACTIONS for c in History.of(self._settings, p.partition).corrections]
+        return any((m.generation, m.made_at, m.reason) == (made.generation, made.made_at, made.reason) for m in known)
 
     def make(self, progress: Callable[[int], None]) -> Switched:
         """Switch every task of the rebuild, and delete what is left of it.
@@ -127,8 +125,11 @@ class Switch:
         revisits.append([], ledger=[corrected_entry(revisits, partition, self._generation) for partition in corrections])
         records = [(partition, batch) for partition, c in sorted(corrections.items()) for batch in c.to_records()]
         with open_log(self._settings, CORRECTIONS, create=True) as log:
+            newest = newest_generation(self._settings)
             try:
-                log.append(records, ledger=LedgerEntry(GENERATIONS, self._generation, previous=newest_generation(self._settings)))
+                if newest >= self._generation:
+                    raise LedgerConflictError(f"correction {newest} has been made")
+                log.append(records, ledger=LedgerEntry(GENERATIONS, self._generation, previous=newest))
             except LedgerConflictError as error:
                 raise LockedError("somebody else has made a correction meanwhile: --discard this rebuild, and begin it again") from error
 

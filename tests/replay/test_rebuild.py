@@ -131,5 +131,10 @@ def test_an_undone_correction_has_never_been(tmp_path: Path) -> None:
     site.check(excluded(site.events, mask), times, tmp_path / "out")
     site.rebuild(Request(site.tasks(), undo=(numbers[1],)))
     site.check(site.events, times, tmp_path / "out")
+    # What undid it is undone: it counts again; and once more.
+    site.rebuild(Request(site.tasks(), undo=(History.of(site.settings, 0).generation,)))
+    site.check(excluded(site.events, mask), times, tmp_path / "out")
+    site.rebuild(Request(site.tasks(), undo=(History.of(site.settings, 0).generation,)))
+    site.check(site.events, times, tmp_path / "out")
     site.write(1.0)
     site.check(site.events, some_times(site.known, np.random.default_rng(8)), tmp_path / "out")

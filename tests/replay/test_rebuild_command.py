@@ -244,6 +244,9 @@ def test_what_cannot_be_is_refused(site: Poisoned, tmp_path: Path) -> None:
     assert "correction 7 is not in force; those that are: there are none" in refused(*rebuild, "--undo", 7, data=data)
     assert "is neither an offset nor a time" in refused(*rebuild, "--exclude", "user_id == 1", "--from", "soon", data=data)
     assert "follow by themselves: name actions/" in refused(*rebuild, "--exclude", "user_id == 1", "--task", "revisits", data=data)
+    tidemark("ingest", site.poison, data=tmp_path / "unrun", **SMALL)
+    assert "has no state yet: `tidemark run` makes it" in refused(*EXCLUDE, data=tmp_path / "unrun")
+    assert "no rebuild has been begun" in refused(*rebuild, "--resume", data=tmp_path / "unrun")
     assert "there is no log in" in refused(*rebuild, "--exclude", "user_id == 1", data=tmp_path / "none")
     done = tidemark(*rebuild, "--exclude", "producr == 'v13'", data=data, code=2)
     assert done.err.splitlines()[-2:] == ["  producr == 'v13'", "  ^"]
@@ -262,6 +265,21 @@ def test_what_cannot_be_is_refused(site: Poisoned, tmp_path: Path) -> None:
     tidemark(*rebuild, "--discard", data=data, **SMALL)
     assert not (data / "rebuild" / "plan.json").exists()
     assert not (data / "logs" / f"{CORRECTIONS}.db").exists() or not History.of(settings_of(data), 0).corrections
+
+
+def test_of_two_who_correct_at_once_one_is_refused(site: Poisoned, tmp_path: Path) -> None:
+    """From two machines, over one log: here, by two workplaces."""
+    data = Path(shutil.copytree(site.data, tmp_path / "data"))
+    tidemark(*EXCLUDE, data=data, **SMALL)
+    (data / "rebuild").rename(tmp_path / "mine")
+    tidemark("replay", "rebuild", "--exclude", "action == 'save'", "--yes", data=data, **SMALL)
+    shutil.rmtree(data / "rebuild")
+    (tmp_path / "mine").rename(data / "rebuild")
+    assert "somebody else has made a correction meanwhile" in refused("replay", "rebuild", "--resume", "--yes", data=data, **SMALL)
+    assert [c.made.reason for c in History.of(settings_of(data), 0).corrections] == ["exclude action == 'save'"]
+    tidemark("replay", "rebuild", "--discard", data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
+    assert json.loads(tidemark("replay", "verify", "--json", data=data, **SMALL).out)["problems"] == []
 
 
 def test_tasks_made_anew_say_the_same(site: Poisoned, tmp_path: Path) -> None:
