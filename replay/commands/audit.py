@@ -42,7 +42,7 @@ class _Size(click.ParamType):
 
 
 @click.command(
-    epilog="Example: tidemark replay audit --task actions/3 --sample all; for ever: tidemark replay audit --follow --cpu-budget 0.05 --metrics-port 9464"
+    epilog="Example: tidemark replay audit --sample all; for ever: tidemark replay audit --follow --cpu-budget 0.05 --metrics-port 9464"
 )
 @TASK
 @click.option(
