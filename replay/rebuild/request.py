@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,10 +23,12 @@ from flows.partition import partition_of
 from flows.settings import Settings
 from flows.vocabulary import Vocabulary
 from replay.rebuild.filter import Filter
-from replay.rebuild.patch import Patch, read_patch
 from replay.rebuild.plan import Part, Plan
 from replay.rebuild.scan import Found, Scope, scan
 from replay.tasks import TaskName
+
+if TYPE_CHECKING:
+    from replay.rebuild.patch import Patch
 
 GENERATIONS = "generation"
 """Under this key the ledger of CORRECTIONS holds the newest number: of two operators who correct at once, one is refused."""
@@ -123,7 +126,7 @@ def plan(
     log = logs[ACTIONS]
     if request.exclude is not None or request.patch is not None:
         condition = Filter(request.exclude, vocabulary) if request.exclude is not None else None
-        patches = read_patch(request.patch, request.options, vocabulary, settings.partitions) if request.patch is not None else {}
+        patches = _patches(settings, vocabulary, request)
         spans = {p: _span(log, p, request) for p in partitions if condition is not None or p in patches}
         total(sum(end - (0 if request.scope.as_it_was else begin) for begin, end in spans.values()))
         for partition, span in spans.items():
@@ -209,6 +212,15 @@ def _check_undo(request: Request, histories: Mapping[int, History]) -> None:
         if number not in in_force:
             known = ", ".join(f"{n} ({reason})" for n, reason in sorted(in_force.items())) or "there are none"
             raise SettingsError(f"correction {number} is not in force; those that are: {known}")
+
+
+def _patches(settings: Settings, vocabulary: Vocabulary, request: Request) -> dict[int, Patch]:
+    if request.patch is None:
+        return {}
+    # Not before it is needed: pandas takes half a second to load, and every other command of replay would wait for it.
+    from replay.rebuild.patch import read_patch
+
+    return read_patch(request.patch, request.options, vocabulary, settings.partitions)
 
 
 def _check_patch(request: Request, patches: Mapping[int, Patch], found: Mapping[int, Found]) -> None:

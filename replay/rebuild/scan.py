@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,9 @@ from flows.state.actions_task import Judge
 from flows.vocabulary import Vocabulary
 from replay.rebuild.events import DecodedEvents
 from replay.rebuild.filter import Filter
-from replay.rebuild.patch import Patch
+
+if TYPE_CHECKING:
+    from replay.rebuild.patch import Patch
 
 Progress = Callable[[int], None]
 
