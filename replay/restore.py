@@ -11,8 +11,9 @@ from flows.corrections.history import History
 from flows.directories import sync
 from flows.errors import CorruptionError, DataDirectoryError
 from flows.log import Log
-from flows.outputs import ACTIONS
+from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings
+from flows.state.corrected_task import refuse_lost
 from flows.state.handover import task_taken
 from flows.state.store import FORMAT, READABLE, Meta, TaskView, write_state
 from flows.state.task import task_path
@@ -135,6 +136,8 @@ class Restorer:
     def _first(self, task: TaskName, use: Callable[[Manifest], None]) -> Restored:
         """The first checkpoint, the newest first, that fits the log and that `use` takes without finding it damaged."""
         log = self._logs[task.flow]
+        if task.flow == ACTIONS:
+            refuse_lost(History.of(self._settings, task.partition), self._logs[REVISITS], task.partition)
         end = log.end_position(task.partition)
         passed_over: list[str] = []
         for named in listed(self._place, task.flow, task.partition):

@@ -17,9 +17,10 @@ from flows.corrections.history import History
 from flows.errors import CorruptionError, DataDirectoryError, LogError, RetentionError, TidemarkError
 from flows.log import LocalLog, Log, read_before
 from flows.open_log import log_exists, open_log
-from flows.outputs import OUTPUTS, take_next
+from flows.outputs import OUTPUTS, REVISITS, take_next
 from flows.settings import Settings
 from flows.state.actions_task import FLOW, Judge, resume, state_fingerprint
+from flows.state.corrected_task import refuse_lost
 from flows.state.runs import Table
 from flows.state.store import Meta, TaskView, check_files
 from flows.state.tables import ACTIONS_TABLES, PIN_TABLES
@@ -144,6 +145,8 @@ def verify_state(
                 )
                 return
             history = History.of(settings, task.partition) if task.flow == FLOW else History()
+            if task.flow == FLOW and REVISITS in logs:
+                refuse_lost(history, logs[REVISITS], task.partition)
             right = history.right_up_to(meta.corrected_to)
             if meta.position > right:
                 what = f"is without correction {history.generation}, which changes records from offset {right} on"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from flows.corrections.record import NO_CLOCK, Correction, places_of
+from flows.corrections.record import Correction, places_of
 from flows.decode import Columns, Decoder
 from flows.kernels.layout import NEVER
 
 _NUMBERS = ("event_id", "user_id", "pin_id", "action", "surface", "event_time", "duration_ms", "topic", "role")
-_EXCLUDED = np.int64(-1)
+_EXCLUDED, _PINNED = np.int64(-1), np.int64(-2)
 
 
 class Overlay:
@@ -27,6 +28,7 @@ class Overlay:
 
     def __init__(self, corrections: Sequence[Correction], decoder: Decoder) -> None:
         events = [c.events for c in corrections if len(c.events)]
+        self._raw = events
         self._events = decoder.decode(*events) if events else None
         places, clocks, rows, begins = [], [], [], 0
         for c in corrections:
@@ -34,6 +36,16 @@ class Overlay:
             clocks += [c.excluded_clock, c.patched_clock]
             rows += [np.full(len(c.excluded), _EXCLUDED), begins + np.arange(len(c.patched))]
             begins += len(c.patched)
+            # What is said of a record's clock alone leaves what an earlier correction has made of the record.
+            earlier = np.concatenate([np.empty(0, np.int64), *places])
+            kinds = np.concatenate([np.empty(0, np.int64), *rows])
+            order = np.argsort(earlier, kind="stable")
+            at = np.searchsorted(earlier[order], c.pinned, "right") - 1
+            known = (at >= 0) & (earlier[order][np.maximum(at, 0)] == c.pinned) if len(earlier) else np.zeros(len(c.pinned), np.bool_)
+            kept = kinds[order][np.maximum(at, 0)] if len(earlier) else np.zeros(len(c.pinned), np.int64)
+            places.append(c.pinned)
+            clocks.append(c.pinned_clock)
+            rows.append(np.where(known, kept, _PINNED))
         place = np.concatenate([np.empty(0, np.int64), *places])
         # The last of each: a stable sort keeps them in order.
         order = np.argsort(place, kind="stable")
@@ -41,8 +53,7 @@ class Overlay:
         self._places = place[last]
         self._clocks = np.concatenate([np.empty(0, np.int64), *clocks])[last]
         self._rows = np.concatenate([np.empty(0, np.int64), *rows])[last]
-        # Nothing asks for times that move the watermark otherwise.
-        self._clocked = bool((self._clocks != np.where(self._rows == _EXCLUDED, NO_CLOCK, NEVER)).any())
+        self._clocked = bool((self._clocks != NEVER).any())
 
     def __len__(self) -> int:
         return len(self._places)
@@ -58,27 +69,41 @@ class Overlay:
         Returns
         -------
         int64[n] or int64[0]
-            The times by which they move the watermark, for the kernel; empty where these are their own.
+            The times by which they move the watermark, NEVER for their own, for the kernel; empty where nothing is said of that.
         """
-        none = np.empty(0, np.int64)
-        if not len(offsets) or not len(self._places):
-            return none
-        here = places_of(offsets)
-        low, high = np.searchsorted(self._places, [here[0], here[-1] + 1])
-        if low == high:
-            return none
-        at = np.searchsorted(here, self._places[low:high])
-        found = here[np.minimum(at, len(here) - 1)] == self._places[low:high]
-        at, rows, clocks = at[found], self._rows[low:high][found], self._clocks[low:high][found]
-        self._patch(columns, at[rows != _EXCLUDED], rows[rows != _EXCLUDED])
+        at, which = self._found(offsets)
+        if not len(at):
+            return np.empty(0, np.int64)
+        rows = self._rows[which]
+        self._patch(columns, at[rows >= 0], rows[rows >= 0])
         # A record that was bad anyway stays a dead letter.
         columns.bad[at[rows == _EXCLUDED]] = True
         if not self._clocked:
-            return none
-        clock = np.where(columns.bad, NO_CLOCK, columns.event_time)
-        moved = clocks != NEVER
-        clock[at[moved]] = clocks[moved]
+            return np.empty(0, np.int64)
+        clock = np.full(len(columns), NEVER)
+        clock[at] = self._clocks[which]
         return clock
+
+    def texts(self, offsets: np.ndarray, field: str) -> tuple[np.ndarray, list[str | None]]:
+        """Which of consecutive records count as others, and a text of each of these: indexes int64[k], texts."""
+        at, which = self._found(offsets)
+        rows = self._rows[which]
+        at, rows = at[rows >= 0], rows[rows >= 0]
+        if not len(at):
+            return at, []
+        column = pa.chunked_array([events.column(field).cast(pa.string()) for events in self._raw], pa.string())
+        return at, column.take(pa.array(rows)).to_pylist()
+
+    def _found(self, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of consecutive records something is said of, and what: indexes into them, and into what is said."""
+        none = np.empty(0, np.int64)
+        if not len(offsets) or not len(self._places):
+            return none, none
+        here = places_of(offsets)
+        low, high = np.searchsorted(self._places, [here[0], here[-1] + 1])
+        at = np.searchsorted(here, self._places[low:high])
+        found = here[np.minimum(at, len(here) - 1)] == self._places[low:high]
+        return at[found], low + np.flatnonzero(found)
 
     def _patch(self, columns: Columns, at: np.ndarray, rows: np.ndarray) -> None:
         if self._events is None or not len(at):

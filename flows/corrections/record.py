@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         pa.field("timestamp", pa.int64()),
     ]
 )
-_EXCLUDED, _PATCHED, _EMITTED, _MADE = "excluded", "patched", "emitted", "made"
+_EXCLUDED, _PATCHED, _PINNED, _EMITTED, _MADE = "excluded", "patched", "pinned", "emitted", "made"
 # Of a piece, before compression: with what a broker adds it has to stay below a message of a MiB.
 _PIECE_BYTES = 512 << 10
 _IPC = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -98,11 +98,13 @@ class Correction:
     excluded : int64[n]
         Places of records that don't count, ascending.
     excluded_clock : int64[n]
-        The event time by which each still moves the watermark, ms; -NEVER for none.
+        The event time by which each still moves the watermark, ms; -NEVER for none, NEVER where nothing is said of that.
     patched : int64[m]
         Places of records that count as others, ascending.
     patched_clock : int64[m]
-        As above; NEVER where the other record's own time does.
+        As above.
+    pinned, pinned_clock : int64[k]
+        Places of records that count as before and move the watermark as before, whatever becomes of them now.
     events : RecordBatch
         The others, EVENT_SCHEMA, m rows.
     emitted : RecordBatch
@@ -115,6 +117,8 @@ class Correction:
     patched: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     patched_clock: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     events: pa.RecordBatch = field(default_factory=lambda: pa.RecordBatch.from_pylist([], schema=EVENT_SCHEMA))
+    pinned: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    pinned_clock: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     emitted: pa.RecordBatch = field(default_factory=lambda: pa.RecordBatch.from_pylist([], schema=EMITTED_SCHEMA))
 
     @property
@@ -123,8 +127,8 @@ class Correction:
         return self.made.generation
 
     def places(self) -> np.ndarray:
-        """Of all records that it changes: int64[n + m]."""
-        return np.concatenate([self.excluded, self.patched])
+        """Of all records that it says something of: int64[n + m + k]."""
+        return np.concatenate([self.excluded, self.patched, self.pinned])
 
     def to_records(self) -> list[pa.RecordBatch]:
         """Record batches for the log, to be appended at once."""
@@ -132,9 +136,10 @@ class Correction:
         patched = pa.RecordBatch.from_arrays(
             [pa.array(self.patched), pa.array(self.patched_clock), *self.events.columns], schema=_PATCHED_SCHEMA
         )
+        pinned = pa.RecordBatch.from_arrays([pa.array(self.pinned), pa.array(self.pinned_clock)], schema=_EXCLUDED_SCHEMA)
         pieces = [
             (kind, content)
-            for kind, batch in ((_EXCLUDED, excluded), (_PATCHED, patched), (_EMITTED, self.emitted))
+            for kind, batch in ((_EXCLUDED, excluded), (_PATCHED, patched), (_PINNED, pinned), (_EMITTED, self.emitted))
             for content in _cut(batch)
         ]
         pieces.append((_MADE, orjson.dumps({**asdict(self.made), "pieces": len(pieces)})))
@@ -196,6 +201,7 @@ def _whole(content: dict[str, object], pieces: dict[str, list[pa.RecordBatch]], 
     made = Made(**content)  # type: ignore[arg-type]
     excluded = _joined(pieces.get(_EXCLUDED), _EXCLUDED_SCHEMA)
     patched = _joined(pieces.get(_PATCHED), _PATCHED_SCHEMA)
+    pinned = _joined(pieces.get(_PINNED), _EXCLUDED_SCHEMA)
     return Correction(
         made,
         excluded.column(0).to_numpy(),
@@ -203,6 +209,8 @@ def _whole(content: dict[str, object], pieces: dict[str, list[pa.RecordBatch]], 
         patched.column(0).to_numpy(),
         patched.column(1).to_numpy(),
         pa.RecordBatch.from_arrays(patched.columns[2:], schema=EVENT_SCHEMA),
+        pinned.column(0).to_numpy(),
+        pinned.column(1).to_numpy(),
         _joined(pieces.get(_EMITTED), EMITTED_SCHEMA),
     )
 

@@ -146,7 +146,8 @@ class WorkingSet:
         bad : bool[n]
             Malformed records; only their timestamp counts.
         clock : int64[n] or int64[0]
-            The event time by which each record that is accepted, or bad, moves the watermark: -NEVER for none. Empty: accepted ones by their own.
+            The event time by which each record moves the watermark, whatever becomes of it: -NEVER for none; NEVER, or empty: its own if it is
+            accepted.
         """
         n = len(event_id)
         status = np.zeros(n, np.int8)

@@ -10,6 +10,7 @@ import numpy as np
 from flows.compiled import compiled_in_place
 from flows.kernels.entries import add_node, add_save, drop_if_empty, free_node, pop, push, unlink
 from flows.kernels.layout import (
+    ACCEPTED,
     ARRIVAL,
     B_NODE,
     B_PIN,
@@ -74,7 +75,7 @@ def judge_records(  # type: ignore[no-untyped-def]
     scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held,
     status, lateness, changes, labels, tiles, done,
 ):  # fmt: skip
-    """Judge records from done[0] on; `clock`, if it isn't empty, moves the watermark instead of their times.
+    """Judge records from done[0] on; a `clock` that isn't NEVER, if there are any, moves the watermark whatever becomes of the record.
 
     Returns 0 at the end, NO_ROOM if the working set has none for `stretch` more, or what the outputs lack.
     """
@@ -101,21 +102,22 @@ def judge_records(  # type: ignore[no-untyped-def]
         done[0] = i + 1
 
         scalars[ARRIVAL] = max(scalars[ARRIVAL], timestamp[i])
+        before = scalars[W]
+        pinned = clock.shape[0] > 0 and clock[i] != NEVER
         if bad[i]:
             status[i] = BAD
-            if clock.shape[0] and clock[i] > scalars[W]:
+        elif time - skew > scalars[ARRIVAL]:
+            status[i] = FUTURE
+        else:
+            slot = slot_of(ids, user, event_id[i])
+            if slot >= 0 and ids[slot, 2] >= before - horizon:
+                status[i] = DUPLICATE
+        if status[i] != ACCEPTED:
+            if pinned and clock[i] > before:
                 scalars[W] = clock[i]
                 _expire(clock[i], allowed, horizon, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held, labels, done)
             continue
-        if time - skew > scalars[ARRIVAL]:
-            status[i] = FUTURE
-            continue
-        before = scalars[W]
-        slot = slot_of(ids, user, event_id[i])
-        if slot >= 0 and ids[slot, 2] >= before - horizon:
-            status[i] = DUPLICATE
-            continue
-        now = max(before, clock[i] if clock.shape[0] else time)
+        now = max(before, clock[i] if pinned else time)
         late = time < before - allowed
         if late:
             lateness[i] = before - time

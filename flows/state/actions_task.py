@@ -61,12 +61,15 @@ class JudgedBatch:
         Of each record.
     before : int or None
         Arrival of the record before the first, ms.
+    clock : int64[n] or int64[0]
+        As of `WorkingSet.judge`.
     """
 
     columns: Columns
     judged: Judged
     offsets: np.ndarray
     before: int | None
+    clock: np.ndarray
 
     @cached_property
     def arrival(self) -> np.ndarray:
@@ -115,7 +118,7 @@ class Judge:
         judged = self.working_set.judge(
             c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad, clock
         )
-        return JudgedBatch(c, judged, offsets, before)
+        return JudgedBatch(c, judged, offsets, before, clock)
 
 
 @dataclass(frozen=True)

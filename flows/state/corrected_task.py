@@ -17,7 +17,7 @@ from rocksdict import WriteBatch
 
 from flows.corrections.history import History
 from flows.corrections.record import Correction, Made
-from flows.errors import MAKE_ANEW, StateError
+from flows.errors import MAKE_ANEW, CorruptionError, StateError
 from flows.log import LedgerEntry, Log, LogBatch
 from flows.open_log import open_log
 from flows.outputs import CORRECTIONS, REVISIT_SCHEMA, REVISITS
@@ -32,6 +32,28 @@ def corrected_entry(log: Log, partition: int, generation: int) -> LedgerEntry:
     key = f"corrected {partition}"
     found = log.ledger_entry(key)
     return LedgerEntry(key, generation, previous=found.done if found is not None else 0)
+
+
+def recorded_entry(log: Log, partition: int, generation: int) -> LedgerEntry:
+    """What tells later, in a log of output, that a correction has been recorded: a log of corrections that lacks it has lost it."""
+    key = f"recorded {partition}"
+    found = log.ledger_entry(key)
+    return LedgerEntry(key, generation, previous=found.done if found is not None else 0)
+
+
+def refuse_lost(history: History, revisits: Log, partition: int) -> None:
+    """Refuse to go by a history that lacks a correction: what it took out would come back without a word.
+
+    Raises
+    ------
+    CorruptionError
+    """
+    known = recorded_entry(revisits, partition, 0).previous
+    if known > history.generation:
+        raise CorruptionError(
+            f"log '{CORRECTIONS}', partition {partition}, ends with correction {history.generation}, and correction {known} was made: it has lost "
+            f"records; put them back first, by `tidemark replay restore --log {CORRECTIONS}` from its archive, or from a copy"
+        )
 
 
 class CorrectedTask(Task):
@@ -89,6 +111,7 @@ class CorrectedTask(Task):
             self.store.commit(batch)
 
     def _check_outbox(self) -> None:
+        refuse_lost(self._history, self.outbox.log(REVISITS), self.partition)
         if not self.muted:
             super()._check_outbox()
         elif self._history.last().made.position is not None and not self._is_there():

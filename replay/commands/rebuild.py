@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.corrections.record import Correction
-from flows.errors import LockedError, SettingsError
+from flows.errors import LockedError, SettingsError, TidemarkError
 from flows.events import id_of
 from flows.ingest.options import IngestOptions
 from flows.log import Log
@@ -42,7 +42,7 @@ from replay.rebuild.switch import Switch
 @click.option("--exclude", metavar="FILTER", help="Events that FILTER takes don't count, as if they had never been.")
 @click.option(
     "--patch",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, exists=True),
     help="A file of corrected events; each counts in place of the one with its user_id and event_id.",
 )
 @click.option("--columns", multiple=True, metavar="NAME=COLUMN,…", help="How columns of the patch are called, as for `tidemark ingest`.")
@@ -93,8 +93,17 @@ def rebuild(
     place, vocabulary = Place(settings.checkpoint_place), settings.load_vocabulary()
     asked = chosen(settings, names)
     workplace = Workplace.of(settings)
-    under_way = workplace.plan()
+    try:
+        under_way = workplace.plan()
+    except TidemarkError:
+        if not discard or dry_run:
+            raise
+        with _alone(workplace):
+            workplace.discard()
+        _say(as_json, {"discarded": None}, "given up: a rebuild whose plan can't be read; nothing has changed by it")
+        return
     options = (exclude, patch, undo, begin, end, users, pins, names)
+    narrowing = {"--from": begin, "--to": end, "--user": users, "--pin": pins}
     if discard or resume:
         if any(options) or (discard and resume):
             raise SettingsError(f"--{'discard' if discard else 'resume'} goes alone: what was begun says what it is")
@@ -102,6 +111,14 @@ def rebuild(
             raise SettingsError(f"no rebuild has been begun in {settings.data}")
     elif under_way is not None and not dry_run:
         raise SettingsError(f"a rebuild has been begun ({under_way.reason}): go on with it by --resume, or give it up by --discard")
+    elif undo and any(narrowing.values()):
+        raise SettingsError(
+            f"--undo takes a correction back as a whole: {', '.join(name for name, given in narrowing.items() if given)} can't narrow it"
+        )
+    elif columns and not patch:
+        raise SettingsError("--columns says how columns of a --patch are called")
+    elif not any((exclude, patch, undo)) and any(given for name, given in narrowing.items() if name != "--from"):
+        raise SettingsError("--to, --user and --pin narrow a correction: give them with --exclude or --patch")
     elif not any((exclude, patch, undo, names)):
         raise SettingsError("say what to change (--exclude, --patch, --undo), or which tasks to make anew (--task); see --help")
     with ExitStack() as stack:
@@ -111,12 +128,13 @@ def rebuild(
         if discard and under_way is not None:
             if Switch(settings, vocabulary, Rebuild(settings, vocabulary, logs, workplace, under_way), workplace).recorded():
                 raise SettingsError("its correction is recorded already: end it by --resume, then take it back by --undo")
-            workplace.discard()
-            _say(as_json, {"discarded": under_way.reason}, f"given up: {under_way.reason}")
+            if not dry_run:
+                workplace.discard()
+            _say(as_json, {"discarded": under_way.reason}, f"{'would give' if dry_run else 'given'} up: {under_way.reason}")
             return
         found: dict[int, Found] = {}
         corrections: dict[int, Correction] | None = None
-        if under_way is None or dry_run:
+        if under_way is None or not resume:
             request = Request(
                 tuple(task_names.named(settings, names)) if names else tuple(asked),
                 exclude,
@@ -221,7 +239,11 @@ class _Run:
             times = " to ".join(moment(t) for t in here.times) if here and here.times else "-"
             counts = (f"{n:,}" for n in (part.excluded, part.patched, part.users))
             table.add_row(str(part.task), *counts, offsets, times, *(f"{n:,}" for n in replays[part.task]))
-        Console().print(table)
+        console = Console()
+        # Nobody can read a table that is cut to a terminal that isn't there.
+        (console if console.is_terminal else Console(width=160)).print(table)
+        if future := sum(here.future for here in self._found.values()):
+            click.echo(f"{future:,} events of the patch lie too far ahead of their arrival: they will not count")
 
     def _print_built(self, built: Built) -> None:
         self._told["built"] = {**asdict(built), "realtime": round(built.realtime, 1)}

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from flows.corrections.overlay import Overlay
 from flows.decode import Columns
 from flows.decode_values import column_named, is_text
 from flows.events import RAW_SCHEMA
@@ -27,9 +29,14 @@ class DecodedEvents:
         As they lie in the log: it alone knows the texts that no feature needs.
     offsets : int64[n]
     partition : int
+    overlay : Overlay or None
+        What has corrected the columns.
     """
 
-    def __init__(self, columns: Columns, batches: Sequence[LogBatch], offsets: np.ndarray, partition: int) -> None:
+    def __init__(
+        self, columns: Columns, batches: Sequence[LogBatch], offsets: np.ndarray, partition: int, overlay: Overlay | None = None
+    ) -> None:
+        self._overlay = overlay
         self._columns = columns
         self._batches = batches
         self._offsets = offsets
@@ -50,7 +57,13 @@ class DecodedEvents:
 
     def _texts(self, field: str) -> pa.Array:
         parts = [_texts_of(batch.records, field) for batch in self._batches]
-        return pa.chunked_array(parts, pa.string()).combine_chunks()
+        texts = pa.chunked_array(parts, pa.string()).combine_chunks()
+        at, others = self._overlay.texts(self._offsets, field) if self._overlay is not None else (np.empty(0, np.int64), [])
+        if not len(at):
+            return texts
+        mask = np.zeros(len(texts), np.bool_)
+        mask[at] = True
+        return pc.replace_with_mask(texts, pa.array(mask), pa.array(others, pa.string()))
 
 
 def _texts_of(records: pa.RecordBatch, field: str) -> pa.Array:

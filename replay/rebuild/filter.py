@@ -78,7 +78,7 @@ class Filter:
             tree = ast.parse(text.strip(), mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             at = error.offset - 1 if isinstance(error, SyntaxError) and error.offset else 0
-            raise self._wrong(getattr(error, "msg", str(error)), at) from None
+            raise self._wrong(getattr(error, "msg", None) or "it is too long or nested too deeply", at) from None
         try:
             self.matches: _Match = self._condition(tree.body)
         except RecursionError:

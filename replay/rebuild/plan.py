@@ -125,6 +125,8 @@ class Workplace:
 
     def begin(self, plan: Plan, corrections: dict[int, Correction]) -> None:
         """Write down what is to be done: the plan last, so that with it all is there."""
+        # A kill in the middle of a discard leaves states of another plan.
+        self.discard()
         make_directory((self.directory / _CORRECTIONS).absolute())
         for partition, correction in corrections.items():
             path = self._correction(partition)

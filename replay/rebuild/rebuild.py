@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from flows.corrections.history import History
 from flows.corrections.record import EMITTED_SCHEMA, PLACE_BITS, Correction
+from flows.errors import DataDirectoryError
 from flows.features import PIN_COUNTERS
 from flows.kernels.reads import counters
 from flows.kernels.rows import sort_rows
@@ -121,6 +122,7 @@ class Rebuild:
             task = draft.open(self.lanes)
             try:
                 before, mark = task.position, task.watermark
+                _refuse_behind(part, position, task)
                 if before < position:
                     progress(before)
                     draft.catch_up(task, position, progress)
@@ -134,13 +136,14 @@ class Rebuild:
 
     def _first_time(self, part: Part) -> int:
         log = self._logs[part.flow]
-        batches = log.read(part.partition, log.start_positions()[part.partition], 1)
+        batches = log.read(part.partition, log.start_positions()[part.partition], 1_000)
         columns = (
             Judge(self._settings, self._vocabulary, part.partition, History()).decoder.decode(*(b.records for b in batches))
             if (batches and part.flow == ACTIONS)
             else None
         )
-        return int(columns.event_time[0]) if columns is not None and len(columns) else 0
+        good = columns.event_time[~columns.bad] if columns is not None else np.empty(0, np.int64)
+        return int(good[0]) if len(good) else 0
 
     def compare(self, progress: Progress) -> Difference:
         """What the new states say differently, each at the live one's position, pins included."""
@@ -154,6 +157,7 @@ class Rebuild:
                 meta = view.meta
                 if meta is None:
                     continue
+                _refuse_behind(part, meta.position, task)
                 if meta.position > task.position:
                     draft.catch_up(task, meta.position, progress)
                 old, new = state_of(self._settings, self._vocabulary, view, self._logs[part.flow]), self._new(task)
@@ -222,6 +226,13 @@ class Rebuild:
             if view is not None:
                 view.close()
         return found
+
+
+def _refuse_behind(part: Part, position: int, task: Task) -> None:
+    if position < task.position:
+        raise DataDirectoryError(
+            f"{part.task}: its live state is at position {position}, behind the new one at {task.position}; `tidemark run` first, then --resume"
+        )
 
 
 def emissions(rows: np.ndarray, partitions: int) -> pa.RecordBatch:

@@ -21,6 +21,7 @@ from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, CORRECTIONS, REVISITS
 from flows.partition import partition_of
 from flows.settings import Settings
+from flows.state.corrected_task import refuse_lost
 from flows.vocabulary import Vocabulary
 from replay.rebuild.filter import Filter
 from replay.rebuild.plan import Part, Plan
@@ -114,6 +115,8 @@ def plan(
     """
     partitions = _partitions(settings, request)
     histories = {partition: History.of(settings, partition) for partition in range(settings.partitions)}
+    for partition, history in histories.items():
+        refuse_lost(history, logs[REVISITS], partition)
     newest = max(newest_generation(settings), *(history.generation for history in histories.values()))
     made = Plan(newest + 1, request.reason(), request.undo, _author(), time.time_ns() // 1_000_000, ())
     if not request.corrects:
@@ -198,7 +201,16 @@ def _span(log: Log, partition: int, request: Request) -> tuple[int, int]:
 def _correction(made: Plan, found: Found | None) -> Correction:
     if found is None:
         return Correction(made.made())
-    return Correction(made.made(), found.excluded, found.excluded_clock, found.patched, found.patched_clock, found.events)
+    return Correction(
+        made.made(),
+        found.excluded,
+        found.excluded_clock,
+        found.patched,
+        found.patched_clock,
+        found.events,
+        found.pinned,
+        found.pinned_clock,
+    )
 
 
 def _with_undone(history: History, made: Plan) -> History:

@@ -16,7 +16,7 @@ from flows.events import EVENT_SCHEMA
 from flows.kernels.layout import ACCEPTED, NEVER
 from flows.log import Log, read_before
 from flows.settings import Settings
-from flows.state.actions_task import Judge
+from flows.state.actions_task import Judge, JudgedBatch
 from flows.vocabulary import Vocabulary
 from replay.rebuild.events import DecodedEvents
 from replay.rebuild.filter import Filter
@@ -60,6 +60,10 @@ class Found:
         The least and the greatest event time of them, ms.
     unmatched : int64[n, 2]
         event_id, user_id of events of the patch that the log doesn't have.
+    pinned, pinned_clock : int64[k]
+        Of `flows.corrections.record.Correction`.
+    future : int
+        How many events of the patch lie too far ahead of their arrival to count.
     """
 
     excluded: np.ndarray
@@ -71,6 +75,9 @@ class Found:
     offsets: tuple[int, int] | None
     times: tuple[int, int] | None
     unmatched: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    pinned: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    pinned_clock: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    future: int = 0
 
     def __len__(self) -> int:
         return len(self.excluded) + len(self.patched)
@@ -103,8 +110,9 @@ def scan(
     matched = np.zeros(len(patch.events) if patch is not None else 0, np.bool_)
     parts: dict[str, list[np.ndarray]] = {
         name: [np.empty(0, np.int64)]
-        for name in ("excluded", "excluded_clock", "patched", "patched_clock", "rows", "users", "times", "offsets")
+        for name in ("excluded", "excluded_clock", "patched", "patched_clock", "rows", "users", "times", "offsets", "events", "owners")
     }
+    arrival, future = np.int64(0), 0
     # Which records moved the watermark depends on all before them.
     at = 0 if scope.as_it_was else span[0]
     while at < span[1]:
@@ -115,13 +123,13 @@ def scan(
         if scope.as_it_was:
             done = judge.judge(batches)
             columns, offsets = done.columns, done.offsets
-            clock = np.where(done.judged.status == ACCEPTED, columns.event_time, NO_CLOCK)
+            clock = moved_by(done)
         else:
             columns = judge.decoder.decode(*(batch.records for batch in batches))
             offsets = np.concatenate([batch.offsets_of_records() for batch in batches])
             if judge.overlay is not None:
                 judge.overlay.apply(columns, offsets)
-            clock = np.full(len(offsets), NO_CLOCK)
+            clock = np.full(len(offsets), NEVER)
         eligible = ~columns.bad & (offsets >= span[0])
         for ids, column in ((scope.users, columns.user_id), (scope.pins, columns.pin_id)):
             if ids is not None:
@@ -130,16 +138,25 @@ def scan(
         rows = patch.rows_for(columns.event_id, columns.user_id) if patch is not None else np.full(len(offsets), -1)
         patched = eligible & (rows >= 0)
         excluded = (
-            eligible & condition.matches(DecodedEvents(columns, batches, offsets, partition)) if condition is not None else eligible & False
+            eligible & condition.matches(DecodedEvents(columns, batches, offsets, partition, judge.overlay))
+            if condition is not None
+            else eligible & False
         )
         excluded &= ~patched
         matched[rows[patched]] = True
         parts["excluded"].append(places[excluded])
         parts["excluded_clock"].append(clock[excluded])
         parts["patched"].append(places[patched])
-        parts["patched_clock"].append(clock[patched] if scope.as_it_was else np.full(int(patched.sum()), NEVER))
+        parts["patched_clock"].append(clock[patched])
         parts["rows"].append(rows[patched])
         changed = excluded | patched
+        parts["events"].append(columns.event_id[changed])
+        parts["owners"].append(columns.user_id[changed])
+        if patched.any():
+            arrivals = np.maximum(np.maximum.accumulate(columns.timestamp), arrival)
+            times = patch.events.column("event_time").to_numpy()[rows[patched]] if patch is not None else np.empty(0, np.int64)
+            future += int((times - settings.clock_skew_ms > arrivals[patched]).sum())
+        arrival = max(arrival, columns.timestamp.max(initial=0))
         parts["users"].append(np.unique(columns.user_id[changed]))
         if changed.any():
             times = columns.event_time[changed]
@@ -156,6 +173,10 @@ def scan(
     unmatched = (
         np.array([list(key) for key in patch.keys[~matched]], np.int64).reshape(-1, 2) if patch is not None else np.empty((0, 2), np.int64)
     )
+    pinned, pinned_clock = np.empty(0, np.int64), np.empty(0, np.int64)
+    if scope.as_it_was and len(together["events"]):
+        changed = np.concatenate([together["excluded"], together["patched"]])
+        pinned, pinned_clock = _pinned(settings, vocabulary, log, partition, history, together["events"], together["owners"], changed)
     return Found(
         together["excluded"],
         together["excluded_clock"],
@@ -166,7 +187,51 @@ def scan(
         _bounds(together["offsets"]),
         _bounds(together["times"]),
         unmatched,
+        pinned,
+        pinned_clock,
+        future,
     )
+
+
+def moved_by(done: JudgedBatch) -> np.ndarray:
+    """The time by which each record may have moved the watermark, -NEVER for none: int64[n]."""
+    own = np.where(done.judged.status == ACCEPTED, done.columns.event_time, NO_CLOCK)
+    return np.where(done.clock == NEVER, own, done.clock) if len(done.clock) else own
+
+
+def _pinned(
+    settings: Settings,
+    vocabulary: Vocabulary,
+    log: Log,
+    partition: int,
+    history: History,
+    events: np.ndarray,
+    owners: np.ndarray,
+    changed: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Other records of the same events: they may become duplicates, or cease to be, and must move the watermark as they did.
+
+    Parameters
+    ----------
+    events, owners : int64[n]
+        event_id and user_id of what is changed.
+    changed : int64[n]
+        Places of what is changed.
+    """
+    judge = Judge(settings, vocabulary, partition, history)
+    keys = set(zip(events.tolist(), owners.tolist(), strict=True))
+    places, clocks, at, end = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0, log.end_position(partition)
+    while at < end and (batches := read_before(log, end, partition, at, settings.batch_records)):
+        done = judge.judge(batches)
+        near = np.flatnonzero(np.isin(done.columns.event_id, events) & ~done.columns.bad)
+        pairs = zip(done.columns.event_id[near].tolist(), done.columns.user_id[near].tolist(), strict=True)
+        same = near[np.fromiter((pair in keys for pair in pairs), np.bool_, len(near))]
+        here = places_of(done.offsets)[same]
+        others = ~np.isin(here, changed)
+        places.append(here[others])
+        clocks.append(moved_by(done)[same][others])
+        at = batches[-1].end_offset
+    return np.concatenate(places), np.concatenate(clocks)
 
 
 def _bounds(values: np.ndarray) -> tuple[int, int] | None:

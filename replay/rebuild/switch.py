@@ -20,7 +20,7 @@ from flows.open_log import open_log
 from flows.outputs import ACTIONS, CORRECTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings
 from flows.state.actions_task import ActionsTask
-from flows.state.corrected_task import corrected_entry
+from flows.state.corrected_task import corrected_entry, recorded_entry
 from flows.state.handover import task_taken
 from flows.state.store import TaskView
 from flows.state.task import task_path
@@ -88,13 +88,16 @@ class Switch:
                         corrections[part.partition] = made
                 if corrections:
                     self._record(corrections, logs[REVISITS])
+            own = [part.partition for part in self._rebuild.plan.parts if part.flow == ACTIONS]
+            revisits = logs[REVISITS]
+            revisits.append([], ledger=[recorded_entry(revisits, partition, self._generation) for partition in own if self.recorded()])
             for part in self._rebuild.plan.parts:
                 self._replace(part)
                 if part.flow == ACTIONS:
                     # Puts out what the correction changes.
                     self._open(part, logs).close()
         self._workplace.discard()
-        return Switched(corrections, sum(len(c.emitted) for c in corrections.values()))
+        return Switched(corrections, sum(int((c.emitted.column("weight").to_numpy() != 0).sum()) for c in corrections.values()))
 
     def _open(self, part: Part, logs: dict[str, Log]) -> ActionsTask:
         outputs = {name: logs[name] for name in (REVISITS, LATE, DEADLETTERS)}

@@ -22,8 +22,8 @@ def decide(
     Parameters
     ----------
     events : DataFrame
-        Columns partition, offset, user_id, event_id, event_time, timestamp and any others; optionally ``bad`` (malformed: only the
-        timestamp counts), and ``clock`` (the event time by which a record moves the watermark, be it bad or not; NA: its own, if it is accepted).
+        Columns partition, offset, user_id, event_id, event_time, timestamp and any others; optionally ``bad`` (malformed: only the timestamp
+        counts), and ``clock`` (the event time by which a record moves the watermark, whatever becomes of it; NA: its own, if it is accepted).
     allowed_lateness_ms, dedup_horizon_ms, clock_skew_ms : int
         L, H and S.
     partitions : int, optional
@@ -60,8 +60,6 @@ def decide(
         w_before[i] = w
         if bad[i]:
             status[i] = "bad"
-            if clock[i] is not None:
-                w_of[p] = clock[i] if w is None else max(w, clock[i])
         elif partitions is not None and home[user[i]] != p:
             status[i] = "wrong_partition"
         elif t > arrival + clock_skew_ms:
@@ -71,9 +69,12 @@ def decide(
         else:
             status[i] = "accepted"
             late[i] = w is not None and t < w - allowed_lateness_ms
-            moves = t if clock[i] is None else clock[i]
-            w_of[p] = moves if w is None else max(w, moves)
+            if clock[i] is None:
+                w_of[p] = t if w is None else max(w, t)
             newest_of[key] = max(newest_of.get(key, t), t)
+
+        if clock[i] is not None:
+            w_of[p] = clock[i] if w is None else max(w, clock[i])
 
     decided = events.assign(
         status=np.array(status, dtype=object),

@@ -97,7 +97,11 @@ def excluded(events: pd.DataFrame, mask: np.ndarray) -> pd.DataFrame:
 
 def excluded_as_it_was(events: pd.DataFrame, mask: np.ndarray, partitions: int, until: int) -> pd.DataFrame:
     """The same, where the watermark moves as it did."""
-    fate = decide(events.iloc[:until], partitions=partitions)["status"].reindex(events.index)
-    clock = pd.array(np.where(mask & (fate == "accepted").to_numpy(), events["event_time"], 0), dtype="Int64")
-    clock[~(mask & (fate == "accepted").to_numpy())] = pd.NA
+    accepted = (decide(events.iloc[:until], partitions=partitions)["status"].reindex(events.index) == "accepted").to_numpy()
+    keys = set(zip(events["user_id"][mask], events["event_id"][mask], strict=True))
+    # Others of the same event, which may become accepted, move it as they did too.
+    same = np.array([key in keys for key in zip(events["user_id"], events["event_id"], strict=True)]) & ~events["bad"].to_numpy()
+    same &= np.arange(len(events)) < until
+    clock = pd.array(np.where(accepted, events["event_time"], -(2**62)), dtype="Int64")
+    clock[~same] = pd.NA
     return excluded(events, mask).assign(clock=clock)

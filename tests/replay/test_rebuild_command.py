@@ -262,8 +262,16 @@ def test_what_cannot_be_is_refused(site: Poisoned, tmp_path: Path) -> None:
     tidemark(*EXCLUDE, data=data, **SMALL)
     assert "a rebuild has been begun (exclude producer == 'v13')" in refused(*EXCLUDE, data=data)
     assert "--resume goes alone" in refused(*rebuild, "--resume", "--undo", 1, data=data)
+    tidemark(*rebuild, "--discard", "--dry-run", data=data, **SMALL)
+    assert (data / "rebuild" / "plan.json").exists()
+    # As a kill in the middle of --discard leaves it: the next one begins anew, not with states of the other plan.
+    (data / "rebuild" / "plan.json").unlink()
+    tidemark(*rebuild, "--exclude", "action == 'closeup'", data=data, **SMALL)
+    (data / "rebuild" / "plan.json").write_text("{")
+    assert "--discard it and begin again" in refused(*rebuild, "--resume", data=data)
     tidemark(*rebuild, "--discard", data=data, **SMALL)
     assert not (data / "rebuild" / "plan.json").exists()
+    assert "can't narrow it" in refused(*rebuild, "--undo", 1, "--user", 5, data=data)
     assert not (data / "logs" / f"{CORRECTIONS}.db").exists() or not History.of(settings_of(data), 0).corrections
 
 
@@ -280,6 +288,34 @@ def test_of_two_who_correct_at_once_one_is_refused(site: Poisoned, tmp_path: Pat
     tidemark("replay", "rebuild", "--discard", data=data, **SMALL)
     tidemark("run", data=data, **SMALL)
     assert json.loads(tidemark("replay", "verify", "--json", data=data, **SMALL).out)["problems"] == []
+
+
+def test_corrections_that_are_lost_are_missed(site: Poisoned, tmp_path: Path) -> None:
+    """Nothing goes on without them: what they took out would come back."""
+    data = Path(shutil.copytree(site.data, tmp_path / "data"))
+    tidemark(*EXCLUDE, "--yes", data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
+    tidemark("archive", "run", data=data, **SMALL)
+    for file in data.glob("logs/corrections.db*"):
+        file.unlink()
+    shutil.rmtree(data / "state" / ACTIONS / "0001")
+    for command in (("run",), ("replay", "restore", "--all"), EXCLUDE):
+        said = tidemark(*command, data=data, code=None, **SMALL)
+        assert said.code != 0
+        assert "corrections" in said.err
+    assert json.loads(tidemark("replay", "verify", "--json", data=data, code=1, **SMALL).out)["problems"]
+    tidemark("replay", "restore", "--log", CORRECTIONS, data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
+    check_clean(site, data, tmp_path)
+
+
+def test_what_another_plan_has_made_is_not_taken(site: Poisoned, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(site.data, tmp_path / "data"))
+    tidemark("replay", "rebuild", "--exclude", "action == 'save'", data=data, **SMALL)
+    (data / "rebuild" / "plan.json").unlink()
+    tidemark(*EXCLUDE, "--yes", data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
+    check_clean(site, data, tmp_path)
 
 
 def test_tasks_made_anew_say_the_same(site: Poisoned, tmp_path: Path) -> None:
