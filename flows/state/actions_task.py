@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class JudgedBatch:
     judged: Judged
     offsets: np.ndarray
     before: int | None
-    clock: np.ndarray
+    clock: np.ndarray = field(default_factory=lambda: NO_CLOCK)
 
     @cached_property
     def arrival(self) -> np.ndarray:

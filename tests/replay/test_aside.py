@@ -179,7 +179,7 @@ def restore(data: Path, *arguments: object, code: int = 0) -> Any:
     return done.json() if code == 0 else done.err
 
 
-@pytest.mark.parametrize(("flow", "workers"), [(ACTIONS, 1), (ACTIONS, 2), (REVISITS, 2)])
+@pytest.mark.parametrize(("flow", "workers"), [(ACTIONS, 1), pytest.param(ACTIONS, 2, marks=pytest.mark.soak), (REVISITS, 2)])
 def test_a_damaged_task_is_set_aside_and_restored_while_others_go_on(
     data: Path, files: list[Path], flow: str, workers: int, tmp_path: Path
 ) -> None:
@@ -259,7 +259,7 @@ def test_a_run_that_is_stopped_while_a_task_is_aside_says_so(data: Path) -> None
         assert live.said(f"{ACTIONS}/{DAMAGED} was left out") == 1
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_a_bounded_run_does_what_there_is_and_fails(data: Path, files: list[Path], workers: int, tmp_path: Path) -> None:
     lose_a_table(data, ACTIONS, DAMAGED)
     lose_a_table(data, REVISITS, DAMAGED)

@@ -105,7 +105,7 @@ def test_an_archive_with_a_hole_is_said_and_what_it_lacks_is_not_put_back(
     check(site, data, tmp_path)
 
 
-@pytest.mark.parametrize("size", [0, 4_000])
+@pytest.mark.parametrize("size", [pytest.param(0, marks=pytest.mark.soak), 4_000])
 @pytest.mark.parametrize("command", [("checkpoint",), ("restore", "--all", "--no-run"), ("restore", "--log", "revisits")])
 def test_files_that_may_not_grow_are_an_error_and_no_damage(site: Site, command: tuple[str, ...], size: int, tmp_path: Path) -> None:
     """A disk that is full in the middle, as far as that can be made without the rights that mounting needs."""
