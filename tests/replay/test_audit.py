@@ -21,7 +21,7 @@ from flows import stopping
 from flows.archive import writing
 from flows.kernels.layout import TILE_COLUMNS
 from flows.log import Log
-from flows.outputs import ACTIONS, REVISITS
+from flows.outputs import ACTIONS, OUTPUTS, REVISITS
 from flows.partition import partition_of
 from flows.settings import HOUR_MS, Settings
 from flows.state import tables
@@ -31,6 +31,7 @@ from flows.state.store import TaskStore, TaskView
 from flows.state.tables import LONGEST_WINDOW_MS
 from flows.state.tables import REVISITS as REVISITS_TABLE
 from flows.state.task import task_path
+from replay.arrived import Arrived
 from replay.audit import pace as pacing
 from replay.audit.audit import Audited, Auditor
 from replay.audit.compare import differences
@@ -268,8 +269,8 @@ def test_rows_that_are_whole_and_wrong_are_found(settings: Settings, task: TaskN
     assert mismatch.position == found[str(task)].position
     assert wrong(audited(settings, str(task))) == wrong(found)
     # No checksum finds it.
-    logs = {flow: driving.open_log(settings, flow) for flow in (ACTIONS, REVISITS)}
-    assert not list(verify_state(settings, settings.load_vocabulary(), task, logs, lambda size: None))
+    logs = {name: driving.open_log(settings, name) for name in (ACTIONS, *OUTPUTS)}
+    assert not list(verify_state(settings, settings.load_vocabulary(), task, logs, Arrived(logs), lambda size: None))
     for log in logs.values():
         log.close()
 
