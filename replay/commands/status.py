@@ -41,20 +41,27 @@ def status(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
         told = [asdict(row) | {"to_replay": row.to_replay, "archive": asdict(archived[row.task])} for row in rows]
         click.echo(json.dumps({"place": place.url, "tasks": told, "corrections": [asdict(one) for one in corrections]}))
         return
-    table = Table(title=f"Checkpoints in {place.url}", title_justify="left", box=box.SIMPLE)
-    for name in ("task", "position", "kept", "newest", "made", "to replay", "log end", "archived to", "gaps"):
-        table.add_column(name, justify="left" if name in ("task", "made") else "right", no_wrap=True)
+    columns = ["task", "position", "kept", "newest", "made", "to replay", "log end"]
+    # A terminal of 80 columns has no room for what says nothing.
+    with_archive = any(one.segments for one in archived.values())
+    table = Table(title=f"Checkpoints in {place.url}", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for name in [*columns, "archived to", "gaps"] if with_archive else columns:
+        table.add_column(name, justify="left" if name in ("task", "made") else "right", no_wrap=name == "task", overflow="fold")
     for row in rows:
-        position, newest = (f"{number:,}" if number is not None else "-" for number in (row.position, row.newest))
+        cells = [row.task, _number(row.position), str(row.checkpoints), _number(row.newest), moment(row.made_at)]
+        cells += [_number(row.to_replay), _number(row.log_end)]
         in_archive = archived[row.task]
-        more = (f"{number:,}" for number in (row.to_replay, row.log_end, in_archive.end, len(in_archive.missing)))
-        table.add_row(row.task, position, str(row.checkpoints), newest, moment(row.made_at), *more)
+        table.add_row(*cells, *((_number(in_archive.end), str(len(in_archive.missing))) if with_archive else ()))
     Console().print(table)
     for row in rows:
         if row.problem is not None:
             click.echo(f"{row.task}: {row.problem}")
     if corrections:
         _print_corrections(corrections)
+
+
+def _number(number: int | None) -> str:
+    return f"{number:,}" if number is not None else "-"
 
 
 def _print_corrections(corrections: list[Listed]) -> None:

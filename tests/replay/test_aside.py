@@ -18,6 +18,7 @@ from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings
 from flows.state.handover import task_taken
+from flows.state.lock import run_is_on
 from flows.state.store import TaskView
 from flows.state.task import task_path
 from tests.processes import (
@@ -88,6 +89,11 @@ class Live:
         assert self.process.stderr is not None
         self._reading = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)  # type: ignore[arg-type]
         self._reading.start()
+
+    def begins(self) -> None:
+        """Wait until the data directory is its own."""
+        await_true(lambda: run_is_on(self.settings.state) or self.process.poll() is not None, "it has begun")
+        assert self.process.poll() is None, "".join(self.lines)
 
     def says(self, text: str, times: int = 1) -> None:
         """Wait until it has said something."""
@@ -385,6 +391,7 @@ def test_a_run_that_is_killed_while_somebody_has_a_task(data: Path, files: list[
 def test_two_operators_at_once(data: Path, files: list[Path], tmp_path: Path) -> None:
     """Beside a run and without one: the second is told whose task it is, and the first is done in peace."""
     with living(data, "--follow") as live, task_taken(live.settings, ACTIONS, DAMAGED):
+        live.begins()
         assert f"task {ACTIONS}/{DAMAGED} is being replaced by another command (process {os.getpid()})" in restore(
             data, "--task", f"{ACTIONS}/{DAMAGED}", code=1
         )
