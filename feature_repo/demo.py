@@ -87,7 +87,9 @@ def demo(settings: Settings, events: int, users: int, seed: int, workers: int, o
     report = out / "report.html"
     write_html(found, report)
     console.rule("Done")
-    console.print(f"In {time.monotonic() - started:.0f} s: {done.events:,} events at {throughput.per_second:,.0f}/s on {done.workers} worker(s).")
+    console.print(
+        f"In {time.monotonic() - started:.0f} s: {done.events:,} events at {throughput.per_second:,.0f}/s on {done.workers} worker(s)."
+    )
     console.print(f"The report with plots: [bold]{report}[/bold] (open it in a browser)")
     console.print("Try next:")
     # As it was called, where the environment isn't active.

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.corrections.overlay import Overlay
-from flows.corrections.record import EMITTED_SCHEMA, PLACE_BITS, Correction, read_corrections
+from flows.corrections.record import EMITTED_SCHEMA, Correction, read_corrections
 from flows.decode import Decoder
 from flows.log import Log
 from flows.open_log import log_exists, open_log
@@ -65,6 +65,14 @@ class History:
             return cls.read(log, partition)
 
     @classmethod
+    def every(cls, settings: Settings) -> list[History]:
+        """Of all partitions, as the CORRECTIONS log has them now."""
+        if not log_exists(settings, CORRECTIONS):
+            return [cls() for _ in range(settings.partitions)]
+        with open_log(settings, CORRECTIONS, read_only=True) as log:
+            return [cls.read(log, partition) for partition in range(settings.partitions)]
+
+    @classmethod
     def read(cls, log: Log, partition: int) -> History:
         """The same, of an open log."""
         return cls(read_corrections(log, partition))
@@ -98,8 +106,8 @@ class History:
         """Up to which position a state that reflects an earlier correction is right now: the first offset at which it makes a difference."""
         then, now = self.in_force(corrected_to), self.in_force(self.generation)
         numbers = {c.generation for c in then} ^ {c.generation for c in now}
-        firsts = [int(c.places().min()) >> PLACE_BITS for c in self.corrections if c.generation in numbers and len(c.places())]
-        return min(firsts, default=int(np.iinfo(np.int64).max))
+        firsts = (c.made.first for c in self.corrections if c.generation in numbers)
+        return min((first for first in firsts if first is not None), default=int(np.iinfo(np.int64).max))
 
     def gone_out(self, log: str, destination: int, applied: int) -> GoneOut:
         """What the first `applied` records of this partition's task in a partition of a log are."""

@@ -29,34 +29,32 @@ class Overlay:
     def __init__(self, corrections: Sequence[Correction], decoder: Decoder) -> None:
         events = [c.events for c in corrections if len(c.events)]
         self._raw = events
+        self._texts: dict[str, pa.ChunkedArray] = {}
         self._events = decoder.decode(*events) if events else None
-        places, clocks, rows, begins = [], [], [], 0
+        self._places = self._clocks = self._rows = np.empty(0, np.int64)
+        begin = 0
         for c in corrections:
-            places += [c.excluded, c.patched]
-            clocks += [c.excluded_clock, c.patched_clock]
-            rows += [np.full(len(c.excluded), _EXCLUDED), begins + np.arange(len(c.patched))]
-            begins += len(c.patched)
+            self._add(c.excluded, c.excluded_clock, np.full(len(c.excluded), _EXCLUDED))
+            self._add(c.patched, c.patched_clock, begin + np.arange(len(c.patched)))
+            begin += len(c.patched)
             # What is said of a record's clock alone leaves what an earlier correction has made of the record.
-            earlier = np.concatenate([np.empty(0, np.int64), *places])
-            kinds = np.concatenate([np.empty(0, np.int64), *rows])
-            order = np.argsort(earlier, kind="stable")
-            at = np.searchsorted(earlier[order], c.pinned, "right") - 1
-            known = (at >= 0) & (earlier[order][np.maximum(at, 0)] == c.pinned) if len(earlier) else np.zeros(len(c.pinned), np.bool_)
-            kept = kinds[order][np.maximum(at, 0)] if len(earlier) else np.zeros(len(c.pinned), np.int64)
-            places.append(c.pinned)
-            clocks.append(c.pinned_clock)
-            rows.append(np.where(known, kept, _PINNED))
-        place = np.concatenate([np.empty(0, np.int64), *places])
-        # The last of each: a stable sort keeps them in order.
-        order = np.argsort(place, kind="stable")
-        last = order[np.flatnonzero(np.diff(place[order], append=np.int64(-1)))]
-        self._places = place[last]
-        self._clocks = np.concatenate([np.empty(0, np.int64), *clocks])[last]
-        self._rows = np.concatenate([np.empty(0, np.int64), *rows])[last]
+            at = np.searchsorted(self._places, c.pinned)
+            known = np.append(self._places, -1)[at] == c.pinned
+            self._add(c.pinned, c.pinned_clock, np.where(known, np.append(self._rows, _PINNED)[at], _PINNED))
         self._clocked = bool((self._clocks != NEVER).any())
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def _add(self, places: np.ndarray, clocks: np.ndarray, rows: np.ndarray) -> None:
+        """Say something of records, in place of what was said of them before."""
+        place = np.concatenate([self._places, places])
+        # The last of each: a stable sort keeps them in order.
+        order = np.argsort(place, kind="stable")
+        last = order[np.flatnonzero(np.diff(place[order], append=np.int64(-1)))]
+        self._places = place[last]
+        self._clocks = np.concatenate([self._clocks, clocks])[last]
+        self._rows = np.concatenate([self._rows, rows])[last]
 
     def apply(self, columns: Columns, offsets: np.ndarray) -> np.ndarray:
         """Correct consecutive records in place.
@@ -91,8 +89,9 @@ class Overlay:
         at, rows = at[rows >= 0], rows[rows >= 0]
         if not len(at):
             return at, []
-        column = pa.chunked_array([events.column(field).cast(pa.string()) for events in self._raw], pa.string())
-        return at, column.take(pa.array(rows)).to_pylist()
+        if field not in self._texts:
+            self._texts[field] = pa.chunked_array([events.column(field).cast(pa.string()) for events in self._raw], pa.string())
+        return at, self._texts[field].take(pa.array(rows)).to_pylist()
 
     def _found(self, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which of consecutive records something is said of, and what: indexes into them, and into what is said."""
@@ -110,7 +109,4 @@ class Overlay:
             return
         for name in _NUMBERS:
             getattr(columns, name)[at] = getattr(self._events, name)[rows]
-        columns.bad[at] = False
-        for i in at.tolist():
-            columns.faults.pop(i, None)
         columns.topics = {**columns.topics, **self._events.topics}

@@ -30,12 +30,14 @@ SCHEMA = pa.schema(
     ]
 )
 _EXCLUDED, _PATCHED, _PINNED, _EMITTED, _MADE = "excluded", "patched", "pinned", "emitted", "made"
-# Of a piece, before compression: with what a broker adds it has to stay below a message of a MiB.
+# Of a piece: with what a broker adds it has to stay below a message of a MiB.
 _PIECE_BYTES = 512 << 10
 _IPC = pa.ipc.IpcWriteOptions(compression="zstd")
 _READ = 64
 # A record's place: its offset, and which of the records that share that offset it is.
 PLACE_BITS = 20
+NO_MOVE = -NEVER
+"""As the time by which a record moves the watermark: it doesn't."""
 
 EMITTED_SCHEMA = pa.schema(
     [
@@ -62,8 +64,8 @@ class Made:
         long as it has not.
     sequences, sequences_after : dict of log name to list of int
         The task's numbers at that position, before and after what went out because of the correction.
-    first : int
-        The least offset of a record that it changes; the position where there is none.
+    first : int or None
+        No state behind this offset is right that doesn't reflect it; None where it changes no record.
     undoes : tuple of int
         Corrections that no longer count.
     reason : str
@@ -80,7 +82,7 @@ class Made:
     position: int | None = None
     sequences: dict[str, list[int]] = field(default_factory=dict)
     sequences_after: dict[str, list[int]] = field(default_factory=dict)
-    first: int = 0
+    first: int | None = None
     undoes: tuple[int, ...] = ()
     author: str = ""
     made_at: int = 0
@@ -165,6 +167,10 @@ def read_corrections(log: Log, partition: int) -> list[Correction]:
     rows: list[dict[str, Any]] = []
     at, end = log.start_positions()[partition], log.end_position(partition)
     where = f"log '{CORRECTIONS}', partition {partition}"
+    if at:
+        raise CorruptionError(
+            f"{where}, begins at offset {at}: without its first corrections, records that they took out would count again; bring back its archive"
+        )
     while at < end:
         batches = read_before(log, end, partition, at, _READ)
         if not batches:
@@ -227,10 +233,25 @@ def _cut(batch: pa.RecordBatch) -> Iterator[bytes]:
         return
     rows = max(1, len(batch) * _PIECE_BYTES // max(1, batch.nbytes))
     for start in range(0, len(batch), rows):
+        piece = _alone(batch.slice(start, rows))
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema, options=_IPC) as writer:
-            writer.write_batch(batch.slice(start, rows))
-        yield sink.getvalue().to_pybytes()
+        with pa.ipc.new_stream(sink, piece.schema, options=_IPC) as writer:
+            writer.write_batch(piece)
+        if sink.tell() > _PIECE_BYTES and len(piece) > 1:
+            half = len(piece) // 2
+            yield from _cut(piece.slice(0, half))
+            yield from _cut(piece.slice(half))
+        else:
+            yield sink.getvalue().to_pybytes()
+
+
+def _alone(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A slice with no more texts in its dictionaries than it needs."""
+    columns = [
+        column.dictionary_decode().dictionary_encode().cast(field.type) if pa.types.is_dictionary(field.type) else column
+        for column, field in zip(batch.columns, batch.schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
 def places_of(offsets: np.ndarray) -> np.ndarray:
@@ -243,6 +264,3 @@ def places_of(offsets: np.ndarray) -> np.ndarray:
     """
     first = np.searchsorted(offsets, offsets, "left") if len(offsets) and not (np.diff(offsets) > 0).all() else np.arange(len(offsets))
     return (offsets << PLACE_BITS) | (np.arange(len(offsets)) - first)
-
-
-NO_CLOCK = -NEVER

@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 
 from flows import stopping
 from flows.dataflow.lifecycle import Keeper, Lifecycle
 from flows.dataflow.progress import tell
 from flows.errors import LockedError, StateError
-from flows.state.task_lock import Neighbours
+from flows.state.task_lock import is_wanted, last_held
 
 # Seconds. How often it is looked whether somebody wants the task, at most; and whether whoever has it is done.
 _LOOK, _LOOK_AWAY = 0.5, 0.2
@@ -87,8 +88,8 @@ class Holding:
         Opens it.
     lifecycle : Lifecycle
     left_out : LeftOut
-    neighbours : Neighbours, optional
-        Who else may come for the task.
+    path : Path, optional
+        Of the task's state, for which others may come.
     follow : bool
         Open it again now and then if it was set aside; otherwise only once somebody has had it.
 
@@ -105,7 +106,7 @@ class Holding:
         make: Callable[[], Keeper],
         lifecycle: Lifecycle,
         left_out: LeftOut,
-        neighbours: Neighbours | None = None,
+        path: Path | None = None,
         follow: bool = False,
     ) -> None:
         self._name = name
@@ -113,7 +114,7 @@ class Holding:
         self._make = make
         self._lifecycle = lifecycle
         self._left_out = left_out
-        self._neighbours = neighbours
+        self._path = path
         self._follow = follow
         left_out.begin()
         self._opening: Future[Keeper] | None = lifecycle.open(make)
@@ -130,15 +131,6 @@ class Holding:
     def comes_back(self) -> bool:
         """Whether it is away only for as long as somebody else has it."""
         return self.away and self._again_at == 0.0
-
-    @property
-    def looks_around(self) -> bool:
-        """Whether it must be asked for the task now and then even where there is nothing to do.
-
-        Not as long as the task is there: its source asks for it where somebody wants it, until its input has ended; then it is closed soon. Sources
-        are woken as they are needed, and whoever else is woken costs time and some ms of freshness.
-        """
-        return self.away
 
     def task(self, needed: bool) -> Keeper | None:
         """The task, if it is open; where it is `needed`, its first opening is waited for.
@@ -183,7 +175,7 @@ class Holding:
     def caught_up(self) -> None:
         """The task has read what it was not there for."""
         self.away = False
-        self._left_out.say(f"{self._name} has caught up", caught_up=self._name)
+        self._left_out.say(f"{self._name} has caught up")
 
     def lose(self, error: StateError) -> None:
         """The open task's state is damaged: abandon it."""
@@ -250,18 +242,18 @@ class Holding:
         self._leave(0.0)
 
     def _say_taken(self) -> None:
-        self._left_out.say(f"{self._name} is in the hands of another command, and all other tasks go on", taken=self._name)
+        self._left_out.say(f"{self._name} is in the hands of another command, and all other tasks go on")
 
     def _wanted(self) -> bool:
-        return self._neighbours is not None and self._neighbours.want_it()
+        return self._path is not None and is_wanted(self._path)
 
-    def _neighbours_held(self) -> int:
-        return self._neighbours.last_held() if self._neighbours is not None else 0
+    def _held(self) -> int:
+        return last_held(self._path) if self._path is not None else 0
 
     def _leave(self, again_at: float) -> None:
         self._again_at = again_at
         self._look_at = 0.0
-        self._last_held = self._neighbours_held()
+        self._last_held = self._held()
         self._said_back = False
         self.away = True
 
@@ -276,7 +268,7 @@ class Holding:
             self._settle_leaving()
         if self._wanted():
             self._again_at, self._pause = 0.0, _PAUSE
-        elif now >= self._again_at or self._last_held != self._neighbours_held():
+        elif now >= self._again_at or self._last_held != self._held():
             self._again_at = 0.0
             self._opening = self._lifecycle.reopen(self._make)
 

@@ -32,7 +32,7 @@ from flows.state.behind import Lanes
 from flows.state.lock import shared_lock
 from flows.state.revisits_task import RevisitsTask
 from flows.state.task import Task, task_path
-from flows.state.task_lock import Neighbours
+from flows.state.task_lock import is_wanted
 
 FLOWS = (ACTIONS, REVISITS)
 
@@ -161,15 +161,12 @@ class FlowTasks:
 
     def wanted(self, partition: int) -> bool:
         """Whether somebody wants to have a task, of whatever process."""
-        return self._neighbours(partition).want_it()
-
-    def _neighbours(self, partition: int) -> Neighbours:
-        return Neighbours(task_path(self._settings, self._flow, partition))
+        return is_wanted(task_path(self._settings, self._flow, partition))
 
     def _hold(self, partition: int) -> Holding:
-        made = partial(self._make, partition)
+        made, path = partial(self._make, partition), task_path(self._settings, self._flow, partition)
         self._holdings[partition] = holding = Holding(
-            f"{self._flow}/{partition}", partition, made, self._lifecycle, self._left_out, self._neighbours(partition), self._follow
+            f"{self._flow}/{partition}", partition, made, self._lifecycle, self._left_out, path, self._follow
         )
         return holding
 

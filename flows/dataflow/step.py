@@ -49,7 +49,8 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
         return self._look(self._holding), False
 
     def notify_at(self) -> datetime | None:
-        busy = self._waiting or self._settling or (self._holding is not None and self._holding.looks_around)
+        # One that is there is not asked: its source asks where somebody wants it, and whoever else is woken costs some ms of freshness.
+        busy = self._waiting or self._settling or (self._holding is not None and self._holding.away)
         return AT_ONCE if busy else None
 
     def on_notify(self) -> tuple[Iterable[Applied], bool]:

@@ -161,6 +161,7 @@ class ActionsTask(CorrectedTask):
         super().__init__(settings, FLOW, partition, mark, tables.ACTIONS_TABLES, source, outputs, lanes, path=path, history=history)
 
     def _restore(self) -> None:
+        self._refuse_outdated()
         meta = self.store.meta
         self._topics_saved = {int.from_bytes(key[1:], "big", signed=True) for key, _ in self.store.prefixed(TOPIC)}
         sequences = list(meta.anchor_sequences.get(REVISITS, [0] * self._revisit_partitions()))

@@ -26,19 +26,21 @@ from flows.state.behind import Lanes
 from flows.state.runs import Table
 from flows.state.task import Task
 
-
-def corrected_entry(log: Log, partition: int, generation: int) -> LedgerEntry:
-    """What tells later that a log has held what a task put out before a correction: one that was made anew lacks it."""
-    key = f"corrected {partition}"
-    found = log.ledger_entry(key)
-    return LedgerEntry(key, generation, previous=found.done if found is not None else 0)
+HELD, RECORDED = "corrected", "recorded"
+"""What the ledger of REVISITS tells of a task: that the log has held what went out before a correction, which one that was made anew lacks; and that
+a correction has been recorded, so that a log of corrections without it has lost it."""
 
 
-def recorded_entry(log: Log, partition: int, generation: int) -> LedgerEntry:
-    """What tells later, in a log of output, that a correction has been recorded: a log of corrections that lacks it has lost it."""
-    key = f"recorded {partition}"
-    found = log.ledger_entry(key)
-    return LedgerEntry(key, generation, previous=found.done if found is not None else 0)
+def told_of(revisits: Log, what: str, partition: int) -> int:
+    """The newest correction of which the ledger tells HELD or RECORDED, 0 for none."""
+    entry = revisits.ledger_entry(f"{what} {partition}")
+    return entry.done if entry is not None else 0
+
+
+def tell(revisits: Log, what: tuple[str, ...], partition: int, generation: int) -> None:
+    """Have the ledger tell HELD, RECORDED or both of a correction."""
+    entries = [LedgerEntry(f"{each} {partition}", generation, previous=told_of(revisits, each, partition)) for each in what]
+    revisits.append([], ledger=[entry for entry in entries if entry.previous != generation])
 
 
 def refuse_lost(history: History, revisits: Log, partition: int) -> None:
@@ -48,7 +50,7 @@ def refuse_lost(history: History, revisits: Log, partition: int) -> None:
     ------
     CorruptionError
     """
-    known = recorded_entry(revisits, partition, 0).previous
+    known = told_of(revisits, RECORDED, partition)
     if known > history.generation:
         raise CorruptionError(
             f"log '{CORRECTIONS}', partition {partition}, ends with correction {history.generation}, and correction {known} was made: it has lost "
@@ -87,8 +89,8 @@ class CorrectedTask(Task):
         """Whether nothing goes out, because what a correction has changed goes out later, at once."""
         return self.store.meta.corrected_to > self.store.meta.generation
 
-    def _restore(self) -> None:
-        """Take note of corrections that are newer than the state; refuse a state that they have made wrong."""
+    def _refuse_outdated(self) -> None:
+        """Refuse a state that newer corrections have made wrong, or one that knows more of them than there are."""
         meta, history = self.store.meta, self._history
         right = history.right_up_to(meta.corrected_to)
         if meta.position > right:
@@ -101,6 +103,16 @@ class CorrectedTask(Task):
                 f"state {self.store.path} reflects correction {meta.corrected_to}, but log '{CORRECTIONS}', partition {self.partition}, ends with "
                 f"{history.generation}: the log has lost records; restore it from a copy"
             )
+        newest = history.corrections[-1].made if history.corrections else None
+        if newest is not None and newest.position is not None and meta.generation < newest.generation and meta.position > newest.position:
+            raise StateError(
+                f"state {self.store.path} is at position {meta.position} and has put out nothing of correction {newest.generation}, which took "
+                f"effect at {newest.position}: put the task back with `tidemark replay restore`"
+            )
+
+    def _restore(self) -> None:
+        """Take note of corrections that are newer than the state."""
+        meta, history = self.store.meta, self._history
         if meta.corrected_to == history.generation:
             return
         went_out, meta.corrected_to = not self.muted, history.generation
@@ -111,10 +123,13 @@ class CorrectedTask(Task):
             self.store.commit(batch)
 
     def _check_outbox(self) -> None:
+        if self.muted and self._history.last().made.position is None:
+            # Of a state that is made beside the task's own nothing goes out.
+            return
         refuse_lost(self._history, self.outbox.log(REVISITS), self.partition)
         if not self.muted:
             super()._check_outbox()
-        elif self._history.last().made.position is not None and not self._is_there():
+        elif not self._is_there():
             self._begin_anew()
 
     def _is_there(self) -> bool:
@@ -123,7 +138,7 @@ class CorrectedTask(Task):
         log = self.outbox.log(REVISITS)
         ends = log.end_positions()
         whole = all(end >= n for end, n in zip(ends, before, strict=True)) if log.dense else any(ends) or not any(before)
-        return whole and log.ledger_entry(corrected_entry(log, self.partition, 0).key) is not None
+        return whole and told_of(log, HELD, self.partition) > 0
 
     def _begin_anew(self) -> None:
         """All goes out again, into logs that were made anew: as it is with every correction in force."""
@@ -134,7 +149,9 @@ class CorrectedTask(Task):
             )
         none = {name: [0] * len(numbers) for name, numbers in self.store.meta.sequences.items()}
         number = self._history.generation + 1
-        made = Made(number, "logs made anew", position=0, sequences=none, sequences_after=none, made_at=time.time_ns() // 1_000_000)
+        made = Made(
+            number, "logs made anew", position=0, sequences=none, sequences_after=none, first=0, made_at=time.time_ns() // 1_000_000
+        )
         correction = Correction(made)
         with open_log(self.settings, CORRECTIONS) as log:
             log.append([(self.partition, batch) for batch in correction.to_records()])
@@ -170,6 +187,8 @@ class CorrectedTask(Task):
             )
         self.outbox.check()
         self._anchor_here(batch)
+        # Before the commit: after it nobody would come by here again.
+        tell(self.outbox.log(REVISITS), (HELD, RECORDED), self.partition, correction.generation)
         self.store.commit(batch)
         self.outbox.publish()
 

@@ -84,12 +84,12 @@ class Task:
             self._restore()
             self._check_outbox()
             self.outbox.publish()
+            self.reached = self.position
+            """Next offset to judge."""
+            self._pass()
         except BaseException:
             self.store.close()
             raise
-        self.reached = self.position
-        """Next offset to judge."""
-        self._pass()
 
     @property
     def position(self) -> int:
@@ -157,13 +157,13 @@ class Task:
         """Commit, save the working set, so that the next start replays nothing, and release the task."""
         try:
             self.settle()
+            batch = self.store.batch()
+            deleted = self.outbox.delete_published(batch)
+            if self._anchor(batch) or deleted:
+                self.store.commit(batch)
         except BaseException:
             self.abandon()
             raise
-        batch = self.store.batch()
-        deleted = self.outbox.delete_published(batch)
-        if self._anchor(batch) or deleted:
-            self.store.commit(batch)
         self.store.close()
 
     def abandon(self) -> None:

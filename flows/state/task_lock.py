@@ -73,30 +73,6 @@ def opened_here(path: Path) -> Iterator[None]:
         _taken_here.discard(path.absolute())
 
 
-class Neighbours:
-    """Who else comes for a task, for a run that has it or would have it.
-
-    Parameters
-    ----------
-    path : Path
-        Directory of the task's state.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def want_it(self) -> bool:
-        """Whether somebody asks for the task, or has it, to replace its directory. Where nobody does, this is a look for a file."""
-        return is_wanted(self._path)
-
-    def last_held(self) -> int:
-        """When somebody has last got the task's lock, ns, to compare with; 0: never."""
-        try:
-            return beside(self._path, LOCK).stat().st_mtime_ns
-        except OSError:
-            return 0
-
-
 def beside(path: Path, suffix: str) -> Path:
     """A file beside a task's directory."""
     return path.with_name(path.name + suffix)
@@ -142,8 +118,16 @@ def is_held(file: Path) -> bool:
 
 
 def is_wanted(path: Path) -> bool:
-    """Whether somebody asks for a task, or has it, to replace its directory."""
+    """Whether somebody asks for a task, or has it, to replace its directory. Where nobody does, this is a look for a file."""
     return is_held(beside(path, WANTED))
+
+
+def last_held(path: Path) -> int:
+    """When somebody has last got a task's lock, ns, to compare with; 0: never."""
+    try:
+        return beside(path, LOCK).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def holder(file: Path) -> str:

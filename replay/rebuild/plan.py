@@ -7,13 +7,13 @@ hold the states that are being made.
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import orjson
 import pyarrow as pa
 
-from flows.corrections.record import Correction, Made, correction_of
+from flows.corrections.record import SCHEMA, Correction, Made, correction_of
 from flows.directories import make_directory, sync
 from flows.errors import CorruptionError, DataDirectoryError
 from flows.outputs import ACTIONS
@@ -130,7 +130,7 @@ class Workplace:
         make_directory((self.directory / _CORRECTIONS).absolute())
         for partition, correction in corrections.items():
             path = self._correction(partition)
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, correction.to_records()[0].schema) as writer:
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
                 for batch in correction.to_records():
                     writer.write_batch(batch)
             sync(path)
@@ -141,19 +141,18 @@ class Workplace:
         draft.rename(self.directory / _PLAN)
         sync(self.directory)
 
-    def correction(self, plan: Plan, part: Part) -> Correction | None:
+    def correction(self, part: Part) -> Correction | None:
         """What the correction is in a partition; none of a task that isn't of the actions flow."""
         if part.flow != ACTIONS:
             return None
         try:
             with pa.memory_map(str(self._correction(part.partition))) as file:
                 records = pa.ipc.open_file(file).read_all().to_pylist()
-        except (OSError, pa.ArrowInvalid) as error:
+            return correction_of(records, f"rebuild in {self.directory}")
+        except (OSError, pa.ArrowInvalid, CorruptionError) as error:
             raise CorruptionError(
                 f"{self._correction(part.partition)} can't be read ({error}): --discard the rebuild and begin again"
             ) from error
-        found = correction_of(records, f"rebuild in {self.directory}")
-        return replace(found, made=plan.made())
 
     def _correction(self, partition: int) -> Path:
         return self.directory / _CORRECTIONS / f"{partition:04d}.arrow"

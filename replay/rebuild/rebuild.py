@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.corrections.history import History
-from flows.corrections.record import EMITTED_SCHEMA, PLACE_BITS, Correction
+from flows.corrections.record import EMITTED_SCHEMA, Correction
 from flows.errors import DataDirectoryError
 from flows.features import PIN_COUNTERS
 from flows.kernels.reads import counters
@@ -92,7 +92,7 @@ class Rebuild:
 
     def _draft(self, part: Part) -> Draft:
         if self._corrections is None:
-            correction = self._workplace.correction(self.plan, part)
+            correction = self._workplace.correction(part)
         else:
             correction = self._corrections.get(part.partition) if part.flow == ACTIONS else None
         history = History()
@@ -270,7 +270,6 @@ def taking_effect(
         position=position,
         sequences={name: list(n) for name, n in sequences.items()},
         sequences_after=numbered(sequences, emitted),
-        first=int(correction.places().min()) >> PLACE_BITS if len(correction.places()) else position,
         time=as_of,
     )
     return replace(correction, made=made, emitted=emitted)

@@ -135,22 +135,22 @@ def plan(
         for partition, span in spans.items():
             history = _with_undone(histories[partition], made)
             found[partition] = scan(
-                settings, vocabulary, log, partition, history, span, condition, patches.get(partition), request.scope, progress
+                settings, vocabulary, log, partition, history, made.made(), span, condition, patches.get(partition), request.scope, progress
             )
         _check_patch(request, patches, found)
     for partition in partitions:
         here = found.get(partition)
         if partition not in undone and not here:
             continue
-        corrections[partition] = _correction(made, here)
+        corrections[partition] = here.correction if here else Correction(made.made())
         parts.append(
             Part(
                 ACTIONS,
                 partition,
                 log.end_position(partition),
                 _span(log, partition, request),
-                len(here.excluded) if here else 0,
-                len(here.patched) if here else 0,
+                len(here.correction.excluded) if here else 0,
+                len(here.correction.patched) if here else 0,
                 len(here.users) if here else 0,
             )
         )
@@ -174,7 +174,7 @@ def _anew(
         log = logs[task.flow]
         before = request.begin(log, task.partition) if request.begin is not None else 0
         parts.append(Part(task.flow, task.partition, log.end_position(task.partition), (before, before), before=before))
-    corrections = {part.partition: _correction(made, None) for part in parts if part.flow == ACTIONS}
+    corrections = {part.partition: Correction(replace(made.made(), first=part.before)) for part in parts if part.flow == ACTIONS}
     return replace(made, parts=tuple(parts)), corrections, {}
 
 
@@ -196,21 +196,6 @@ def _span(log: Log, partition: int, request: Request) -> tuple[int, int]:
     begin = request.begin(log, partition) if request.begin is not None else start
     until = request.end(log, partition) if request.end is not None else end
     return min(max(begin, start), end), max(min(until, end), min(max(begin, start), end))
-
-
-def _correction(made: Plan, found: Found | None) -> Correction:
-    if found is None:
-        return Correction(made.made())
-    return Correction(
-        made.made(),
-        found.excluded,
-        found.excluded_clock,
-        found.patched,
-        found.patched_clock,
-        found.events,
-        found.pinned,
-        found.pinned_clock,
-    )
 
 
 def _with_undone(history: History, made: Plan) -> History:

@@ -1,16 +1,16 @@
-"""Which records a correction changes: one pass over a partition of the log, decoded as the flow does it."""
+"""Which records a correction changes: a partition of the log gone through, decoded as the flow does it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from flows.corrections.history import History
-from flows.corrections.record import NO_CLOCK, places_of
+from flows.corrections.record import NO_MOVE, PLACE_BITS, Correction, Made, places_of
 from flows.errors import CorruptionError
 from flows.events import EVENT_SCHEMA
 from flows.kernels.layout import ACCEPTED, NEVER
@@ -50,8 +50,8 @@ class Found:
 
     Attributes
     ----------
-    excluded, excluded_clock, patched, patched_clock, events
-        Of `flows.corrections.record.Correction`.
+    correction : Correction
+        That says so of them; it has not taken effect.
     users : int64[n]
         Whose events they are, ascending.
     offsets : (int, int) or None
@@ -60,27 +60,19 @@ class Found:
         The least and the greatest event time of them, ms.
     unmatched : int64[n, 2]
         event_id, user_id of events of the patch that the log doesn't have.
-    pinned, pinned_clock : int64[k]
-        Of `flows.corrections.record.Correction`.
     future : int
         How many events of the patch lie too far ahead of their arrival to count.
     """
 
-    excluded: np.ndarray
-    excluded_clock: np.ndarray
-    patched: np.ndarray
-    patched_clock: np.ndarray
-    events: pa.RecordBatch
+    correction: Correction
     users: np.ndarray
     offsets: tuple[int, int] | None
     times: tuple[int, int] | None
     unmatched: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
-    pinned: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    pinned_clock: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     future: int = 0
 
     def __len__(self) -> int:
-        return len(self.excluded) + len(self.patched)
+        return len(self.correction.excluded) + len(self.correction.patched)
 
 
 def scan(
@@ -89,6 +81,7 @@ def scan(
     log: Log,
     partition: int,
     history: History,
+    made: Made,
     span: tuple[int, int],
     condition: Filter | None,
     patch: Patch | None,
@@ -103,6 +96,8 @@ def scan(
     ----------
     history : History
         The corrections so far.
+    made : Made
+        What the correction is to be.
     progress : callable
         Called with numbers of offsets.
     """
@@ -177,25 +172,26 @@ def scan(
     if scope.as_it_was and len(together["events"]):
         changed = np.concatenate([together["excluded"], together["patched"]])
         pinned, pinned_clock = _pinned(settings, vocabulary, log, partition, history, together["events"], together["owners"], changed)
+    said = [together[name] for name in ("excluded", "excluded_clock", "patched", "patched_clock")]
     return Found(
-        together["excluded"],
-        together["excluded_clock"],
-        together["patched"],
-        together["patched_clock"],
-        events,
+        beginning(Correction(made, *said, events, pinned, pinned_clock)),
         np.unique(together["users"]),
         _bounds(together["offsets"]),
         _bounds(together["times"]),
         unmatched,
-        pinned,
-        pinned_clock,
         future,
     )
 
 
+def beginning(correction: Correction) -> Correction:
+    """A correction that says from which offset on it makes a difference."""
+    places = correction.places()
+    return replace(correction, made=replace(correction.made, first=int(places.min()) >> PLACE_BITS if len(places) else None))
+
+
 def moved_by(done: JudgedBatch) -> np.ndarray:
     """The time by which each record may have moved the watermark, -NEVER for none: int64[n]."""
-    own = np.where(done.judged.status == ACCEPTED, done.columns.event_time, NO_CLOCK)
+    own = np.where(done.judged.status == ACCEPTED, done.columns.event_time, NO_MOVE)
     return np.where(done.clock == NEVER, own, done.clock) if len(done.clock) else own
 
 

@@ -20,7 +20,7 @@ from flows.open_log import open_log
 from flows.outputs import ACTIONS, CORRECTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings
 from flows.state.actions_task import ActionsTask
-from flows.state.corrected_task import corrected_entry, recorded_entry
+from flows.state.corrected_task import HELD, tell
 from flows.state.handover import task_taken
 from flows.state.store import TaskView
 from flows.state.task import task_path
@@ -88,9 +88,6 @@ class Switch:
                         corrections[part.partition] = made
                 if corrections:
                     self._record(corrections, logs[REVISITS])
-            own = [part.partition for part in self._rebuild.plan.parts if part.flow == ACTIONS]
-            revisits = logs[REVISITS]
-            revisits.append([], ledger=[recorded_entry(revisits, partition, self._generation) for partition in own if self.recorded()])
             for part in self._rebuild.plan.parts:
                 self._replace(part)
                 if part.flow == ACTIONS:
@@ -125,7 +122,8 @@ class Switch:
             task.close()
 
     def _record(self, corrections: dict[int, Correction], revisits: Log) -> None:
-        revisits.append([], ledger=[corrected_entry(revisits, partition, self._generation) for partition in corrections])
+        for partition in corrections:
+            tell(revisits, (HELD,), partition, self._generation)
         records = [(partition, batch) for partition, c in sorted(corrections.items()) for batch in c.to_records()]
         with open_log(self._settings, CORRECTIONS, create=True) as log:
             newest = newest_generation(self._settings)

@@ -15,7 +15,7 @@ from flows.errors import DataDirectoryError, LockedError
 from flows.settings import Settings
 from flows.state import task_lock
 from flows.state.handover import task_taken
-from flows.state.task_lock import LOCK, WANTED, Neighbours, TaskLock, beside, is_wanted
+from flows.state.task_lock import LOCK, WANTED, TaskLock, beside, is_wanted, last_held
 from tests.processes import ROOT
 from tests.state.house import House
 from tests.strategies import adversarial
@@ -121,21 +121,20 @@ def test_who_is_killed_has_let_go(house: House) -> None:
     house.open().close()
     path = house.settings.state / "actions" / "0000"
     operator = taking(house.settings.data)
-    neighbours = Neighbours(path)
-    before = neighbours.last_held()
+    before = last_held(path)
     try:
-        assert neighbours.want_it()
+        assert is_wanted(path)
         with pytest.raises(LockedError, match=f"process {operator.pid}"):
             house.open()
         operator.send_signal(signal.SIGKILL)
         operator.wait()
         assert beside(path, WANTED).exists()
-        assert not neighbours.want_it()
+        assert not is_wanted(path)
         house.open().close()
-        assert neighbours.last_held() > before
+        assert last_held(path) > before
         # What a killed one has left behind is no lock, and is taken away by the next.
         with task_taken(house.settings, "actions", 0):
-            assert neighbours.want_it()
+            assert is_wanted(path)
         assert not beside(path, WANTED).exists()
     finally:
         operator.kill()
