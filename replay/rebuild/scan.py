@@ -172,9 +172,18 @@ def scan(
     if scope.as_it_was and len(together["events"]):
         changed = np.concatenate([together["excluded"], together["patched"]])
         pinned, pinned_clock = _pinned(settings, vocabulary, log, partition, history, together["events"], together["owners"], changed)
-    said = [together[name] for name in ("excluded", "excluded_clock", "patched", "patched_clock")]
+    correction = Correction(
+        made,
+        together["excluded"],
+        together["excluded_clock"],
+        together["patched"],
+        together["patched_clock"],
+        events,
+        pinned,
+        pinned_clock,
+    )
     return Found(
-        beginning(Correction(made, *said, events, pinned, pinned_clock)),
+        _beginning(correction),
         np.unique(together["users"]),
         _bounds(together["offsets"]),
         _bounds(together["times"]),
@@ -183,7 +192,7 @@ def scan(
     )
 
 
-def beginning(correction: Correction) -> Correction:
+def _beginning(correction: Correction) -> Correction:
     """A correction that says from which offset on it makes a difference."""
     places = correction.places()
     return replace(correction, made=replace(correction.made, first=int(places.min()) >> PLACE_BITS if len(places) else None))
