@@ -21,7 +21,7 @@ from flows.partition import partition_of
 from flows.past import Past, PastUsers, labels_at
 from flows.settings import Settings
 from flows.state import tables
-from flows.state.actions_task import Judge, merged_labels, resume, state_fingerprint
+from flows.state.actions_task import merged_labels, resumed, state_fingerprint
 from flows.state.store import Meta, TaskView
 from flows.state.tables import LONGEST_WINDOW_MS
 from flows.state.task import task_path
@@ -266,9 +266,7 @@ class FeatureReader:
         if as_of < meta.watermark:
             past = self._past_users(partition, as_of, np.empty(0, np.int64))
             return past.labels, past.watermark
-        judge = Judge(self.settings, self.vocabulary, partition, corrected_to=meta.corrected_to)
-        for _ in resume(judge, view, meta, self._actions(), self.settings.batch_records):
-            pass
+        judge = resumed(self.settings, self.vocabulary, view, meta, self._actions())
         saved = view.runs.scan(tables.LABELS, meta.manifest.get(tables.LABELS.name, []))
         return labels_at(merged_labels(saved, judge.working_set), as_of), meta.watermark
 

@@ -34,19 +34,19 @@ class Listed:
     tasks: list[str]
     excluded: int = 0
     patched: int = 0
-    in_force: bool = True
+    in_force: bool = False
 
 
 def listed(settings: Settings) -> list[Listed]:
     """All corrections of a data directory, the oldest first."""
     found: dict[int, Listed] = {}
-    for partition in range(settings.partitions):
-        history = History.of(settings, partition)
+    for partition, history in enumerate(History.every(settings)):
         counting = {c.generation for c in history.in_force(history.generation)}
         for c in history.corrections:
             one = found.setdefault(c.generation, Listed(c.generation, c.made.reason, c.made.author, c.made.made_at, []))
             one.tasks.append(f"actions/{partition}")
             one.excluded += len(c.excluded)
             one.patched += len(c.patched)
-            one.in_force = c.generation in counting
+            # An undo may leave out partitions.
+            one.in_force |= c.generation in counting
     return [found[generation] for generation in sorted(found)]

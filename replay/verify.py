@@ -19,7 +19,7 @@ from flows.log import LocalLog, Log, read_before
 from flows.open_log import log_exists, open_log
 from flows.outputs import OUTPUTS, REVISITS, take_next
 from flows.settings import Settings
-from flows.state.actions_task import FLOW, Judge, resume, state_fingerprint
+from flows.state.actions_task import FLOW, resumed, state_fingerprint
 from flows.state.corrected_task import refuse_lost
 from flows.state.runs import Table
 from flows.state.store import Meta, TaskView, check_files
@@ -158,9 +158,7 @@ def verify_state(
             if meta.position > end:
                 yield Problem("state", where, f"is at position {meta.position}, but its log ends at {end}", remedy)
             elif task.flow == FLOW:
-                judge = Judge(settings, vocabulary, task.partition, corrected_to=meta.corrected_to)
-                for _ in resume(judge, view, meta, logs[task.flow], settings.batch_records):
-                    pass
+                judge = resumed(settings, vocabulary, view, meta, logs[task.flow])
                 if judge.working_set.watermark != meta.watermark:
                     yield Problem("state", where, f"the log up to position {meta.position} doesn't lead to its watermark", remedy)
             for what in arrived.missing(view, meta):

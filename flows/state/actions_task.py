@@ -163,7 +163,7 @@ class ActionsTask(CorrectedTask):
     def _restore(self) -> None:
         self._refuse_outdated()
         meta = self.store.meta
-        self._topics_saved = {int.from_bytes(key[1:], "big", signed=True) for key, _ in self.store.prefixed(TOPIC)}
+        self._topics_saved = set(topics_in(self.store))
         sequences = list(meta.anchor_sequences.get(REVISITS, [0] * self._revisit_partitions()))
         for judged in resume(self._judging, self.store, meta, self.source, self.settings.batch_records):
             if not self.muted:
@@ -322,6 +322,19 @@ def merged_labels(saved: Iterable[np.ndarray], working_set: WorkingSet) -> np.nd
 def _seal(meta: Meta, data: bytes) -> bytes:
     """Goes before a saved working set, so that one that was changed, or is of another position, is found."""
     return hashlib.blake2b(b"%d,%d,%d," % (meta.generation, meta.partition, meta.anchor) + data, digest_size=_SEAL_BYTES).digest()
+
+
+def topics_in(state: TaskStore | TaskView) -> dict[int, str]:
+    """The names of topics that a state knows, by ID."""
+    return {int.from_bytes(key[1:], "big", signed=True): name.decode() for key, name in state.prefixed(TOPIC)}
+
+
+def resumed(settings: Settings, vocabulary: Vocabulary, view: TaskView, meta: Meta, source: Log) -> Judge:
+    """A judge that stands where a state's last commit does."""
+    judge = Judge(settings, vocabulary, meta.partition, corrected_to=meta.corrected_to)
+    for _ in resume(judge, view, meta, source, settings.batch_records):
+        pass
+    return judge
 
 
 def resume(judge: Judge, view: TaskStore | TaskView, meta: Meta, source: Log, batch_records: int) -> Iterator[Judged]:

@@ -15,7 +15,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from flows.corrections.record import Correction
 from flows.errors import LockedError, SettingsError, TidemarkError
 from flows.events import id_of
 from flows.ingest.options import IngestOptions
@@ -31,11 +30,11 @@ from replay.commands.showing import print_difference
 from replay.place import Place
 from replay.rebuild.difference import Difference
 from replay.rebuild.filter import time_of
-from replay.rebuild.plan import Plan, Workplace
+from replay.rebuild.plan import Workplace
 from replay.rebuild.rebuild import Built, Rebuild
 from replay.rebuild.request import Request, plan
 from replay.rebuild.scan import Found, Scope
-from replay.rebuild.switch import Switch
+from replay.rebuild.switch import Switch, recorded
 
 
 @click.command(epilog="Example: tidemark replay rebuild --exclude \"producer == 'v13' and event_time >= '2026-03-01T00:00Z'\"")
@@ -100,10 +99,11 @@ def rebuild(
             raise
         with _alone(workplace):
             workplace.discard()
-        _say(as_json, {"discarded": None}, "given up: a rebuild whose plan can't be read; nothing has changed by it")
+        told = "given up: a rebuild whose plan can't be read; if its correction was recorded already, `tidemark replay status` lists it"
+        _say(as_json, {"discarded": None}, told)
         return
-    options = (exclude, patch, undo, begin, end, users, pins, names)
-    narrowing = {"--from": begin, "--to": end, "--user": users, "--pin": pins}
+    options = (exclude, patch, columns, undo, begin, end, users, pins, names)
+    narrowing = {"--from": begin, "--to": end, "--user": users, "--pin": pins, "--task": names}
     if discard or resume:
         if any(options) or (discard and resume):
             raise SettingsError(f"--{'discard' if discard else 'resume'} goes alone: what was begun says what it is")
@@ -117,46 +117,53 @@ def rebuild(
         )
     elif columns and not patch:
         raise SettingsError("--columns says how columns of a --patch are called")
-    elif not any((exclude, patch, undo)) and any(given for name, given in narrowing.items() if name != "--from"):
+    elif not any((exclude, patch, undo)) and any((end, users, pins)):
         raise SettingsError("--to, --user and --pin narrow a correction: give them with --exclude or --patch")
     elif not any((exclude, patch, undo, names)):
         raise SettingsError("say what to change (--exclude, --patch, --undo), or which tasks to make anew (--task); see --help")
     with ExitStack() as stack:
         if not dry_run:
             stack.enter_context(_alone(workplace))
-        logs = {name: stack.enter_context(open_log(settings, name, create=not dry_run)) for name in task_names.FLOWS}
         if discard and under_way is not None:
-            if Switch(settings, vocabulary, Rebuild(settings, vocabulary, logs, workplace, under_way), workplace).recorded():
+            if recorded(settings, under_way):
                 raise SettingsError("its correction is recorded already: end it by --resume, then take it back by --undo")
             if not dry_run:
                 workplace.discard()
             _say(as_json, {"discarded": under_way.reason}, f"{'would give' if dry_run else 'given'} up: {under_way.reason}")
             return
+        logs = {name: stack.enter_context(open_log(settings, name, create=not dry_run)) for name in task_names.FLOWS}
         found: dict[int, Found] = {}
-        corrections: dict[int, Correction] | None = None
         if under_way is None or not resume:
             request = Request(
-                tuple(task_names.named(settings, names)) if names else tuple(asked),
+                tuple(asked),
                 exclude,
                 patch,
                 IngestOptions.parse(vocabulary, columns),
                 undo,
                 _at("--from", begin),
                 _at("--to", end),
-                Scope(_ids(users), _ids(pins), as_it_was=bool(users or pins)),
+                Scope(_ids(users), _ids(pins)),
             )
             with records_bar(as_json, "search") as (advance, total):
                 planned, corrections, found = plan(settings, vocabulary, logs, request, advance, total)
             if not planned.parts:
-                _say(as_json, {"plan": _as_json(planned), "switched": False}, "no event is taken: nothing to change")
+                _say(as_json, {"plan": asdict(planned), "switched": False}, "no event is taken: nothing to change")
                 return
-            if not dry_run:
-                # Before anything is written down: whether every task has a state, and something to begin from.
-                Rebuild(settings, vocabulary, logs, workplace, planned, corrections).to_replay(place)
-                workplace.begin(planned, corrections)
+            rebuild = Rebuild(settings, vocabulary, logs, workplace, planned, corrections)
         else:
-            planned = under_way
-        _Run(settings, vocabulary, logs, workplace, place, planned, found, corrections, as_json).go(dry_run, yes)
+            rebuild = Rebuild(settings, vocabulary, logs, workplace, under_way)
+        run = _Run(settings, vocabulary, workplace, place, rebuild, found, as_json)
+        if resume and not dry_run and recorded(settings, rebuild.plan):
+            run.switch()
+            return
+        # Before anything is written down: whether every task has a state, and something to begin from.
+        run.show_plan()
+        if dry_run:
+            run.end({"dry_run": True})
+            return
+        if not resume:
+            workplace.begin(planned, corrections)
+        run.go(yes)
 
 
 class _Run:
@@ -166,70 +173,67 @@ class _Run:
         self,
         settings: Settings,
         vocabulary: Vocabulary,
-        logs: dict[str, Log],
         workplace: Workplace,
         place: Place,
-        planned: Plan,
+        rebuild: Rebuild,
         found: dict[int, Found],
-        corrections: dict[int, Correction] | None,
         as_json: bool,
     ) -> None:
         self._settings = settings
         self._vocabulary = vocabulary
-        self._logs = logs
         self._workplace = workplace
         self._place = place
-        self._plan = planned
+        self._rebuild = rebuild
+        self._plan = rebuild.plan
         self._found = found
-        self._corrections = corrections
         self._quiet = as_json
-        self._told: dict[str, Any] = {"plan": _as_json(planned), "dry_run": False, "switched": False}
+        self._replays: dict[task_names.TaskName, tuple[int, int]] = {}
+        self._told: dict[str, Any] = {"plan": asdict(self._plan), "dry_run": False, "switched": False}
 
-    def go(self, dry_run: bool, yes: bool) -> None:
-        rebuild = Rebuild(self._settings, self._vocabulary, self._logs, self._workplace, self._plan, self._corrections)
-        switch = Switch(self._settings, self._vocabulary, rebuild, self._workplace)
-        if not dry_run and switch.recorded():
-            self._switch(switch)
-            return
-        replays = rebuild.to_replay(self._place)
-        self._told["tasks"] = [{"task": str(task), "position": at, "log_end": end} for task, (at, end) in replays.items()]
-        self._print_plan(replays)
-        if dry_run:
-            self._end({"dry_run": True})
-            return
+    def show_plan(self) -> None:
+        """What changes, and what is made anew for it, from where."""
+        self._replays = self._rebuild.to_replay(self._place)
+        self._told["tasks"] = [{"task": str(task), "position": at, "log_end": end} for task, (at, end) in self._replays.items()]
+        if not self._quiet:
+            self._print_plan()
+
+    def go(self, yes: bool) -> None:
+        """Make the states, show what they say differently, and switch to them if that is wanted."""
         with records_bar(self._quiet, "rebuild") as (advance, total):
-            total(sum(end for _, end in replays.values()))
-            built = rebuild.build(self._place, advance)
-            difference = rebuild.compare(advance)
+            total(sum(end for _, end in self._replays.values()))
+            built = self._rebuild.build(self._place, advance)
+            difference = self._rebuild.compare(advance)
         self._print_built(built)
         self._print_difference(difference)
-        if not self._plan_changes_log() and not difference:
+        if not self._changes_log() and not difference:
             self._workplace.discard()
-            self._end({}, "the live states say the very same: there is nothing to switch to")
+            self.end({}, "the live states say the very same: there is nothing to switch to")
             return
         if not (yes or (not self._quiet and Console().is_terminal and click.confirm("Switch to it?"))):
-            self._end({}, "nothing has changed yet: switch by `tidemark replay rebuild --resume --yes`, give it up by --discard")
+            self.end({}, "nothing has changed yet: switch by `tidemark replay rebuild --resume --yes`, give it up by --discard")
             return
-        self._switch(switch)
+        self.switch()
 
-    def _plan_changes_log(self) -> bool:
-        return bool(self._plan.undoes) or any(part.excluded or part.patched for part in self._plan.parts)
-
-    def _switch(self, switch: Switch) -> None:
+    def switch(self) -> None:
+        """Switch, or end a switch in whose middle something has been killed."""
         with records_bar(self._quiet, "switch") as (advance, _):
-            switched = switch.make(advance)
-        self._end(
-            {"switched": True, "correction": self._plan.generation, "emitted": switched.emitted},
-            f"switched: correction {self._plan.generation} counts from now on ({self._plan.reason}); {switched.emitted:,} changes went out to pins. "
-            f"Take it back by `tidemark replay rebuild --undo {self._plan.generation}`",
-        )
+            emitted = Switch(self._settings, self._vocabulary, self._rebuild, self._workplace).make(advance)
+        line = f"switched to {', '.join(str(part.task) for part in self._plan.parts)}, made anew; {emitted:,} changes went out to pins"
+        if self._changes_log():
+            line = (
+                f"switched: correction {self._plan.generation} counts from now on ({self._plan.reason}); {emitted:,} changes went out to pins. "
+                f"Take it back by `tidemark replay rebuild --undo {self._plan.generation}`"
+            )
+        self.end({"switched": True, "correction": self._plan.generation, "emitted": emitted}, line)
 
-    def _end(self, more: dict[str, Any], line: str = "") -> None:
+    def end(self, more: dict[str, Any], line: str = "") -> None:
+        """Say what has come of it."""
         _say(self._quiet, {**self._told, **more}, line)
 
-    def _print_plan(self, replays: dict[task_names.TaskName, tuple[int, int]]) -> None:
-        if self._quiet:
-            return
+    def _changes_log(self) -> bool:
+        return bool(self._plan.undoes) or any(part.excluded or part.patched for part in self._plan.parts)
+
+    def _print_plan(self) -> None:
         table = Table(title=f"{self._plan.reason}: correction {self._plan.generation}", title_justify="left", box=box.SIMPLE)
         for name in ("task", "excluded", "patched", "users", "between offsets", "event times", "made from", "log end"):
             table.add_column(name, justify="left" if name in ("task", "event times") else "right")
@@ -238,7 +242,7 @@ class _Run:
             offsets = f"{here.offsets[0]:,} and {here.offsets[1]:,}" if here and here.offsets else "-"
             times = " to ".join(moment(t) for t in here.times) if here and here.times else "-"
             counts = (f"{n:,}" for n in (part.excluded, part.patched, part.users))
-            table.add_row(str(part.task), *counts, offsets, times, *(f"{n:,}" for n in replays[part.task]))
+            table.add_row(str(part.task), *counts, offsets, times, *(f"{n:,}" for n in self._replays[part.task]))
         console = Console()
         # Nobody can read a table that is cut to a terminal that isn't there.
         (console if console.is_terminal else Console(width=160)).print(table)
@@ -284,10 +288,6 @@ def _at(option: str, text: str | None) -> Callable[[Log, int], int] | None:
 
 def _ids(texts: tuple[str, ...]) -> np.ndarray | None:
     return np.array(sorted({id_of(text) for text in texts}), np.int64) if texts else None
-
-
-def _as_json(planned: Plan) -> dict[str, Any]:
-    return asdict(planned)
 
 
 def _say(as_json: bool, told: dict[str, Any], line: str) -> None:

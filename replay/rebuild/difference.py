@@ -15,9 +15,9 @@ from flows.log import Log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.state import tables
-from flows.state.actions_task import TOPIC, Judge, merged_labels, resume
+from flows.state.actions_task import merged_labels, resumed, topics_in
 from flows.state.runs import BLOCK_ROWS, Run, RunReader, Table
-from flows.state.store import Meta, TaskStore, TaskView
+from flows.state.store import Meta, TaskView
 from flows.vocabulary import Vocabulary
 
 _SLICE_ROWS = 1 << 18
@@ -126,16 +126,9 @@ def state_of(settings: Settings, vocabulary: Vocabulary, view: TaskView, log: Lo
     if meta is None:
         raise DataDirectoryError(f"there is no state in {view.path} yet")
     if meta.flow == ACTIONS:
-        judge = Judge(settings, vocabulary, meta.partition, corrected_to=meta.corrected_to)
-        for _ in resume(judge, view, meta, log, settings.batch_records):
-            pass
+        judge = resumed(settings, vocabulary, view, meta, log)
         labels = merged_labels(view.runs.scan(tables.LABELS, meta.manifest.get(tables.LABELS.name, [])), judge.working_set)
     return State(view.runs, meta, labels, topics_in(view))
-
-
-def topics_in(state: TaskStore | TaskView) -> dict[int, str]:
-    """The names of topics that a state knows, by ID."""
-    return {int.from_bytes(key[1:], "big", signed=True): name.decode() for key, name in state.prefixed(TOPIC)}
 
 
 def cuts(table: Table, *states: State) -> Iterator[tuple[int | None, int | None]]:

@@ -30,8 +30,6 @@ class Part:
 
     Attributes
     ----------
-    end : int
-        Where its log ended when the rebuild was planned.
     span : (int, int)
         Offsets that were searched for events to change.
     excluded, patched, users : int
@@ -42,7 +40,6 @@ class Part:
 
     flow: str
     partition: int
-    end: int
     span: tuple[int, int]
     excluded: int = 0
     patched: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from flows.corrections.history import History
 from flows.corrections.record import EMITTED_SCHEMA, Correction
+from flows.decode import Decoder
 from flows.errors import DataDirectoryError
 from flows.features import PIN_COUNTERS
 from flows.kernels.reads import counters
@@ -20,13 +21,13 @@ from flows.outputs import ACTIONS, REVISITS
 from flows.partition import partition_of
 from flows.settings import Settings
 from flows.state import tables
-from flows.state.actions_task import ActionsTask, Judge
+from flows.state.actions_task import ActionsTask, topics_in
 from flows.state.behind import Lanes
 from flows.state.store import TaskView
 from flows.state.task import Task, task_path
 from flows.vocabulary import Vocabulary
 from replay.place import Place
-from replay.rebuild.difference import Difference, State, bounds, difference, moved, state_of, topics_in
+from replay.rebuild.difference import Difference, State, bounds, difference, moved, state_of
 from replay.rebuild.draft import Draft
 from replay.rebuild.plan import Part, Plan, Workplace
 from replay.tasks import TaskName
@@ -88,16 +89,17 @@ class Rebuild:
         self._logs = logs
         self.lanes = Lanes.start()
         self._workplace = workplace
-        self.drafts = {part.task: self._draft(part) for part in plan.parts}
+        histories = History.every(settings)
+        self.drafts = {part.task: self._draft(part, histories) for part in plan.parts}
 
-    def _draft(self, part: Part) -> Draft:
+    def _draft(self, part: Part, histories: Sequence[History]) -> Draft:
         if self._corrections is None:
             correction = self._workplace.correction(part)
         else:
             correction = self._corrections.get(part.partition) if part.flow == ACTIONS else None
         history = History()
         if correction is not None:
-            before = [c for c in History.of(self._settings, part.partition).corrections if c.generation < self.plan.generation]
+            before = [c for c in histories[part.partition].corrections if c.generation < self.plan.generation]
             history = History([*before, correction])
         return Draft(self._settings, self._vocabulary, part.task, self._workplace.directory, history, self._logs)
 
@@ -128,22 +130,27 @@ class Rebuild:
                     draft.catch_up(task, position, progress)
                     replayed += position - before
                     first = mark if mark is not None else self._first_time(part)
-                    longest = max(longest, (task.watermark or 0) - first)
+                    if first is not None and task.watermark is not None:
+                        longest = max(longest, task.watermark - first)
             finally:
                 # Also on Ctrl-C: what is committed is gone on with.
                 task.close()
         return Built(replayed, time.monotonic() - began, longest)
 
-    def _first_time(self, part: Part) -> int:
+    def _first_time(self, part: Part) -> int | None:
+        """The event time at which a task's log begins, ms."""
         log = self._logs[part.flow]
         batches = log.read(part.partition, log.start_positions()[part.partition], 1_000)
-        columns = (
-            Judge(self._settings, self._vocabulary, part.partition, History()).decoder.decode(*(b.records for b in batches))
-            if (batches and part.flow == ACTIONS)
-            else None
-        )
-        good = columns.event_time[~columns.bad] if columns is not None else np.empty(0, np.int64)
-        return int(good[0]) if len(good) else 0
+        if not batches:
+            return None
+        if part.flow == ACTIONS:
+            columns = Decoder(self._vocabulary, (part.partition, self._settings.partitions)).decode(*(b.records for b in batches))
+            times = columns.event_time[~columns.bad]
+        else:
+            times = np.concatenate([batch.records.column("time").to_numpy() for batch in batches])
+            # Where a correction begins and ends there is a record of no revisit.
+            times = times[times > 0]
+        return int(times.min()) if len(times) else None
 
     def compare(self, progress: Progress) -> Difference:
         """What the new states say differently, each at the live one's position, pins included."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,23 +114,24 @@ def plan(
         The filter, the patch, or what is named can't be.
     """
     partitions = _partitions(settings, request)
-    histories = {partition: History.of(settings, partition) for partition in range(settings.partitions)}
-    for partition, history in histories.items():
+    histories = History.every(settings)
+    for partition, history in enumerate(histories):
         refuse_lost(history, logs[REVISITS], partition)
-    newest = max(newest_generation(settings), *(history.generation for history in histories.values()))
+    newest = max(newest_generation(settings), *(history.generation for history in histories))
     made = Plan(newest + 1, request.reason(), request.undo, _author(), time.time_ns() // 1_000_000, ())
     if not request.corrects:
-        return _anew(settings, made, logs, request)
+        return _anew(made, logs, request)
     parts: list[Part] = []
     corrections: dict[int, Correction] = {}
     found: dict[int, Found] = {}
     undone = [p for p in partitions if any(c.generation in request.undo for c in histories[p].in_force(histories[p].generation))]
     _check_undo(request, histories)
     log = logs[ACTIONS]
+    spans = {p: _span(log, p, request) for p in partitions}
     if request.exclude is not None or request.patch is not None:
         condition = Filter(request.exclude, vocabulary) if request.exclude is not None else None
         patches = _patches(settings, vocabulary, request)
-        spans = {p: _span(log, p, request) for p in partitions if condition is not None or p in patches}
+        spans = {p: spans[p] for p in partitions if condition is not None or p in patches}
         total(sum(end - (0 if request.scope.as_it_was else begin) for begin, end in spans.values()))
         for partition, span in spans.items():
             history = _with_undone(histories[partition], made)
@@ -142,18 +143,9 @@ def plan(
         here = found.get(partition)
         if partition not in undone and not here:
             continue
-        corrections[partition] = here.correction if here else Correction(made.made())
-        parts.append(
-            Part(
-                ACTIONS,
-                partition,
-                log.end_position(partition),
-                _span(log, partition, request),
-                len(here.correction.excluded) if here else 0,
-                len(here.correction.patched) if here else 0,
-                len(here.users) if here else 0,
-            )
-        )
+        correction = corrections[partition] = here.correction if here else Correction(made.made())
+        users = len(here.users) if here else 0
+        parts.append(Part(ACTIONS, partition, spans[partition], len(correction.excluded), len(correction.patched), users))
     return replace(made, parts=tuple(parts)), corrections, found
 
 
@@ -162,18 +154,21 @@ def newest_generation(settings: Settings) -> int:
     if not log_exists(settings, CORRECTIONS):
         return 0
     with open_log(settings, CORRECTIONS, read_only=True) as log:
-        entry = log.ledger_entry(GENERATIONS)
+        return newest_in(log)
+
+
+def newest_in(log: Log) -> int:
+    """The same, of the open log."""
+    entry = log.ledger_entry(GENERATIONS)
     return entry.done if entry is not None else 0
 
 
-def _anew(
-    settings: Settings, made: Plan, logs: Mapping[str, Log], request: Request
-) -> tuple[Plan, dict[int, Correction], dict[int, Found]]:
+def _anew(made: Plan, logs: Mapping[str, Log], request: Request) -> tuple[Plan, dict[int, Correction], dict[int, Found]]:
     parts = []
     for task in request.tasks:
         log = logs[task.flow]
         before = request.begin(log, task.partition) if request.begin is not None else 0
-        parts.append(Part(task.flow, task.partition, log.end_position(task.partition), (before, before), before=before))
+        parts.append(Part(task.flow, task.partition, (before, before), before=before))
     corrections = {part.partition: Correction(replace(made.made(), first=part.before)) for part in parts if part.flow == ACTIONS}
     return replace(made, parts=tuple(parts)), corrections, {}
 
@@ -203,8 +198,8 @@ def _with_undone(history: History, made: Plan) -> History:
     return History([*history.corrections, Correction(made.made())]) if made.undoes else history
 
 
-def _check_undo(request: Request, histories: Mapping[int, History]) -> None:
-    in_force = {c.generation: c.made.reason for history in histories.values() for c in history.in_force(history.generation)}
+def _check_undo(request: Request, histories: Sequence[History]) -> None:
+    in_force = {c.generation: c.made.reason for history in histories for c in history.in_force(history.generation)}
     for number in request.undo:
         if number not in in_force:
             known = ", ".join(f"{n} ({reason})" for n, reason in sorted(in_force.items())) or "there are none"

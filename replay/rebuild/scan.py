@@ -35,13 +35,15 @@ class Scope:
     ----------
     users, pins : int64[n] or None
         Only events of these users; only events on these pins. None: all.
-    as_it_was : bool
-        The watermark moves as it did, so nobody else's events become late, or cease to be; else, as if the changed ones had never been.
     """
 
     users: np.ndarray | None = None
     pins: np.ndarray | None = None
-    as_it_was: bool = False
+
+    @property
+    def as_it_was(self) -> bool:
+        """Whether the watermark moves as it did, so nobody else's events become late, or cease to be; else, as if changed ones had never been."""
+        return self.users is not None or self.pins is not None
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ class SilentLog:
         raise LogError(f"log '{self.name}' is not read here")
 
     def ledger_entry(self, key: str) -> LedgerEntry | None:
-        """As if all were there."""
-        return LedgerEntry(key, 0) if key.startswith(("corrected ", "recorded ")) else None
+        """None."""
+        return None
 
     def commit_group(self, group: str, positions: Mapping[int, int]) -> None:
         """Nothing."""

@@ -1,7 +1,7 @@
 """The switch: what was rebuilt takes the place of what is live.
 
-One append to CORRECTIONS is the moment. Before it nothing has changed; after it the tasks' states are wrong until they are replaced, which a run
-refuses to overlook, and which this, `tidemark replay restore`, or this again after a kill does.
+One append to CORRECTIONS is the moment. Before it nothing has changed; after it the states that have judged what it changes are wrong, and no run
+takes them, until they are replaced: by this, by this again after a kill, or by `tidemark replay restore`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from flows.corrections.history import History
 from flows.corrections.record import Correction
@@ -26,19 +25,22 @@ from flows.state.store import TaskView
 from flows.state.task import task_path
 from flows.state.task_lock import opened_here
 from flows.vocabulary import Vocabulary
-from replay.rebuild.plan import Part, Workplace
+from replay.rebuild.plan import Part, Plan, Workplace
 from replay.rebuild.rebuild import Rebuild, taking_effect
-from replay.rebuild.request import GENERATIONS, newest_generation
+from replay.rebuild.request import GENERATIONS, newest_in
 
 REPLACED = ".replaced"
 
 
-@dataclass(frozen=True)
-class Switched:
-    """What a switch has done: corrections that were recorded, by partition, and records that went out to pins."""
-
-    corrections: dict[int, Correction]
-    emitted: int
+def recorded(settings: Settings, plan: Plan) -> list[Correction]:
+    """What a rebuild has recorded: where that is something, the moment has passed, and what was begun must be ended."""
+    made = plan.made()
+    return [
+        c
+        for history in History.every(settings)
+        for c in history.corrections
+        if (c.made.generation, c.made.made_at, c.made.reason) == (made.generation, made.made_at, made.reason)
+    ]
 
 
 class Switch:
@@ -59,14 +61,13 @@ class Switch:
         self._workplace = workplace
         self._generation = rebuild.plan.generation
 
-    def recorded(self) -> bool:
-        """Whether the moment has passed: what was begun must be ended."""
-        made = self._rebuild.plan.made()
-        known = [c.made for p in self._rebuild.plan.parts if p.flow == ACTIONS for c in History.of(self._settings, p.partition).corrections]
-        return any((m.generation, m.made_at, m.reason) == (made.generation, made.made_at, made.reason) for m in known)
-
-    def make(self, progress: Callable[[int], None]) -> Switched:
+    def make(self, progress: Callable[[int], None]) -> int:
         """Switch every task of the rebuild, and delete what is left of it.
+
+        Returns
+        -------
+        int
+            Records that went out to pins.
 
         Raises
         ------
@@ -81,9 +82,10 @@ class Switch:
                 name: stack.enter_context(open_log(self._settings, name, create=True)) for name in (ACTIONS, REVISITS, LATE, DEADLETTERS)
             }
             corrections: dict[int, Correction] = {}
-            if not self.recorded():
+            if not recorded(self._settings, self._rebuild.plan):
+                as_of = self._rebuild.as_of()
                 for part in self._rebuild.plan.parts:
-                    made = self._meet(part, logs, progress)
+                    made = self._meet(part, logs, as_of, progress)
                     if made is not None:
                         corrections[part.partition] = made
                 if corrections:
@@ -94,13 +96,13 @@ class Switch:
                     # Puts out what the correction changes.
                     self._open(part, logs).close()
         self._workplace.discard()
-        return Switched(corrections, sum(int((c.emitted.column("weight").to_numpy() != 0).sum()) for c in corrections.values()))
+        return sum(int((c.emitted.column("weight").to_numpy() != 0).sum()) for c in recorded(self._settings, self._rebuild.plan))
 
     def _open(self, part: Part, logs: dict[str, Log]) -> ActionsTask:
         outputs = {name: logs[name] for name in (REVISITS, LATE, DEADLETTERS)}
         return ActionsTask(self._settings, part.partition, self._vocabulary, logs[ACTIONS], outputs)
 
-    def _meet(self, part: Part, logs: dict[str, Log], progress: Callable[[int], None]) -> Correction | None:
+    def _meet(self, part: Part, logs: dict[str, Log], as_of: int, progress: Callable[[int], None]) -> Correction | None:
         """Bring the new state to where the live one is, all of whose records are out; what is to be recorded of it."""
         draft = self._rebuild.drafts[part.task]
         if part.flow == ACTIONS:
@@ -116,7 +118,6 @@ class Switch:
             draft.catch_up(task, position, progress)
             if part.flow != ACTIONS:
                 return None
-            as_of = self._rebuild.as_of()
             return taking_effect(draft.history.last(), position, sequences, self._rebuild.emitted(part, task, as_of), as_of)
         finally:
             task.close()
@@ -126,10 +127,12 @@ class Switch:
             tell(revisits, (HELD,), partition, self._generation)
         records = [(partition, batch) for partition, c in sorted(corrections.items()) for batch in c.to_records()]
         with open_log(self._settings, CORRECTIONS, create=True) as log:
-            newest = newest_generation(self._settings)
+            newest = newest_in(log)
+            # A task whose logs were made anew has numbered that itself.
+            greatest = max(newest, *(History.read(log, partition).generation for partition in corrections))
             try:
-                if newest >= self._generation:
-                    raise LedgerConflictError(f"correction {newest} has been made")
+                if greatest >= self._generation:
+                    raise LedgerConflictError(f"correction {greatest} has been made")
                 log.append(records, ledger=LedgerEntry(GENERATIONS, self._generation, previous=newest))
             except LedgerConflictError as error:
                 raise LockedError("somebody else has made a correction meanwhile: --discard this rebuild, and begin it again") from error

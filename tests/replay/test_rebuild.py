@@ -101,7 +101,7 @@ def test_named_users_change_and_nothing_else(seed: int, tmp_path: Path) -> None:
     low = int(np.sort(events["event_time"].to_numpy())[len(events) // 4])
     mask = (events["user_id"].isin(users) & (events["event_time"] >= low)).to_numpy() & (np.arange(len(events)) < site.written)
     before = _frames(site, tmp_path)
-    site.rebuild(Request(site.tasks(), exclude=f"event_time >= {low}", scope=Scope(users=np.sort(users), as_it_was=True)))
+    site.rebuild(Request(site.tasks(), exclude=f"event_time >= {low}", scope=Scope(users=np.sort(users))))
     corrected = excluded_as_it_was(site.events, mask, 2, site.written)
     site.check(corrected, some_times(site.known, rng), tmp_path / "out")
     after = _frames(site, tmp_path)
