@@ -166,12 +166,20 @@ def moved(a: State, b: State, before: int) -> np.ndarray:
     """
     parts = [np.empty((0, tables.REVISITS.columns), np.int64)]
     for low, high in cuts(tables.REVISITS, a, b):
-        old, new = folded(tables.REVISITS, a, low, high), folded(tables.REVISITS, b, low, high)
-        old = old.copy()
-        old[:, -1] *= -1
-        rows = fold_sums(merge_rows([old, new], tables.REVISITS.keys), tables.REVISITS.keys)
-        parts.append(tables.canonical(tables.REVISITS, rows, before)[0])
+        parts.append(_moved(folded(tables.REVISITS, a, low, high), folded(tables.REVISITS, b, low, high), before))
     return np.concatenate(parts)
+
+
+def rows_moved(rows: np.ndarray, b: State, before: int) -> np.ndarray:
+    """The same, from all the folded rows of revisits that another source has."""
+    return _moved(rows, folded(tables.REVISITS, b, None, None), before)
+
+
+def _moved(old: np.ndarray, new: np.ndarray, before: int) -> np.ndarray:
+    old = old.copy()
+    old[:, -1] *= -1
+    rows = fold_sums(merge_rows([old, new], tables.REVISITS.keys), tables.REVISITS.keys)
+    return tables.canonical(tables.REVISITS, rows, before)[0]
 
 
 def changed_entities(table: Table, a: State, b: State, before: int) -> np.ndarray:

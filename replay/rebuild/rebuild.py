@@ -12,7 +12,7 @@ import pyarrow as pa
 from flows.corrections.history import History
 from flows.corrections.record import EMITTED_SCHEMA, Correction
 from flows.decode import Decoder
-from flows.errors import DataDirectoryError
+from flows.errors import CorruptionError, DataDirectoryError
 from flows.features import PIN_COUNTERS
 from flows.kernels.reads import counters
 from flows.kernels.rows import sort_rows
@@ -27,8 +27,9 @@ from flows.state.store import TaskView
 from flows.state.task import Task, task_path
 from flows.vocabulary import Vocabulary
 from replay.place import Place
-from replay.rebuild.difference import Difference, State, bounds, difference, moved, state_of
+from replay.rebuild.difference import Difference, State, bounds, difference, moved, rows_moved, state_of
 from replay.rebuild.draft import Draft
+from replay.rebuild.gone_out import gone_out
 from replay.rebuild.plan import Part, Plan, Workplace
 from replay.tasks import TaskName
 
@@ -170,7 +171,7 @@ class Rebuild:
                 old, new = state_of(self._settings, self._vocabulary, view, self._logs[part.flow]), self._new(task)
                 found.add(difference(old, new, before, as_of))
                 if part.flow == ACTIONS:
-                    emitted.append(moved(old, new, before))
+                    emitted.append(self._moved(part, old, new, before))
             finally:
                 task.close()
                 view.close()
@@ -198,14 +199,33 @@ class Rebuild:
         """
         view = TaskView(self.drafts[part.task].live_path())
         try:
-            rows = moved(
-                state_of(self._settings, self._vocabulary, view, self._logs[part.flow]),
-                self._new(task),
-                tables.expiry(self._settings, as_of),
-            )
+            old = state_of(self._settings, self._vocabulary, view, self._logs[part.flow])
+            rows = self._moved(part, old, self._new(task), tables.expiry(self._settings, as_of), settled=True)
         finally:
             view.close()
         return emissions(rows, self._settings.partitions)
+
+    def _moved(self, part: Part, old: State, new: State, before: int, settled: bool = False) -> np.ndarray:
+        """By how much pins have to be told otherwise: int64[n, 5], rows of tables.REVISITS of users.
+
+        Where events are corrected, what the live state says has gone out. Where a task is made anew nothing of it is trusted.
+
+        Parameters
+        ----------
+        settled : bool
+            All that the live task has put out is in the log.
+        """
+        if part.before is None:
+            return moved(old, new, before)
+        went = gone_out(self._logs[REVISITS], part.partition, old.meta.sequences[REVISITS])
+        if went is None:
+            if settled:
+                raise CorruptionError(
+                    f"log '{REVISITS}' lacks the end of what {part.task} has put out: `tidemark replay verify` says how to restore it"
+                )
+            # Of a run that is about to put it out.
+            return moved(old, new, before)
+        return rows_moved(went, new, before)
 
     def _new(self, task: Task) -> State:
         labels = task.labels() if isinstance(task, ActionsTask) else np.empty((0, tables.LABELS.columns), np.int64)

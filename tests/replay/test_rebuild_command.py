@@ -19,7 +19,11 @@ import pytest
 
 from flows.corrections.history import History
 from flows.outputs import ACTIONS, CORRECTIONS, REVISITS
+from flows.state import tables
+from flows.state.actions_task import state_fingerprint
 from flows.state.lock import run_lock
+from flows.state.store import TaskStore
+from flows.state.task import task_path
 from flows.status_command import digest_of
 from replay.rebuild import switch
 from tests.processes import (
@@ -329,3 +333,44 @@ def test_tasks_made_anew_say_the_same(site: Poisoned, tmp_path: Path) -> None:
     data = Path(shutil.copytree(site.data, tmp_path / "data"))
     shown = tidemark("replay", "rebuild", "--task", "actions/1", "--task", "revisits/2", "--yes", data=data, **SMALL).out
     assert "the live states say the very same: there is nothing to switch to" in shown
+
+
+def spoiled(data: Path, partition: int) -> None:
+    """A revisit too many in a task's state, whole, with every checksum right; pins were told nothing of it."""
+    settings = settings_of(data)
+    mark = state_fingerprint(settings, settings.load_vocabulary())
+    store = TaskStore(task_path(settings, ACTIONS, partition), ACTIONS, partition, mark, list(tables.ACTIONS_TABLES))
+    rows = np.concatenate(list(store.runs.scan(tables.REVISITS, store.runs.manifest[tables.REVISITS.name])))
+    rows[-1, -1] += 1
+    batch = store.batch()
+    store.runs.manifest[tables.REVISITS.name] = []
+    store.runs.add(batch, tables.REVISITS.name, rows)
+    store.commit(batch)
+    store.close()
+
+
+@pytest.mark.parametrize("by", [None, ("rebuild", "--resume", "--yes"), ("restore", "--all")])
+def test_a_task_whose_state_is_wrong_is_made_anew(
+    site: Poisoned, by: tuple[str, ...] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pins stay as they are: they go by what was put out. Killed once it is recorded, and before it takes the state's place, it is refused."""
+    data = Path(shutil.copytree(site.data, tmp_path / "data"))
+    spoiled(data, 1)
+    assert features(data, tmp_path / "spoiled") != features(site.data, tmp_path / "whole")
+    anew = ("replay", "rebuild", "--task", "actions/1", "--yes")
+    if by is None:
+        told = front_door(*anew, "--json", monkeypatch=monkeypatch, data=data, **SMALL).json()
+        assert (told["switched"], told["emitted"], told["difference"]["entities"].get("pins", 0)) == (True, 0, 0)
+        assert told["built"]["realtime"] > 0
+    else:
+        with mock.patch.object(switch.Switch, "_replace", mock.Mock(side_effect=KeyboardInterrupt)):
+            front_door(*anew, monkeypatch=monkeypatch, code=None, data=data, **SMALL)
+        said = front_door("run", monkeypatch=monkeypatch, data=data, code=None, **SMALL)
+        assert "put the task back with `tidemark replay restore`" in said.err
+        front_door("replay", *by, monkeypatch=monkeypatch, data=data, **SMALL)
+        front_door("replay", "rebuild", "--resume", monkeypatch=monkeypatch, code=2 if "--resume" in by else 0, data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
+    assert features(data, tmp_path / "anew") == features(site.data, tmp_path / "sound")
+    # No checkpoint of before is taken: it may be as wrong.
+    assert json.loads(tidemark("replay", "restore", "--all", "--json", data=data, **SMALL).out)["restored"][1]["position"] == 0
+    assert features(data, tmp_path / "restored") == features(site.data, tmp_path / "again")
