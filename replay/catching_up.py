@@ -12,7 +12,7 @@ from flows.state.lock import run_is_on
 from flows.state.store import TaskView
 from flows.state.task import task_path
 from flows.state.task_lock import LOCK, beside, is_held
-from replay.restore import Restored
+from replay.checkpoints.choose import Choice
 from replay.tasks import TaskName
 
 # A run takes a task again within moments.
@@ -20,7 +20,7 @@ PATIENCE_S = 60.0
 _LOOK_S = 0.2
 
 
-def await_run(settings: Settings, restored: Sequence[Restored], display: Display) -> bool:
+def await_run(settings: Settings, restored: Sequence[Choice], display: Display) -> bool:
     """Wait until a run has brought tasks to where their logs ended when they were restored.
 
     Returns

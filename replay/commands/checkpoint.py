@@ -61,8 +61,8 @@ def checkpoint(
                 rows.append(row)
             except TidemarkError as error:
                 failed.append(f"{task}: {error}")
-                if isinstance(error, PlaceError):
-                    # Nor would it take the others, and a store's client is slow to give up.
+                if isinstance(error, PlaceError) and place.slow:
+                    # Nor would it take the others.
                     break
     if as_json:
         click.echo(json.dumps({"place": place.url, "tasks": rows, "mended": mended, "failed": failed}))

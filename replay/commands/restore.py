@@ -22,10 +22,11 @@ from flows.state.lock import lock_beside_run
 from replay import tasks as task_names
 from replay.arrived import Arrived
 from replay.catching_up import await_run
+from replay.checkpoints.choose import Choice
 from replay.commands.options import DRY, JSON, TASK, bar, chosen
 from replay.commands.restore_log import restore_logs
 from replay.place import Place
-from replay.restore import Restored, Restorer
+from replay.restore import Restorer
 from replay.verify import Problem, verify_state
 
 
@@ -99,7 +100,7 @@ def _damaged(problems: Iterable[Problem]) -> bool:
     return any(problem.kind == "state" for problem in list(problems))
 
 
-def _as_row(one: Restored) -> dict[str, Any]:
+def _as_row(one: Choice) -> dict[str, Any]:
     return {
         "task": str(one.task),
         "position": one.position,
@@ -110,7 +111,7 @@ def _as_row(one: Restored) -> dict[str, Any]:
     }
 
 
-def _print_restored(done: list[Restored], dry_run: bool) -> None:
+def _print_restored(done: list[Choice], dry_run: bool) -> None:
     if not done:
         click.echo("every task's state is sound: nothing to restore")
         return
