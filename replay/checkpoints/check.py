@@ -79,7 +79,7 @@ class Checker:
         Called with bytes of keys and values, as they are read.
     """
 
-    def __init__(self, place: Place, advance: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(self, place: Place, advance: Callable[[int], None]) -> None:
         self._place = place
         self._advance = advance
         # Of each piece the meta record if it holds that, or what is wrong with it.

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from flows.directories import translated
 from flows.log import LocalLog, Log
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, LOGS, OUTPUTS
@@ -102,7 +103,8 @@ def _opened(settings: Settings, name: str, dry_run: bool, stack: ExitStack) -> L
     refuse_gone(settings, name)
     if dry_run and not log_exists(settings, name):
         # Elsewhere: a dry run leaves nothing behind.
-        elsewhere = stack.enter_context(TemporaryDirectory(prefix="tidemark-restore-"))
+        with translated("can't make a temporary directory (TMPDIR)"):
+            elsewhere = stack.enter_context(TemporaryDirectory(prefix="tidemark-restore-"))
         return stack.enter_context(LocalLog.open(elsewhere, name, settings.partitions, create=True))
     return stack.enter_context(open_log(settings, name, create=not dry_run))
 
