@@ -29,11 +29,17 @@ def put_in_place(new: Path | None, path: Path) -> None:
     """
     old = path.with_name(path.name + REPLACED)
     with translated(f"state {path}: can't be replaced"):
-        if path.exists():
+        if there := path.exists():
             delete(old)
             path.rename(old)
         if new is not None:
-            new.rename(path)
+            try:
+                new.rename(path)
+            except OSError:
+                # Rather the old one than none: a run would go through the whole log.
+                if there:
+                    old.rename(path)
+                raise
             if new.parent != path.parent:
                 sync(new.parent)
         if path.parent.is_dir():

@@ -23,6 +23,7 @@ from flows.state.actions_task import state_fingerprint
 from flows.state.store import TaskView
 from flows.state.task import task_path
 from replay.checkpoints.choose import Choice
+from replay.checkpoints.keep import mend
 from replay.checkpoints.make import make
 from replay.checkpoints.manifest import Manifest, listed, piece_path, read
 from replay.in_place import put_in_place
@@ -30,6 +31,7 @@ from replay.place import Place, PlaceError
 from replay.rebuild.draft import Draft
 from replay.restore import Restorer
 from replay.tasks import TaskName
+from replay.verify import verify_checkpoints
 from tests.state.house import House
 from tests.strategies import adversarial
 
@@ -163,6 +165,28 @@ def test_a_checkpoint_that_holds_another_state_is_passed_over_by_a_plan_too(hous
         assert "holds another state" in one.passed_over[0]
 
 
+def test_pieces_that_checkpoints_share_are_read_once(house: House) -> None:
+    newest, older = manifests(house)
+    assert set(newest.pieces) & set(older.pieces)
+    place, original = place_of(house), Place.read
+    looks: list[Callable[[], object]] = [
+        lambda: list(verify_checkpoints(place, TASK, house.logs, lambda size: None)),
+        lambda: mend(place, ACTIONS, 0, None),
+    ]
+    for look in looks:
+        names: list[str] = []
+
+        def noted(self: Place, name: str, names: list[str] = names) -> bytes | None:
+            names.append(name)
+            return original(self, name)
+
+        with mock.patch.object(Place, "read", noted):
+            assert look() == []
+        assert sorted(name for name in names if "/pieces/" in name) == sorted(
+            piece_path(ACTIONS, 0, piece.name) for piece in set(newest.pieces) | set(older.pieces)
+        )
+
+
 # Rebuilds ------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -233,3 +257,11 @@ def test_what_is_replaced_lies_beside_until_the_next_time(tmp_path: Path) -> Non
     put_in_place(None, path)
     assert (path.exists(), [file.name for file in old.iterdir()]) == (False, ["third"])
     put_in_place(None, task_path(House(tmp_path / "none", adversarial(3, 0, partitions=1)).settings, REVISITS, 0))
+
+
+def test_where_the_new_one_cannot_be_put_the_old_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "0000"
+    (path / "old").mkdir(parents=True)
+    with pytest.raises(DataDirectoryError, match="can't be replaced: No such file"):
+        put_in_place(tmp_path / "gone", path)
+    assert [file.name for file in path.iterdir()] == ["old"]
