@@ -1,10 +1,20 @@
-"""Directories that outlast a power failure: a file's sync makes its content durable, but not its name, nor the directories above it."""
+"""Directories that outlast a power failure: a file's sync makes its content durable, but not its name, nor the directories above it.
+
+And what the file system refuses, in our words.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from flows.errors import DataDirectoryError, StorageFullError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What says that there is no room."""
 
 
 def make_directory(path: Path) -> None:
@@ -39,3 +49,25 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Errors of the file system as ours.
+
+    Parameters
+    ----------
+    where : str
+        What could not be done, or to what: a message begins with it.
+
+    Raises
+    ------
+    StorageFullError
+    DataDirectoryError
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageFullError(f"{where}: the disk is full; free space and run again, nothing committed is lost") from error
+        raise DataDirectoryError(f"{where}: {error.strerror or error}") from error

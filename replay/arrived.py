@@ -7,11 +7,25 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
+from flows.errors import CorruptionError
 from flows.log import Log, LogBatch, read_before
 from flows.state.outbox import Kept, held
 from flows.state.store import Meta
 
 _READ_RECORDS = 65_536
+
+
+class DamagedLogError(CorruptionError):
+    """A log is damaged, so nobody can say what has come to it.
+
+    Attributes
+    ----------
+    log : str
+    """
+
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message)
+        self.log = log
 
 
 class Arrived:
@@ -35,6 +49,7 @@ class Arrived:
 
         Raises
         ------
+        DamagedLogError
         TidemarkError
             A log can't be read.
         """
@@ -56,7 +71,10 @@ class Arrived:
             return 0
         if (read := self._read.get((name, partition))) is None:
             read = self._read[name, partition] = _Read(log, partition)
-        return read.upto(origin, wanted)
+        try:
+            return read.upto(origin, wanted)
+        except CorruptionError as error:
+            raise DamagedLogError(str(error), name) from error
 
 
 class _Read:

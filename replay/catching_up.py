@@ -11,16 +11,15 @@ from flows.settings import Settings
 from flows.state.lock import run_is_on
 from flows.state.store import TaskView
 from flows.state.task import task_path
-from flows.state.task_lock import LOCK, beside, is_held
-from replay.restore import Restored
+from replay.checkpoints.choose import Choice
 from replay.tasks import TaskName
 
-# A run takes a task again within moments.
+# A run takes a task again within moments, and commits some times a second.
 PATIENCE_S = 60.0
 _LOOK_S = 0.2
 
 
-def await_run(settings: Settings, restored: Sequence[Restored], display: Display) -> bool:
+def await_run(settings: Settings, restored: Sequence[Choice], display: Display) -> bool:
     """Wait until a run has brought tasks to where their logs ended when they were restored.
 
     Returns
@@ -31,7 +30,7 @@ def await_run(settings: Settings, restored: Sequence[Restored], display: Display
     Raises
     ------
     DataDirectoryError
-        The run has not taken a task again: it runs another flow, or fails to open this one.
+        Nothing has moved for long: the run runs another flow, fails to open a task, or stands still.
     """
     at = {one.task: one.position for one in restored}
     ends = {one.task: one.log_end for one in restored}
@@ -42,16 +41,16 @@ def await_run(settings: Settings, restored: Sequence[Restored], display: Display
         if not run_is_on(settings.state):
             return False
         for task in behind:
-            position = _position(settings, task)
-            display.advance(task.flow, max(0, position - at[task]), None)
-            at[task] = max(at[task], position)
-        if any(is_held(beside(task_path(settings, task.flow, task.partition), LOCK)) for task in behind):
-            seen = time.monotonic()
-        elif time.monotonic() - seen > PATIENCE_S:
+            # That a run has a task says nothing: it may stand still there.
+            if (position := _position(settings, task)) > at[task]:
+                display.advance(task.flow, position - at[task], None)
+                at[task] = position
+                seen = time.monotonic()
+        if time.monotonic() - seen > PATIENCE_S:
             names = ", ".join(map(str, behind))
             raise DataDirectoryError(
-                f"the run that is on has not taken {names} again; the state is there, and sound: see what the run says, or run "
-                "`tidemark run` once it has ended"
+                f"the run that is on has not taken {names} again, or stands still there; the state is there, and sound: see what the run says, or "
+                "run `tidemark run` once it has ended"
             )
         time.sleep(_LOOK_S)
     return True

@@ -15,10 +15,12 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from flows.directories import make_directory, sync
-from flows.errors import DataDirectoryError, SettingsError, StorageFullError, TidemarkError
+from flows.directories import FULL, make_directory, sync
+from flows.errors import CorruptionError, DataDirectoryError, SettingsError, StorageFullError, TidemarkError
 
 _DRAFT = ".draft-"
+# What a disk says of one file that it can't give back: the file is damaged, whatever else the disk holds.
+_DAMAGED = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
 
 
 class PlaceError(DataDirectoryError):
@@ -40,7 +42,7 @@ class Place:
 
     Notes
     -----
-    Everything else raises `PlaceError` where a store can't be reached, or refuses.
+    Everything else raises `PlaceError` where a directory or a store can't be reached, or refuses, and `StorageFullError` where it is full.
     """
 
     def __init__(self, url: str) -> None:
@@ -53,6 +55,8 @@ class Place:
             raise SettingsError(f"checkpoints in '{url}': {error}") from error
         self._root = self._root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
+        self.slow = not self._local
+        """Whether an attempt in vain takes long: a store's client is slow to give up."""
 
     def files(self, directory: str) -> dict[str, int]:
         """Names of the files in a directory, with their sizes; none if there is no such directory."""
@@ -66,12 +70,22 @@ class Place:
             return {name: size for name, size in sorted(names.items()) if not name.startswith(".")}
 
     def read(self, name: str) -> bytes | None:
-        """All of a file, None if it isn't there."""
+        """All of a file, None if it isn't there.
+
+        Raises
+        ------
+        CorruptionError
+            The disk can't give it back.
+        """
         with self._translated(name):
             try:
                 return bytes(self._fs.cat_file(self._path(name)))
             except FileNotFoundError:
                 return None
+            except OSError as error:
+                if self._local and error.errno in _DAMAGED:
+                    raise CorruptionError(f"checkpoint {self.url}/{name} can't be read: {error.strerror}") from error
+                raise
 
     def write(self, name: str, data: bytes) -> None:
         """Make a file, durably; one of the same name is replaced."""
@@ -117,12 +131,11 @@ class Place:
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno in FULL:
                 raise StorageFullError(
                     f"{where}: the disk is full; free space, or give checkpoints another place, and run again"
                 ) from error
-            kind = DataDirectoryError if self._local else PlaceError
-            raise kind(f"{where}: {error.strerror or error}") from error
+            raise PlaceError(f"{where}: {error.strerror or error}") from error
         except Exception as error:
             # Stores have errors of their own for a server that is away, or credentials that are not there.
             if self._local or isinstance(error, TidemarkError):

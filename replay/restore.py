@@ -3,58 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flows.corrections.history import History
-from flows.directories import sync
-from flows.errors import CorruptionError, DataDirectoryError
+from flows.errors import LogError
 from flows.log import Log
 from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings
 from flows.state.corrected_task import refuse_lost
 from flows.state.handover import task_taken
-from flows.state.store import FORMAT, READABLE, Meta, TaskView, write_state
-from flows.state.task import task_path
-from replay.arrived import Arrived
-from replay.checkpoints.check import pairs
-from replay.checkpoints.manifest import Manifest, listed, read
-from replay.checkpoints.pieces import Pair
-from replay.place import Place, PlaceError
+from flows.state.store import write_state
+from replay.arrived import Arrived, DamagedLogError
+from replay.checkpoints.check import Held, pairs
+from replay.checkpoints.choose import Choice, Chooser
+from replay.checkpoints.manifest import Manifest, UnfitError
+from replay.in_place import delete, put_in_place
+from replay.place import Place
 from replay.tasks import TaskName
 
-_RESTORING, _REPLACED = ".restoring", ".replaced"
-
-
-@dataclass
-class Restored:
-    """What a task is restored from.
-
-    Attributes
-    ----------
-    manifest : Manifest or None
-        None: from nothing, the beginning of the log.
-    log_end : int
-        Of its input.
-    passed_over : list of str
-        Why newer checkpoints were not taken.
-    """
-
-    task: TaskName
-    manifest: Manifest | None
-    log_end: int
-    passed_over: list[str] = field(default_factory=list)
-
-    @property
-    def position(self) -> int:
-        """Where the log goes on from."""
-        return self.manifest.position if self.manifest is not None else 0
-
-    @property
-    def to_replay(self) -> int:
-        """Offsets of the log behind the checkpoint."""
-        return self.log_end - self.position
+_RESTORING = ".restoring"
 
 
 class Restorer:
@@ -87,17 +56,27 @@ class Restorer:
         self._arrived = Arrived(logs)
         self._advance = advance
 
-    def plan(self, task: TaskName) -> Restored:
+    def plan(self, task: TaskName) -> Choice:
         """What `restore` would take, with every piece of it read and checked.
 
         Raises
         ------
         RetentionError
             No checkpoint is sound, and the log doesn't go back to its beginning.
+        LogError
+            A log can't be read.
+        PlaceError
+            The place of the checkpoints can't.
         """
-        return self._first(task, self._read_through)
 
-    def restore(self, task: TaskName) -> Restored:
+        def read_through(manifest: Manifest) -> None:
+            held = Held(manifest)
+            deque(held.passing(pairs(self._place, manifest, self._advance)), maxlen=0)
+            self._refuse_ahead(held, manifest)
+
+        return self._first(task, read_through)
+
+    def restore(self, task: TaskName) -> Choice:
         """Put a task back; what was there lies beside it until the next time.
 
         A kill at any moment leaves the old state, the new one, or none, from which a run starts at the beginning of the log.
@@ -106,109 +85,47 @@ class Restorer:
         ------
         LockedError
             Another command is at this task, or a run doesn't let go of it.
+        StorageFullError, DataDirectoryError
+            The state can't be written.
+        RetentionError, LogError, PlaceError
+            As of `plan`.
         """
         with task_taken(self._settings, task.flow, task.partition) as path:
             return self._restore(task, path)
 
-    def _restore(self, task: TaskName, path: Path) -> Restored:
-        new, old = path.with_name(path.name + _RESTORING), path.with_name(path.name + _REPLACED)
+    def _restore(self, task: TaskName, path: Path) -> Choice:
+        new = path.with_name(path.name + _RESTORING)
 
         def build(manifest: Manifest) -> None:
-            shutil.rmtree(new, ignore_errors=True)
-            write_state(new, pairs(self._place, manifest, self._advance))
-            _check(new, manifest)
-            self._published(TaskView(new), manifest)
+            # What a kill has left.
+            delete(new)
+            held = Held(manifest)
+            write_state(new, held.passing(pairs(self._place, manifest, self._advance)))
+            self._refuse_ahead(held, manifest)
 
-        restored = self._first(task, build)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        if restored.manifest is not None:
-            new.rename(path)
-        if path.parent.is_dir():
-            sync(path.parent)
-        return restored
-
-    def _read_through(self, manifest: Manifest) -> None:
-        where = task_path(self._settings, manifest.flow, manifest.partition)
-        self._published(_Small(pairs(self._place, manifest, self._advance), where), manifest)
-
-    def _first(self, task: TaskName, use: Callable[[Manifest], None]) -> Restored:
-        """The first checkpoint, the newest first, that fits the log and that `use` takes without finding it damaged."""
-        log = self._logs[task.flow]
-        if task.flow == ACTIONS:
-            refuse_lost(History.of(self._settings, task.partition), self._logs[REVISITS], task.partition)
-        end = log.end_position(task.partition)
-        passed_over: list[str] = []
-        for named in listed(self._place, task.flow, task.partition):
-            try:
-                manifest = read(self._place, named)
-                self._fits(manifest, log, end)
-                use(manifest)
-            except PlaceError:
-                # No reason to go through the whole log instead.
-                raise
-            except (CorruptionError, DataDirectoryError) as error:
-                passed_over.append(str(error))
-                continue
-            return Restored(task, manifest, end, passed_over)
-        start = log.start_positions()[task.partition]
-        if start > 0:
-            raise CorruptionError(
-                f"{task}: no checkpoint in {self._place.url} can be used, and log '{log.name}', partition {task.partition}, begins at {start}; "
-                "bring back its archive (`tidemark archive status`) or a checkpoint" + "".join(f"\n  {reason}" for reason in passed_over)
-            )
-        return Restored(task, None, end, passed_over)
-
-    def _fits(self, manifest: Manifest, log: Log, end: int) -> None:
-        where = f"checkpoint of {manifest.flow}/{manifest.partition} at position {manifest.position}"
-        if manifest.fingerprint != self._fingerprint:
-            raise DataDirectoryError(
-                f"{where} was made under other features or settings (fingerprint {manifest.fingerprint}, now {self._fingerprint})"
-            )
-        if manifest.state_format not in READABLE:
-            raise DataDirectoryError(f"{where} is of state of format {manifest.state_format}; this Tidemark reads format {FORMAT}")
-        if manifest.position > end:
-            raise DataDirectoryError(f"{where} is ahead of its log, which ends at {end}")
-        start = log.start_positions()[manifest.partition]
-        if manifest.needs_from < start:
-            raise DataDirectoryError(f"{where} needs the log from offset {manifest.needs_from}, and it begins at {start}")
-        if manifest.flow == ACTIONS:
-            right = History.of(self._settings, manifest.partition).right_up_to(manifest.generation)
-            if manifest.position > right:
-                raise DataDirectoryError(f"{where} is older than a correction that changes records from offset {right} on")
-
-    def _published(self, kept: TaskView | _Small, manifest: Manifest) -> None:
-        """Refuse what has put out records that a log no longer has: from an older checkpoint the task puts them out again."""
         try:
-            if kept.meta is not None:
-                for what in self._arrived.missing(kept, kept.meta):
-                    raise DataDirectoryError(f"checkpoint of {manifest.flow}/{manifest.partition} at position {manifest.position} {what}")
+            chosen = self._first(task, build)
+            put_in_place(new if chosen.manifest is not None else None, path)
         finally:
-            kept.close()
+            # Of a restore that failed: nobody else would delete it, and a disk that is full would stay so.
+            shutil.rmtree(new, ignore_errors=True)
+        return chosen
 
+    def _first(self, task: TaskName, use: Callable[[Manifest], None]) -> Choice:
+        history = History.of(self._settings, task.partition) if task.flow == ACTIONS else History()
+        if task.flow == ACTIONS:
+            refuse_lost(history, self._logs[REVISITS], task.partition)
+        return Chooser(self._place, task, self._logs[task.flow], self._fingerprint, history).choose(use)
 
-def _check(path: Path, manifest: Manifest) -> None:
-    view = TaskView(path)
-    try:
-        meta = view.meta
-        if meta is None or (meta.flow, meta.partition, meta.position) != (manifest.flow, manifest.partition, manifest.position):
-            raise CorruptionError(
-                f"checkpoint of {manifest.flow}/{manifest.partition} at position {manifest.position} holds another state than it says"
-            )
-    finally:
-        view.close()
-
-
-class _Small:
-    """What a checkpoint says of its place and its output, without its rows."""
-
-    def __init__(self, pairs: Iterable[Pair], where: Path) -> None:
-        self._pairs = [(key, value) for key, value in pairs if key == b"meta" or key.startswith(b"O")]
-        data = dict(self._pairs).get(b"meta")
-        self.meta = Meta.from_json(data, where) if data is not None else None
-
-    def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        return [(key, value) for key, value in self._pairs if key.startswith(prefix)]
-
-    def close(self) -> None: ...
+    def _refuse_ahead(self, held: Held, manifest: Manifest) -> None:
+        """Refuse what has put out records that a log no longer has: from an older checkpoint the task puts them out again."""
+        meta = held.meta()
+        try:
+            gone = next(self._arrived.missing(held, meta), None)
+        except DamagedLogError as error:
+            # An older checkpoint would be no better.
+            raise LogError(
+                f"{error}; restore that log first, by `tidemark replay restore --log {error.log}`, then run this again"
+            ) from error
+        if gone is not None:
+            raise UnfitError(f"checkpoint of {manifest.flow}/{manifest.partition} at position {manifest.position} {gone}")

@@ -18,16 +18,16 @@ from pathlib import Path
 import pyarrow as pa
 
 from flows.archive.archive import Archive, Range, missing
-from flows.directories import make_directory, sync
+from flows.directories import FULL, make_directory, sync
 from flows.errors import CorruptionError, DataDirectoryError, StorageFullError
 from flows.log import LocalLog
 from flows.log_file import alone, whole_path
 from flows.log_salvage import Salvage
 from flows.outputs import ACTIONS, OUTPUTS
 from flows.settings import Settings
+from replay.in_place import REPLACED, delete
 
 _APPEND_BYTES = 64 << 20
-REPLACED = ".replaced"
 
 
 @dataclass
@@ -98,17 +98,15 @@ def restore_log(
                 restored = _plan(salvage, archive, name, salvage.partitions or settings.partitions, reached)
                 if restored.sound or dry_run:
                     return restored
-                for ending in ("", "-wal"):
-                    Path(f"{path}{REPLACED}{ending}").unlink(missing_ok=True)
                 _build(salvage, archive, restored, path, advance)
             finally:
                 salvage.close()
             _put_in_place(path)
             return restored
     except OSError as error:
-        if error.errno in (28, 27, 122):
+        if error.errno in FULL:
             raise StorageFullError(
-                f"log {path}: the disk is full; nothing was changed, free as much as the log takes and run this again"
+                f"log {path}: the disk is full; nothing is lost, free as much as the log takes and run this again"
             ) from error
         raise DataDirectoryError(f"log {path}: {error}") from error
 
@@ -153,8 +151,18 @@ def _plan(salvage: Salvage, archive: Archive, name: str, partitions: int, reache
 def _build(salvage: Salvage, archive: Archive, restored: RestoredLog, path: Path, advance: Callable[[int], None]) -> None:
     """Make the new file, whole and durable, where `_put_in_place` finds it."""
     directory = path.with_name(f".{path.stem}.restoring")
-    shutil.rmtree(directory, ignore_errors=True)
-    make_directory(directory)
+    delete(directory)
+    try:
+        make_directory(directory)
+        _write(directory, salvage, archive, restored, path, advance)
+        (directory / path.name).rename(whole_path(path))
+        sync(path.parent)
+    finally:
+        # Of one that failed: a disk that is full would stay so.
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _write(directory: Path, salvage: Salvage, archive: Archive, restored: RestoredLog, path: Path, advance: Callable[[int], None]) -> None:
     with LocalLog.open(directory, restored.log, len(restored.ends), create=True) as new:
         for partition, end in enumerate(restored.ends):
             _fill(new, salvage, archive, partition, end, advance)
@@ -168,9 +176,6 @@ def _build(salvage: Salvage, archive: Archive, restored: RestoredLog, path: Path
     if made.with_name(f"{path.name}-wal").exists():
         raise DataDirectoryError(f"log {directory}: its write-ahead log could not be moved into the file; run this again")
     sync(made)
-    made.rename(whole_path(path))
-    sync(path.parent)
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _fill(new: LocalLog, salvage: Salvage, archive: Archive, partition: int, end: int, advance: Callable[[int], None]) -> None:
@@ -202,12 +207,15 @@ def _fill(new: LocalLog, salvage: Salvage, archive: Archive, partition: int, end
 
 def _put_in_place(path: Path) -> None:
     """The last steps; nobody reads or writes the log before they are done. They may be done again."""
-    old = path.with_name(path.name + REPLACED)
-    if path.exists() and not old.exists():
+    old, there = path.with_name(path.name + REPLACED), path.exists()
+    if there and not (old.exists() and old.samefile(path)):
+        # That of an earlier restore goes only now that the new file is whole.
+        Path(f"{old}-wal").unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
         os.link(path, old)
-    # One that SQLite could not move into the file. It would be taken for the new file's.
+    # One that SQLite could not move into the file. It would be taken for the new file's; and must not be, for an older one's.
     if (ahead := Path(f"{path}-wal")).exists():
-        ahead.rename(f"{old}-wal")
+        ahead.rename(f"{old}-wal" if there else f"{ahead}{REPLACED}")
     Path(f"{path}-shm").unlink(missing_ok=True)
     sync(path.parent)
     whole_path(path).rename(path)

@@ -27,9 +27,9 @@ from flows.state.tables import ACTIONS_TABLES, PIN_TABLES
 from flows.state.task import task_path
 from flows.vocabulary import Vocabulary
 from replay.arrived import Arrived
-from replay.checkpoints.check import check
-from replay.checkpoints.manifest import listed, read
-from replay.place import Place
+from replay.checkpoints.check import Checker
+from replay.checkpoints.manifest import UnfitError, listed, read
+from replay.place import Place, PlaceError
 from replay.tasks import TaskName
 
 _READ_RECORDS = 65_536
@@ -70,13 +70,14 @@ def verify_log(log: Log, partition: int, advance: Advance, repeated: Advance = l
     where = f"log {log.name}/{partition}"
     applied: dict[int, int] = {}
     try:
-        at, end = log.start_positions()[partition], log.end_position(partition)
+        start, end = log.start_positions()[partition], log.end_position(partition)
+        at = start
         while at < end:
             batches = read_before(log, end, partition, at, _READ_RECORDS)
             if not batches:
                 raise CorruptionError(f"records from offset {at} on are missing, though it ends at {end}")
             advance(sum(batch.records.nbytes for batch in batches))
-            if log.name in OUTPUTS and log.start_positions()[partition] == 0:
+            if log.name in OUTPUTS and start == 0:
                 for batch in batches:
                     taken = take_next(batch.records, applied, f"log '{log.name}', partition {partition}")
                     repeated(batch.records.num_rows - taken.num_rows)
@@ -197,14 +198,14 @@ def _sorted(rows: np.ndarray, keys: int) -> bool:
 
 def verify_checkpoints(place: Place, task: TaskName, logs: Mapping[str, Log], advance: Advance) -> Iterator[Problem]:
     """Every checkpoint of a task."""
+    checker = Checker(place, advance)
     for named in listed(place, task.flow, task.partition):
+        where = f"checkpoint {task} at {named.position}"
         try:
             end = logs[task.flow].end_position(task.partition) if task.flow in logs else None
-            check(place, read(place, named), end, advance)
-        except (CorruptionError, DataDirectoryError) as error:
-            yield Problem(
-                "checkpoint",
-                f"checkpoint {task} at {named.position}",
-                str(error),
-                "older ones stay usable; `tidemark replay checkpoint --mend` deletes it and makes a new one",
-            )
+            checker.check(read(place, named), end)
+        except PlaceError as error:
+            yield Problem("checkpoint", where, str(error), "see to it that it can be read, then verify again")
+        except (CorruptionError, UnfitError) as error:
+            remedy = "older ones stay usable; `tidemark replay checkpoint --mend` deletes it and makes a new one"
+            yield Problem("checkpoint", where, str(error), remedy)

@@ -7,15 +7,14 @@ again once nobody has the file locked, be it that its owner is done or that it w
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from flows.errors import LockedError
 from flows.settings import Settings
 from flows.state.task import task_path
-from flows.state.task_lock import GRACE_S, LOCK, WANTED, TaskLock, beside, holder, locked
+from flows.state.task_lock import LOCK, WANTED, TaskLock, beside, holder, holding
 
 PATIENCE_S = 60.0
 
@@ -43,23 +42,16 @@ def task_taken(settings: Settings, flow: str, partition: int, patience_s: float 
         Another command has the task, or a run doesn't let go of it in time.
     """
     path = task_path(settings, flow, partition)
-    wanted = beside(path, WANTED)
-    asking = locked(wanted, GRACE_S)
-    if asking is None:
-        raise LockedError(
-            f"task {flow}/{partition} is being replaced by another command ({holder(wanted)}); wait until it is done, and look at what it has made"
-        )
-    try:
+
+    def refused(who: str) -> str:
+        return f"task {flow}/{partition} is being replaced by another command ({who}); wait until it is done, and look at what it has made"
+
+    with holding(beside(path, WANTED), refused):
         lock = _taken(path, f"{flow}/{partition}", patience_s)
         try:
             yield path
         finally:
             lock.release()
-    finally:
-        # While it is locked, so that nobody else's goes.
-        with suppress(OSError):
-            wanted.unlink()
-        os.close(asking)
 
 
 def _taken(path: Path, name: str, patience_s: float) -> TaskLock:

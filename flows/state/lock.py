@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from flows.directories import make_directory
-from flows.errors import DataDirectoryError, LockedError, StorageFullError
+from flows.errors import LockedError, StorageFullError
+from flows.state.task_lock import GRACE_S, lock_file
 
-# Workers of a run that was killed go within moments; a run that lives is reported at once.
+# Workers of a run that was killed go within moments. A run that lives is reported after the grace that whoever only looks needs.
 GRACE_SECONDS = 10.0
 
+_LOCK = "LOCK"
 _SHARES = "shares"
 # Kept open while the process lives.
 _shared: dict[Path, int] = {}
@@ -33,7 +34,7 @@ def run_lock(state: Path) -> Iterator[int]:
     LockedError
         Another run holds it.
     """
-    descriptor = _open(state)
+    descriptor = lock_file(state / _LOCK)
     try:
         _take(descriptor, fcntl.LOCK_EX, state)
         _sign(descriptor)
@@ -57,7 +58,7 @@ def lock_beside_run(state: Path) -> Iterator[bool]:
 
 def run_is_on(state: Path) -> bool:
     """Whether a run, or another command that keeps runs off, has the lock of a state directory."""
-    descriptor = _open(state)
+    descriptor = lock_file(state / _LOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -80,7 +81,7 @@ def shared_lock(state: Path) -> Iterator[bool]:
     """
     state = state.absolute()
     if state not in _shared:
-        _shared[state] = _open(state)
+        _shared[state] = lock_file(state / _LOCK)
     descriptor = _shared[state]
     try:
         try:
@@ -97,28 +98,22 @@ def shared_lock(state: Path) -> Iterator[bool]:
         raise
 
 
-def _open(state: Path) -> int:
-    try:
-        make_directory(state.absolute())
-        return os.open(state / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise DataDirectoryError(f"can't write to {state}: {error.strerror}") from error
-
-
 def _take(descriptor: int, kind: int, state: Path) -> None:
-    deadline = time.monotonic() + GRACE_SECONDS
+    began = time.monotonic()
     while True:
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             holder, shares = _signed(descriptor)
-            # One that shares is alone for a moment only, and then lets others in that share.
-            if _lives(holder) and not (shares and kind == fcntl.LOCK_SH):
+            waited = time.monotonic() - began
+            # One that shares is alone for a moment only, and then lets others in that share; and who only looks (`run_is_on`) doesn't sign: then
+            # the one that lives may have had the lock last, and has it no more.
+            if _lives(holder) and waited > GRACE_S and not (shares and kind == fcntl.LOCK_SH):
                 raise LockedError(
                     f"the data directory {state.parent} is in use by another run (process {holder}); stop it first, or use another --data"
                 ) from None
-            if time.monotonic() > deadline:
+            if waited > GRACE_SECONDS:
                 raise LockedError(
                     f"the data directory {state.parent} is still held by other processes of a run whose first (process {holder or 'unknown'}) has "
                     "gone; they commit what they have begun and end: try again in a moment"

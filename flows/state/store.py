@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch
 
-from flows.directories import make_directory
+from flows.directories import make_directory, translated
 from flows.errors import MAKE_ANEW, CorruptionError, DataDirectoryError, LockedError, StateError, StorageFullError, TidemarkError
 from flows.state import scratch
 from flows.state.runs import Manifest, Run, RunReader, Runs, Table
@@ -139,10 +139,8 @@ class TaskStore:
         # Before anything is made: where somebody is about to put a database, there must be none.
         self._lock = TaskLock(path)
         try:
-            try:
+            with translated(f"can't make {path}"):
                 make_directory(path.absolute())
-            except OSError as error:
-                raise DataDirectoryError(f"can't make {path}: {error}") from error
             with _translated(path):
                 self._db = Rdict(str(path), _options())
             data = self.get(_META)
@@ -322,9 +320,15 @@ def write_state(path: Path, pairs: Iterable[tuple[bytes, bytes]]) -> None:
     ----------
     path : Path
         A directory that isn't there yet.
+
+    Raises
+    ------
+    StorageFullError, DataDirectoryError
+        It can't be written: that says nothing of what was to be written.
     """
-    make_directory(path.absolute())
-    with _translated(path):
+    with translated(f"can't make {path}"):
+        make_directory(path.absolute())
+    with _translated(path, new=True):
         db = Rdict(str(path), _options())
         try:
             batch, size = WriteBatch(raw_mode=True), 0
@@ -383,10 +387,18 @@ def _options(create: bool = True) -> Options:
 
 
 class _translated:
-    """RocksDB's exceptions as ours."""
+    """RocksDB's exceptions as ours.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    path : Path
+    new : bool
+        The database is only being made: whatever fails, no state is damaged.
+    """
+
+    def __init__(self, path: Path, new: bool = False) -> None:
         self._path = path
+        self._new = new
 
     def __enter__(self) -> None:
         return None
@@ -402,7 +414,7 @@ class _translated:
             raise StorageFullError(
                 f"state {self._path}: the disk is full ({text}); free space and run again, nothing committed is lost"
             ) from error
-        if re.search(r"Too many open files|Cannot allocate memory|Read-only file system", text):
+        if self._new or re.search(r"Too many open files|Cannot allocate memory|Read-only file system", text):
             # Of the process or the disk, whichever task meets it first.
             raise DataDirectoryError(f"state {self._path}: {text}") from error
         if "orrupt" in text:

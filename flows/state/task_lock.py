@@ -7,16 +7,15 @@ on an open file that nobody inherits, and goes with its process, however that go
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flows.directories import make_directory
-from flows.errors import DataDirectoryError, LockedError, StorageFullError
+from flows.directories import make_directory, translated
+from flows.errors import LockedError
 
 LOCK, WANTED = ".lock", ".wanted"
 # Whoever only looks at a lock holds it for a moment; and one that is killed keeps it until the kernel has cleaned up.
@@ -82,7 +81,7 @@ def locked(file: Path, patience_s: float) -> int | None:
     """Make a file and lock it; the descriptor that holds the lock, or None if another has it for longer than so many seconds."""
     deadline = time.monotonic() + patience_s
     while True:
-        descriptor = _opened(file)
+        descriptor = lock_file(file)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(file, descriptor):
@@ -100,6 +99,45 @@ def locked(file: Path, patience_s: float) -> int | None:
             raise
         os.close(descriptor)
         time.sleep(_AGAIN_S)
+
+
+@contextmanager
+def holding(file: Path, refused: Callable[[str], str]) -> Iterator[None]:
+    """Hold a file's lock; the file goes with it.
+
+    Parameters
+    ----------
+    refused : callable
+        Given who has it, what to say.
+
+    Raises
+    ------
+    LockedError
+        Another has it.
+    """
+    descriptor = locked(file, GRACE_S)
+    if descriptor is None:
+        raise LockedError(refused(holder(file)))
+    try:
+        yield
+    finally:
+        # While it is locked, so that nobody else's goes.
+        with suppress(OSError):
+            file.unlink()
+        os.close(descriptor)
+
+
+def lock_file(file: Path) -> int:
+    """Make a lock's file, if it isn't there, and open it; the descriptor.
+
+    Raises
+    ------
+    DataDirectoryError, StorageFullError
+        There is no place for it.
+    """
+    with translated(f"can't write to {file.parent}: can't make {file.name}"):
+        make_directory(file.parent.absolute())
+        return os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
 
 
 def is_held(file: Path) -> bool:
@@ -137,16 +175,6 @@ def holder(file: Path) -> str:
         if signed:
             return f"process {signed}"
     return "an unknown process"
-
-
-def _opened(file: Path) -> int:
-    try:
-        make_directory(file.parent.absolute())
-        return os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFullError(f"{file}: the disk is full; free space and run again, nothing committed is lost") from error
-        raise DataDirectoryError(f"can't make {file}: {error.strerror}") from error
 
 
 def _is_still(file: Path, descriptor: int) -> bool:

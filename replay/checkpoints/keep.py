@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flows.errors import CorruptionError, DataDirectoryError
+from flows.errors import CorruptionError
 from flows.settings import DAY_MS
-from replay.checkpoints.check import check, check_piece
-from replay.checkpoints.manifest import Manifest, Named, Piece, directory, listed, piece_path, read
+from replay.checkpoints.check import Checker
+from replay.checkpoints.manifest import Named, UnfitError, directory, listed, piece_path, read
 from replay.place import Place
 
 
@@ -50,7 +50,7 @@ def sweep(place: Place, flow: str, partition: int, now: int, keep: int, days: fl
         if named not in gone:
             try:
                 needed |= {piece.name for piece in read(place, named).pieces}
-            except (CorruptionError, DataDirectoryError):
+            except (CorruptionError, UnfitError):
                 sound = False
     sizes = place.files(f"{where}/pieces") if sound else {}
     unneeded = [name for name in sizes if name not in needed]
@@ -78,6 +78,7 @@ def mend(
     list of str
         What is wrong with each checkpoint that is deleted, or would be.
     """
+    checker = Checker(place, advance)
     gone: list[str] = []
     damaged: list[str] = []
     for named in listed(place, flow, partition):
@@ -87,23 +88,15 @@ def mend(
             gone.append(str(error))
             damaged.append(named.name)
             continue
-        except DataDirectoryError:
+        except UnfitError:
             # Of another format: whoever reads that may use it.
             continue
         try:
-            check(place, manifest, log_end, advance)
+            checker.check(manifest, log_end)
         except CorruptionError as error:
             gone.append(str(error))
             damaged.append(named.name)
-            damaged += [piece_path(flow, partition, piece.name) for piece in manifest.pieces if not _is_sound(place, manifest, piece)]
+            damaged += [piece_path(flow, partition, piece.name) for piece in manifest.pieces if not checker.is_sound(manifest, piece)]
     if not dry_run:
         place.delete(list(dict.fromkeys(damaged)))
     return gone
-
-
-def _is_sound(place: Place, manifest: Manifest, piece: Piece) -> bool:
-    try:
-        check_piece(place, manifest, piece)
-    except CorruptionError:
-        return False
-    return True

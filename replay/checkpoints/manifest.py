@@ -21,6 +21,10 @@ FORMAT = 1
 _NAME = re.compile(r"(\d{20})-(\d{15})-([0-9a-f]{32})\.json")
 
 
+class UnfitError(DataDirectoryError):
+    """A checkpoint is whole, and of no use here and now."""
+
+
 def checksum(data: bytes) -> str:
     """What names are made of: BLAKE2b, 16 bytes, in hex."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -128,7 +132,7 @@ def read(place: Place, named: Named) -> Manifest:
     ------
     CorruptionError
         It is not what was written.
-    DataDirectoryError
+    UnfitError
         It is of another format.
     """
     data = place.read(named.name)
@@ -139,7 +143,7 @@ def read(place: Place, named: Named) -> Manifest:
         raise CorruptionError(f"{where} is not what was written: its checksum is another")
     content = orjson.loads(data)
     if content.get("format") != FORMAT:
-        raise DataDirectoryError(
+        raise UnfitError(
             f"{where} has format {content.get('format')}; this Tidemark reads format {FORMAT}: "
             "the version that wrote it can restore it, here `tidemark replay checkpoint` makes a new one"
         )
@@ -161,5 +165,5 @@ def readable(place: Place, flow: str, partition: int) -> Iterator[Manifest]:
     for named in listed(place, flow, partition):
         try:
             yield read(place, named)
-        except (CorruptionError, DataDirectoryError):
+        except (CorruptionError, UnfitError):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import time
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows import stopping
+from flows.errors import TidemarkError
 from flows.open_log import log_exists, open_log
 from flows.run.display import RateColumn
 from flows.settings import Settings
@@ -92,7 +94,8 @@ def audit(
 
     Each round reads the log from its beginning, whatever the size of the sample, so a larger sample costs little more time.
 
-    Exits with 1 if anything differs or can't be audited. With --follow, SIGTERM or Ctrl-C ends it; the exit code then is 0 if nothing was ever found.
+    Exits with 1 if anything differs or can't be audited. With --follow, SIGTERM or Ctrl-C ends it; the exit code then is 0 if nothing was ever
+    found, and every round could be done.
     """
     settings: Settings = ctx.obj
     tasks = chosen(settings, names)
@@ -114,16 +117,41 @@ def audit(
             port = metrics.serve(metrics_address, metrics_port)
             click.echo(f"metrics at http://{metrics_address}:{port}/metrics", err=True)
         try:
-            turn = 0
-            while True:
-                found |= _round(settings, tasks, first + turn, size, pace, as_json, metrics.observe)
-                turn += 1
-                if stopping.wait(_PAUSE_S):
-                    break
+            for each in _for_ever(settings, tasks, first, size, pace, as_json, metrics.observe):
+                found |= each
         except StopRequested:
             pass
     if found:
         ctx.exit(1)
+
+
+def _for_ever(
+    settings: Settings, tasks: list[TaskName], first: int, size: int | None, pace: Pace, as_json: bool, observe: Callable[[Audited], None]
+) -> Iterator[bool]:
+    """Round after round until a stop is asked for; of each, whether anything was found.
+
+    A round that can't be done (a log that is being restored, an archive that is away) is counted as a failure of each task that it left out, and
+    said the first time that it is for this reason: the next one may go well.
+    """
+    said: set[str] = set()
+    for turn in itertools.count():
+        left = set(tasks)
+
+        def take_in(done: Audited, left: set[TaskName] = left) -> None:
+            left.discard(done.task)
+            observe(done)
+
+        try:
+            yield _round(settings, tasks, first + turn, size, pace, as_json, take_in)
+        except TidemarkError as error:
+            for task in sorted(left):
+                observe(Audited(task, None, problem=str(error)))
+            if str(error) not in said:
+                said.add(str(error))
+                click.echo(f"not audited: {error}", err=True)
+            yield True
+        if stopping.wait(_PAUSE_S):
+            return
 
 
 def _round(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
 import click
 
-from flows.errors import TidemarkError
+from flows.errors import LockedError, TidemarkError
 from flows.open_log import log_exists, open_log
 from flows.settings import Settings
 from replay.checkpoints import keep as keeping
-from replay.checkpoints.make import make
+from replay.checkpoints.at_work import at_work
+from replay.checkpoints.make import Made, make
 from replay.commands.options import DRY, JSON, TASK, bar, chosen, now
 from replay.place import Place, PlaceError
 from replay.tasks import TaskName
@@ -42,27 +44,21 @@ def checkpoint(
         for task in chosen(settings, names):
             row: dict[str, Any] = {"task": str(task)}
             try:
-                if mend:
-                    mended += keeping.mend(place, task.flow, task.partition, _end(settings, task), dry_run, advance)
-                if not dry_run:
-                    made = make(settings, place, task.flow, task.partition, advance)
-                    if made is None:
-                        continue
-                    row |= {
-                        "position": made.manifest.position,
-                        "new": made.new,
-                        "pieces": len(made.manifest.pieces),
-                        "bytes": made.manifest.bytes,
-                        "written_pieces": made.pieces,
-                        "written_bytes": made.bytes,
-                        "seconds": round(made.seconds, 3),
-                    }
-                row["deleted"] = asdict(keeping.sweep(place, task.flow, task.partition, now(), keep, keep_days, dry_run))
-                rows.append(row)
+                # A dry run changes nothing, so it need not be alone.
+                with nullcontext() if dry_run else at_work(settings, task):
+                    if mend:
+                        mended += keeping.mend(place, task.flow, task.partition, _end(settings, task), dry_run, advance)
+                    if not dry_run:
+                        made = make(settings, place, task.flow, task.partition, advance)
+                        if made is None:
+                            continue
+                        row |= _as_row(made)
+                    row["deleted"] = asdict(keeping.sweep(place, task.flow, task.partition, now(), keep, keep_days, dry_run))
+                    rows.append(row)
             except TidemarkError as error:
                 failed.append(f"{task}: {error}")
-                if isinstance(error, PlaceError):
-                    # Nor would it take the others, and a store's client is slow to give up.
+                # Another command goes through the tasks in the same order; and a place that is away would not take the others either.
+                if isinstance(error, LockedError) or (isinstance(error, PlaceError) and place.slow):
                     break
     if as_json:
         click.echo(json.dumps({"place": place.url, "tasks": rows, "mended": mended, "failed": failed}))
@@ -74,6 +70,18 @@ def checkpoint(
             click.echo(line, err=True)
     if failed:
         click.get_current_context().exit(1)
+
+
+def _as_row(made: Made) -> dict[str, Any]:
+    return {
+        "position": made.manifest.position,
+        "new": made.new,
+        "pieces": len(made.manifest.pieces),
+        "bytes": made.manifest.bytes,
+        "written_pieces": made.pieces,
+        "written_bytes": made.bytes,
+        "seconds": round(made.seconds, 3),
+    }
 
 
 def _end(settings: Settings, task: TaskName) -> int | None:

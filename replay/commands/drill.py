@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flows.directories import translated
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
@@ -44,6 +45,8 @@ def drill(
     directory in the temporary directory (TMPDIR), or in --keep's.
     """
     settings: Settings = ctx.obj
+    if keep is not None and _holds_something(keep):
+        raise click.UsageError(f"--keep: {keep} holds something already; give a directory that is empty or not there yet")
     chosen = [CLASSES[name] for name in CLASSES if not names or name in names]
     if events is None and not log_exists(settings, ACTIONS):
         events = _EVENTS
@@ -57,7 +60,8 @@ def drill(
     with ExitStack() as stack:
         bars = stack.enter_context(Progress(*columns, console=console, disable=as_json or not console.is_terminal))
         scratch = keep.absolute() if keep else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemark-drill-")))
-        scratch.mkdir(parents=True, exist_ok=True)
+        with translated(f"can't make {scratch}"):
+            scratch.mkdir(parents=True, exist_ok=True)
         bar = bars.add_task(f"make {source}", total=len(chosen) + 1)
         of = simulated(settings, events, seed, scratch, type_it) if events else settings
         with open_log(of, ACTIONS, read_only=True) as log:
@@ -78,6 +82,11 @@ def drill(
         _print_rows(rows, undetected, unequal)
     if undetected or unequal:
         ctx.exit(1)
+
+
+def _holds_something(directory: Path) -> bool:
+    with translated(f"can't read {directory}"):
+        return directory.exists() and any(directory.iterdir())
 
 
 def _print_plan(source: str, seed: int, classes: list[tuple[str, str]], as_json: bool) -> None:

@@ -32,13 +32,23 @@ DRY = click.option("--dry-run", is_flag=True, help="Say what would be done; chan
 
 def chosen(settings: Settings, names: tuple[str, ...]) -> list[TaskName]:
     """The tasks that were named, or all, of a data directory that is one."""
+    refuse_gone(settings, ACTIONS)
     if not log_exists(settings, ACTIONS):
-        if (settings.archives / ACTIONS).is_dir():
-            raise DataDirectoryError(
-                f"log '{ACTIONS}' is gone from {settings.logs}; from its archive in {settings.archives}: `tidemark replay restore --log {ACTIONS}`"
-            )
         raise DataDirectoryError(f"there is no log in {settings.logs}; `tidemark ingest` makes one")
     return task_names.named(settings, names) if names else task_names.every(settings)
+
+
+def refuse_gone(settings: Settings, name: str) -> None:
+    """Refuse to go on where a log's file is gone and its archive is not: it must not be begun anew.
+
+    Raises
+    ------
+    DataDirectoryError
+    """
+    if not log_exists(settings, name) and (settings.archives / name).is_dir():
+        raise DataDirectoryError(
+            f"log '{name}' is gone from {settings.logs}; from its archive in {settings.archives}: `tidemark replay restore --log {name}`"
+        )
 
 
 def now() -> int:

@@ -6,13 +6,16 @@ import json
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from flows.open_log import open_log
+from flows.directories import translated
+from flows.log import LocalLog, Log
+from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, LOGS, OUTPUTS
 from flows.run.display import LiveDisplay, moment
 from flows.run.main_job import run_flows
@@ -22,10 +25,11 @@ from flows.state.lock import lock_beside_run
 from replay import tasks as task_names
 from replay.arrived import Arrived
 from replay.catching_up import await_run
-from replay.commands.options import DRY, JSON, TASK, bar, chosen
+from replay.checkpoints.choose import Choice
+from replay.commands.options import DRY, JSON, TASK, bar, chosen, refuse_gone
 from replay.commands.restore_log import restore_logs
 from replay.place import Place
-from replay.restore import Restored, Restorer
+from replay.restore import Restorer
 from replay.verify import Problem, verify_state
 
 
@@ -62,7 +66,7 @@ def restore(
     asked = chosen(settings, names)
     with ExitStack() as stack:
         beside_run = not dry_run and not stack.enter_context(lock_beside_run(settings.state))
-        logs = {name: stack.enter_context(open_log(settings, name, create=not dry_run)) for name in (ACTIONS, *OUTPUTS)}
+        logs = {name: _opened(settings, name, dry_run, stack) for name in (ACTIONS, *OUTPUTS)}
         if names or everything:
             wanted = task_names.every(settings) if everything else asked
         else:
@@ -94,12 +98,23 @@ def restore(
         click.echo("the run that is on goes on from there")
 
 
+def _opened(settings: Settings, name: str, dry_run: bool, stack: ExitStack) -> Log:
+    """A log; one that isn't there yet is made, empty, as a run would."""
+    refuse_gone(settings, name)
+    if dry_run and not log_exists(settings, name):
+        # Elsewhere: a dry run leaves nothing behind.
+        with translated("can't make a temporary directory (TMPDIR)"):
+            elsewhere = stack.enter_context(TemporaryDirectory(prefix="tidemark-restore-"))
+        return stack.enter_context(LocalLog.open(elsewhere, name, settings.partitions, create=True))
+    return stack.enter_context(open_log(settings, name, create=not dry_run))
+
+
 def _damaged(problems: Iterable[Problem]) -> bool:
     """Whether more is wrong than that the log has to be applied again."""
     return any(problem.kind == "state" for problem in list(problems))
 
 
-def _as_row(one: Restored) -> dict[str, Any]:
+def _as_row(one: Choice) -> dict[str, Any]:
     return {
         "task": str(one.task),
         "position": one.position,
@@ -110,7 +125,7 @@ def _as_row(one: Restored) -> dict[str, Any]:
     }
 
 
-def _print_restored(done: list[Restored], dry_run: bool) -> None:
+def _print_restored(done: list[Choice], dry_run: bool) -> None:
     if not done:
         click.echo("every task's state is sound: nothing to restore")
         return

@@ -16,7 +16,8 @@ from flows.settings import Settings
 from flows.state.store import TaskView
 from flows.state.task import task_path
 from replay.commands.options import bar
-from replay.restore_log import REPLACED, RestoredLog, restore_log
+from replay.in_place import REPLACED
+from replay.restore_log import RestoredLog, restore_log
 
 
 def restore_logs(settings: Settings, names: Iterable[str], dry_run: bool, as_json: bool) -> None:

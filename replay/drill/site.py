@@ -6,7 +6,6 @@ Made from the log alone, so that whoever runs on the data directory is not distu
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,15 +75,13 @@ def simulated(settings: Settings, events: int, seed: int, directory: Path, tidem
     return site.settings
 
 
-def prepare(source: Log, settings: Settings, data: Path, tidemark: Type, advance: Callable[[int], None] = lambda records: None) -> Site:
+def prepare(source: Log, settings: Settings, data: Path, tidemark: Type) -> Site:
     """Make a site of an ACTIONS log, in stages: each is appended and run, and all but the last have a checkpoint.
 
     Parameters
     ----------
     source : Log
         With its archive.
-    advance : callable, optional
-        Called with records, as they are copied.
 
     Raises
     ------
@@ -100,7 +97,7 @@ def prepare(source: Log, settings: Settings, data: Path, tidemark: Type, advance
     for stage in range(1, _STAGES + 1):
         with LocalLog.open(site.settings.logs, ACTIONS, source.partitions, create=True) as log:
             for partition, end in enumerate(ends):
-                _copy(source, log, partition, end * stage // _STAGES, advance)
+                _copy(source, log, partition, end * stage // _STAGES)
         must(tidemark(site.settings, "run", "--json"), "tidemark run")
         if stage < _STAGES:
             must(tidemark(site.settings, "replay", "checkpoint", "--json"), "tidemark replay checkpoint")
@@ -108,12 +105,11 @@ def prepare(source: Log, settings: Settings, data: Path, tidemark: Type, advance
     return site
 
 
-def _copy(source: Log, log: LocalLog, partition: int, end: int, advance: Callable[[int], None]) -> None:
+def _copy(source: Log, log: LocalLog, partition: int, end: int) -> None:
     at_ = log.end_position(partition)
     while at_ < end:
         batches = read_before(source, end, partition, at_, _READ_RECORDS)
         if not batches:
             raise DrillError(f"log '{source.name}', partition {partition}: nothing at offset {at_}, though it ends at {end}")
         log.append([(partition, batch.records) for batch in batches])
-        advance(batches[-1].end_offset - at_)
         at_ = batches[-1].end_offset

@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.corrections.history import History
 from flows.decode import Decoder
+from flows.directories import make_directory, sync, translated
 from flows.errors import CorruptionError, DataDirectoryError
 from flows.log import Log, LogBatch
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
@@ -20,8 +21,10 @@ from flows.state.revisits_task import RevisitsTask
 from flows.state.store import write_state
 from flows.state.task import Task, task_path
 from flows.vocabulary import Vocabulary
-from replay.checkpoints.check import pairs
-from replay.checkpoints.manifest import Manifest, readable
+from replay.checkpoints.check import Held, pairs
+from replay.checkpoints.choose import Chooser
+from replay.checkpoints.manifest import Manifest
+from replay.in_place import delete
 from replay.place import Place
 from replay.rebuild.silent import SilentLog
 from replay.tasks import TaskName
@@ -64,29 +67,37 @@ class Draft:
         before : int, optional
             Only checkpoints at or before this position.
         """
-        mark = state_fingerprint(self._settings, self._vocabulary)
-        start, end = self._log.start_positions()[self.name.partition], self._log.end_position(self.name.partition)
-        for manifest in readable(place, self.name.flow, self.name.partition):
-            right = self.history.right_up_to(manifest.generation) if self.name.flow == ACTIONS else end
-            fits = manifest.fingerprint == mark and manifest.position <= min(right, end) and manifest.needs_from >= start
-            if fits and (before is None or manifest.position <= before):
-                return manifest
-        if start:
-            raise CorruptionError(
-                f"{self.name}: no checkpoint in {place.url} lies before what is to be changed, and log '{self._log.name}', partition "
-                f"{self.name.partition}, begins at {start}; bring back its archive or an older checkpoint"
-            )
-        return None
+        return self._chooser(place).choose(before=before).manifest
 
     def begin(self, place: Place, manifest: Manifest | None) -> None:
-        """Make the state that it begins from, unless an earlier attempt has; a kill leaves it whole or not there."""
+        """Make the state that it begins from, unless an earlier attempt has; a kill leaves it whole or not there.
+
+        Parameters
+        ----------
+        manifest : Manifest or None
+            As `base` gave it; where it turns out to be damaged, the next older one is taken.
+        """
         if self.path.exists() or manifest is None:
             return
         base = self.path.with_name(self.path.name + _BASE)
-        shutil.rmtree(base, ignore_errors=True)
-        base.parent.mkdir(parents=True, exist_ok=True)
-        write_state(base, pairs(place, manifest, lambda size: None))
-        base.rename(self.path)
+
+        def build(taken: Manifest) -> None:
+            delete(base)
+            held = Held(taken)
+            write_state(base, held.passing(pairs(place, taken)))
+            held.meta()
+
+        try:
+            with translated(f"state {self.path}: can't be made"):
+                make_directory(base.parent.absolute())
+                if self._chooser(place).choose(build, before=manifest.position).manifest is not None:
+                    base.rename(self.path)
+                    sync(self.path.parent)
+        finally:
+            shutil.rmtree(base, ignore_errors=True)
+
+    def _chooser(self, place: Place) -> Chooser:
+        return Chooser(place, self.name, self._log, state_fingerprint(self._settings, self._vocabulary), self.history)
 
     def open(self, lanes: Lanes) -> Task:
         """The task of this state."""

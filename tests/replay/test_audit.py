@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from flows import stopping
 from flows.archive import writing
+from flows.errors import LogError
 from flows.kernels.layout import TILE_COLUMNS
 from flows.log import Log
 from flows.outputs import ACTIONS, OUTPUTS, REVISITS
@@ -35,6 +36,7 @@ from replay.arrived import Arrived
 from replay.audit import pace as pacing
 from replay.audit.audit import Audited, Auditor
 from replay.audit.compare import differences
+from replay.audit.metrics import Metrics
 from replay.audit.pace import Pace, StopRequested
 from replay.audit.said import ENTITIES, PIN, TOPIC
 from replay.audit.sample import Sample
@@ -592,6 +594,41 @@ def test_what_it_finds_is_counted_and_ends_it_with_1(served: Settings) -> None:
     kill(process.pid, signal.SIGTERM)
     done = ended(process)
     assert done.code == 1
+
+
+def test_a_round_that_cannot_be_done_is_counted_and_said_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as while a log is being restored: the audit goes on, and what it could not do is in its exit code."""
+    turns = iter(["done", "log 'actions' is being restored", "log 'actions' is being restored", "another thing", "done"])
+    audited_before = Auditor.audit
+
+    def audit(self: Auditor, tasks: list[TaskName]) -> Iterator[Audited]:
+        turn = next(turns)
+        for number, one in enumerate(audited_before(self, tasks)):
+            if turn != "done" and number:
+                raise LogError(turn)
+            yield one
+
+    observed: list[Metrics] = []
+    monkeypatch.setattr(Auditor, "audit", audit)
+    monkeypatch.setattr(stopping, "listen", lambda: None)
+    monkeypatch.setattr(Pace, "step", lambda self: None)
+    rounds = iter(range(4))
+    monkeypatch.setattr(stopping, "wait", lambda seconds: next(rounds, None) is None)
+
+    def noted(pace: Pace) -> Metrics:
+        observed.append(Metrics(pace))
+        return observed[-1]
+
+    monkeypatch.setattr("replay.commands.audit.Metrics", noted)
+    done = command(settings, monkeypatch, "--follow", "--seed", 1, code=1)
+    assert done.err.splitlines() == ["not audited: log 'actions' is being restored", "not audited: another thing"]
+    assert done.out.count("entities of 4 tasks recomputed") == 2
+    [metrics] = observed
+    failures = [
+        metrics.registry.get_sample_value("tidemark_audit_failures_total", {"flow": task.flow, "partition": str(task.partition)})
+        for task in every(settings)
+    ]
+    assert sorted(failures) == [0, 3, 3, 3], "one task was audited in each of these rounds"
 
 
 def test_a_port_that_is_taken_is_said(served: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,8 +51,8 @@ def another(monkeypatch: pytest.MonkeyPatch, module: Any, number: int) -> None:
     monkeypatch.setattr(module, "FORMAT", number)
     if module is store:
         monkeypatch.setattr(store, "READABLE", (number,))
-        monkeypatch.setattr("replay.restore.FORMAT", number)
-        monkeypatch.setattr("replay.restore.READABLE", (number,))
+        monkeypatch.setattr("replay.checkpoints.choose.FORMAT", number)
+        monkeypatch.setattr("replay.checkpoints.choose.READABLE", (number,))
 
 
 def digests(data: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from flows.outputs import ACTIONS, REVISITS
 from flows.state import store
 from flows.state.lock import run_lock
 from flows.state.task import task_path
-from replay import catching_up, restore
+from replay import catching_up, in_place
 from replay.checkpoints.manifest import listed, read
 from replay.place import Place
 from tests.processes import PARTITIONS, Outcome, assert_same, front_door, outcome, settings_of, simulated_once, tidemark
@@ -207,7 +207,7 @@ def test_where_all_is_well_nothing_is_restored(site: Site, tmp_path: Path, monke
     assert said == "every task's state is sound: nothing to restore\n"
 
 
-@pytest.mark.parametrize("step", range(7))
+@pytest.mark.parametrize("step", range(6))
 def test_killed_anywhere_it_can_be_done_again(site: Site, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it has come to, a run leads to the same; and so does the same command."""
     data = site.copy(tmp_path / "data")
@@ -223,10 +223,10 @@ def test_killed_anywhere_it_can_be_done_again(site: Site, step: int, tmp_path: P
 
     with (
         mock.patch("replay.restore.write_state", killing(store.write_state)),
-        mock.patch("replay.restore.shutil.rmtree", killing(shutil.rmtree)),
-        mock.patch("replay.restore._check", killing(restore._check)),
+        mock.patch("replay.restore.delete", killing(in_place.delete)),
+        mock.patch("replay.in_place.delete", killing(in_place.delete)),
         mock.patch.object(Path, "rename", killing(Path.rename)),
-        mock.patch("replay.restore.sync", killing(directories.sync)),
+        mock.patch("replay.in_place.sync", killing(directories.sync)),
     ):
         said = restored(data, monkeypatch, "--task", "actions/0", "--no-run", code=130)
     assert said.strip().startswith("interrupted")
@@ -259,7 +259,8 @@ def test_a_run_that_ends_meanwhile_leaves_the_rest_to_the_restore(site: Site, tm
     data = site.copy(tmp_path / "data")
     with ExitStack() as stack:
         stack.enter_context(run_lock(settings_of(data).state))
-        monkeypatch.setattr(catching_up, "is_held", lambda _: stack.close())
+        look = catching_up._position
+        monkeypatch.setattr(catching_up, "_position", lambda *task: (stack.close(), look(*task))[1])
         done = json.loads(front_door("replay", "restore", "--all", "--json", monkeypatch=monkeypatch, data=data, **SMALL).out)
     assert (done["beside_run"], done["ran"]["stopped"], len(done["restored"])) == (True, False, 2 * PARTITIONS)
     assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)

@@ -16,7 +16,7 @@ import pytest
 
 from flows import directories
 from flows.log import LocalLog
-from flows.outputs import ACTIONS, OUTPUTS, REVISITS
+from flows.outputs import ACTIONS, LATE, OUTPUTS, REVISITS
 from flows.state.task import task_path
 from tests.processes import Outcome, Simulated, assert_same, front_door, outcome, settings_of, simulated_once, tidemark
 
@@ -262,6 +262,27 @@ def test_a_full_disk_is_said_and_nothing_is_lost(site: Site, tmp_path: Path, mon
         assert "the disk is full" in restored(data, ACTIONS, monkeypatch, code=1)
     restored(data, ACTIONS, monkeypatch)
     check_whole(site, data, ACTIONS, tmp_path, monkeypatch)
+
+
+def test_what_an_earlier_restore_replaced_goes_once_the_new_file_is_whole(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = site.copy(tmp_path / "data")
+    log, old = data / f"logs/{LATE}.db", data / f"logs/{LATE}.db.replaced"
+    damaged = []
+    for _ in range(2):
+        change(data, LATE, "UPDATE batches SET bytes = zeroblob(40) WHERE rowid = 1", "PRAGMA wal_checkpoint(TRUNCATE)")
+        damaged.append(log.read_bytes())
+        with mock.patch("replay.restore_log.sync", side_effect=OSError(28, "No space left on device")):
+            assert "the disk is full" in restored(data, LATE, monkeypatch, code=1)
+        assert [old.read_bytes()] if old.exists() else damaged[:-1] == []
+        assert not (data / f"logs/.{LATE}.restoring").exists(), "what was begun fills no disk"
+        # Killed at the last step but one: the file that is whole now is put in place by the next.
+        with mock.patch("replay.restore_log.os.link", side_effect=KeyboardInterrupt):
+            restored(data, LATE, monkeypatch, code=130)
+        restored(data, LATE, monkeypatch)
+        assert old.read_bytes() == damaged[-1]
+    assert records(data, LATE) == {key: rows for key, rows in site.records.items() if key[0] == LATE}
 
 
 def test_state_is_where_it_was(site: Site) -> None:

@@ -155,18 +155,18 @@ def test_nobody_inherits_it(tmp_path: Path) -> None:
 def test_a_file_that_was_taken_away_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that had opened the same file, whose first owner has removed it: only one may have the lock of what lies there then."""
     path = tmp_path / "task"
-    opened = task_lock._opened
+    opened = task_lock.lock_file
     first = task_lock.locked(beside(path, WANTED), 0.0)
     assert first is not None
 
     def removed(file: Path) -> int:
         descriptor = opened(file)
-        monkeypatch.setattr(task_lock, "_opened", opened)
+        monkeypatch.setattr(task_lock, "lock_file", opened)
         file.unlink()
         os.close(first)
         return descriptor
 
-    monkeypatch.setattr(task_lock, "_opened", removed)
+    monkeypatch.setattr(task_lock, "lock_file", removed)
     second = task_lock.locked(beside(path, WANTED), 1.0)
     assert second is not None
     assert is_wanted(path)
