@@ -18,8 +18,8 @@ from flows.state.task import task_path
 from replay import tasks as task_names
 from replay.commands.options import JSON, TASK, chosen, records_bar
 from replay.commands.showing import print_difference
+from replay.in_place import REPLACED
 from replay.rebuild.difference import Difference, difference, state_of
-from replay.rebuild.switch import REPLACED
 
 
 @click.command(epilog="Example: tidemark replay diff --task actions/3 --with-replaced")

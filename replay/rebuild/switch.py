@@ -6,13 +6,11 @@ takes them, until they are replaced: by this, by this again after a kill, or by 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 
 from flows.corrections.history import History
 from flows.corrections.record import Correction
-from flows.directories import sync
 from flows.errors import CorruptionError, LockedError
 from flows.log import LedgerConflictError, LedgerEntry, Log
 from flows.open_log import open_log
@@ -25,11 +23,10 @@ from flows.state.store import TaskView
 from flows.state.task import task_path
 from flows.state.task_lock import opened_here
 from flows.vocabulary import Vocabulary
+from replay.in_place import put_in_place
 from replay.rebuild.plan import Part, Plan, Workplace
 from replay.rebuild.rebuild import Rebuild, taking_effect
 from replay.rebuild.request import GENERATIONS, newest_in
-
-REPLACED = ".replaced"
 
 
 def recorded(settings: Settings, plan: Plan) -> list[Correction]:
@@ -146,10 +143,4 @@ class Switch:
                 )
             # Done before a kill.
             return
-        old = path.with_name(path.name + REPLACED)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        new.rename(path)
-        sync(path.parent)
-        sync(new.parent)
+        put_in_place(new, path)
