@@ -7,7 +7,8 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -48,6 +49,14 @@ def pytest_configure(config: pytest.Config) -> None:
     # Set before hypothesis reads it, and handed on to the workers of pytest-xdist with the other options.
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
+    """Of pytest-xdist's workers, none begins with a test before the loops are compiled; meanwhile they collect."""
+    yield
+    if getattr(session.config.option, "numprocesses", None):
+        subprocess.run([sys.executable, "-m", "tests.compiling"], cwd=session.config.rootpath, check=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
