@@ -1,4 +1,4 @@
-"""Has everything compiled once, before the workers of pytest-xdist begin: on a clean checkout each of them would do so for itself, at the same time."""
+"""Has all loops compiled before the workers of pytest-xdist begin: on a clean checkout each of them would do so for itself, at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drives the real command line, in this process or in ones of its own, kills those at chosen positions, and gathers all that a data directory says."""
+"""Drives the real command line, here or in processes that are killed at chosen positions, and gathers all that a data directory says."""
 
 from __future__ import annotations
 

@@ -40,7 +40,6 @@ from tests.processes import (
     kill,
     outcome,
     settings_of,
-    simulated_once,
     start,
     tidemark,
     tidemark_process,
@@ -78,11 +77,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     tidemark_process("ingest", SAMPLE, *SAMPLE_OPTIONS, data=settings.data)
     tidemark_process("run", data=settings.data)
     return settings
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 # A file of real events -----------------------------------------------------------------------------------------------------------------
@@ -253,7 +247,9 @@ def test_the_number_of_workers_changes_nothing(simulated: Simulated, workers: in
     done = tidemark("run", "--workers", workers, "--json", data=data).json()
     assert (done["events"], done["workers"], done["stopped"]) == (simulated.records, workers, False)
     assert_same_as_clean(data, simulated, tmp_path)
-    digests = {f"{t['flow']}-{t['partition']}": t["digest"] for t in tidemark_process("status", "--digest", "--json", data=data).json()["tasks"]}
+    digests = {
+        f"{t['flow']}-{t['partition']}": t["digest"] for t in tidemark_process("status", "--digest", "--json", data=data).json()["tasks"]
+    }
     assert digests == simulated.clean.digests
 
 

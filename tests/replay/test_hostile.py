@@ -18,7 +18,19 @@ import pytest
 from flows.outputs import ACTIONS, REVISITS
 from replay.checkpoints.manifest import listed
 from replay.place import Place
-from tests.processes import Outcome, assert_same, await_true, ended, front_door, outcome, settings_of, simulated_once, start, tidemark, tidemark_process
+from tests.processes import (
+    Outcome,
+    assert_same,
+    await_true,
+    ended,
+    front_door,
+    outcome,
+    settings_of,
+    simulated_once,
+    start,
+    tidemark,
+    tidemark_process,
+)
 
 SMALL = {"batch_records": 100, "anchor_records": 150}
 
