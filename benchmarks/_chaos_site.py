@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.reading import FeatureReader
 from flows.settings import Settings
 from flows.simulate import simulate
+from tests.ports import free_ports
 from tests.processes import environment
 
 TIDEMARK = (sys.executable, "-m", "tidemark")
@@ -132,7 +132,7 @@ class Site:
             commands = [[*self._program, "run", how, "--workers", str(workers)]]
         else:
             flows = [sys.executable, "-m", "bytewax.run", "flows.all:flow"]
-            addresses = ";".join(f"127.0.0.1:{port}" for port in _free_ports(2))
+            addresses = ";".join(f"127.0.0.1:{port}" for port in free_ports(2))
             commands = [[*flows, "-w", "2"]] if engine == schedule.THREADS else [[*flows, "-i", str(i), "-a", addresses] for i in range(2)]
         return Run([self._start(command, room, **given) for command in commands])
 
@@ -179,11 +179,3 @@ class Watch:
                 return 0
             self._logs[name] = self._stack.enter_context(open_log(self._settings, name, read_only=True))
         return sum(self._logs[name].end_positions())
-
-
-def _free_ports(number: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports

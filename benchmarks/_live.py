@@ -15,6 +15,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from benchmarks._live_events import LiveEvents
+from benchmarks._measure import CheckFailedError
 from flows.features import PIN_COUNTERS
 from flows.ingest.producer import split
 from flows.log import LocalLog
@@ -27,6 +28,7 @@ LINGER_NS = 5_000_000
 """How long a producer gathers before it appends: 5 ms, what Kafka's clients are usually set to."""
 PAUSE_S = 0.002
 PATIENCE_S = 30.0
+"""How long an event may take to show, and a run to apply some of what was appended."""
 _CLICKED = PIN_COUNTERS.index("revisits_click_all_7d_count")
 
 now = time.monotonic_ns
@@ -207,8 +209,15 @@ _LOOK_S = 0.05
 
 
 def feed(settings: Settings, events: LiveEvents, seconds: float) -> tuple[float, int]:
-    """Keep a backlog of some records for so long; returns how many were applied a second and how many were appended, all applied by then."""
+    """Keep a backlog of some records for so long; returns how many were applied a second and how many were appended, all applied by then.
+
+    Raises
+    ------
+    CheckFailedError
+        Nothing was applied for PATIENCE_S.
+    """
     began = applied = appended = 0
+    moved = now()
     rate = 0.0
     with open_log(settings, ACTIONS) as log, FeatureReader(settings) as reader:
         before = sum(reader.positions()[ACTIONS])
@@ -223,7 +232,11 @@ def feed(settings: Settings, events: LiveEvents, seconds: float) -> tuple[float,
             if now() - looked < _LOOK_S * 1e9:
                 continue
             reader.refresh()
-            applied, looked = sum(reader.positions()[ACTIONS]) - before, now()
+            seen, looked = sum(reader.positions()[ACTIONS]) - before, now()
+            if seen > applied:
+                applied, moved = seen, looked
+            elif looked - moved > PATIENCE_S * 1e9:
+                raise CheckFailedError(f"of {appended} records {applied} were applied, and none in {PATIENCE_S:.0f} s")
             if applied and not began:
                 began, first = looked, applied
             if began and not rate and looked - began >= seconds * 1e9:

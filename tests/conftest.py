@@ -7,15 +7,19 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import hypothesis
 import pytest
 
 from tests.kafka import broker
+
+if TYPE_CHECKING:
+    from tests.processes import Simulated
 
 # Marker -> (is it there, how to get it). Such a test is skipped where the tool is missing, and fails there if TIDEMARK_REQUIRE names it.
 TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
@@ -50,6 +54,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
+    """Of pytest-xdist's workers, none begins with a test before the loops are compiled; meanwhile they collect."""
+    yield
+    if getattr(session.config.option, "numprocesses", None):
+        subprocess.run([sys.executable, "-m", "tests.compiling"], cwd=session.config.rootpath, check=False)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     seed = config.option.hypothesis_seed
     terminalreporter.write_line(f"hypothesis seed {seed} (replay: --hypothesis-seed={seed})")
@@ -62,6 +74,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if name in required_tools():
             pytest.fail(f"{REQUIRE} names {name}, but there is {advice}", pytrace=False)
         pytest.skip(f"{name}: {advice}")
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    """The stream that all tests of a process share."""
+    # Imported by who needs it: pytest-xdist's own process, and many a test alone, do without Feast and numba.
+    from tests.processes import simulated_once
+
+    return simulated_once(tmp_path_factory)
 
 
 @dataclass(frozen=True)

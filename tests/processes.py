@@ -1,4 +1,4 @@
-"""Drives the real command line in processes of its own, kills them at chosen positions, and gathers all that a data directory says."""
+"""Drives the real command line, here or in processes that are killed at chosen positions, and gathers all that a data directory says."""
 
 from __future__ import annotations
 
@@ -95,38 +95,55 @@ def ended(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, out, err)
 
 
-def tidemark(*arguments: object, data: Path, code: int | None = 0, limits: Callable[[], None] | None = None, **settings: object) -> Ended:
-    """Run `tidemark` to its end and check its exit code, unless that is None."""
-    done = ended(start(*arguments, data=data, limits=limits, **settings))
+def tidemark_process(
+    *arguments: object, data: Path, code: int | None = 0, limits: Callable[[], None] | None = None, **settings: object
+) -> Ended:
+    """Run `tidemark` in a process of its own to its end and check its exit code, unless that is None."""
+    return _checked(ended(start(*arguments, data=data, limits=limits, **settings)), arguments, code)
+
+
+def tidemark(*arguments: object, data: Path, code: int | None = 0, **settings: object) -> Ended:
+    """The same in this process, without the second that Python, numba and Feast take to start; workers of a run are processes all the same."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return front_door(*arguments, monkeypatch=monkeypatch, code=code, data=data, **settings)
+
+
+def front_door(*arguments: object, monkeypatch: pytest.MonkeyPatch, code: int | None = 0, **settings: object) -> Ended:
+    """`tidemark` in this process, where the environment stays as the command had it until the test ends."""
+    out, err = io.StringIO(), io.StringIO()
+    for name in [name for name in os.environ if name.startswith(("TIDEMARK_", "BYTEWAX_"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment(**{"partitions": PARTITIONS, **settings}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["tidemark", *map(str, arguments)])
+    # Some commands listen to these until their process ends.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
+            command_line()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return _checked(Ended(int(exit_.value.code or 0), out.getvalue(), err.getvalue()), arguments, code)
+
+
+def _checked(done: Ended, arguments: tuple[object, ...], code: int | None) -> Ended:
     if code is not None:
         assert done.code == code, f"{arguments}: exit code {done.code}\n{done.out}{done.err}"
     return done
 
 
 def refused(*arguments: object, data: Path, limits: Callable[[], None] | None = None, **settings: object) -> str:
-    """Run `tidemark`, which must fail with one line on standard error; returns it."""
-    done = tidemark(*arguments, data=data, code=None, limits=limits, **settings)
+    """Run `tidemark`, which must fail with one line on standard error; returns it. In a process of its own if that has limits."""
+    if limits is None:
+        done = tidemark(*arguments, data=data, code=None, **settings)
+    else:
+        done = tidemark_process(*arguments, data=data, code=None, limits=limits, **settings)
     assert done.code > 0, f"{arguments}: exit code {done.code}\n{done.out}"
     lines = done.err.splitlines()
     assert len(lines) == 1, done.err
     assert lines[0].startswith("tidemark: "), done.err
     return lines[0]
-
-
-def front_door(*arguments: object, monkeypatch: pytest.MonkeyPatch, code: int | None = 0, **settings: object) -> Ended:
-    """The same in this process: what `tidemark` prints and exits with, without the seconds that Python and Feast take to start."""
-    out, err = io.StringIO(), io.StringIO()
-    for name in [name for name in os.environ if name.startswith("TIDEMARK_")]:
-        monkeypatch.delenv(name)
-    for name, value in {"partitions": PARTITIONS, **settings}.items():
-        monkeypatch.setenv(f"TIDEMARK_{name.upper()}", str(value))
-    monkeypatch.setattr(sys, "argv", ["tidemark", *map(str, arguments)])
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
-        command_line()
-    done = Ended(int(exit_.value.code or 0), out.getvalue(), err.getvalue())
-    if code is not None:
-        assert done.code == code, f"{arguments}: exit code {done.code}\n{done.out}{done.err}"
-    return done
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
@@ -139,9 +156,15 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 def end_all(process: subprocess.Popen[str]) -> None:
-    """Kill a run and its workers."""
-    for one in (*workers_of(process), process.pid):
-        kill(one)
+    """Kill a run and its workers, unless it has ended: its PID may be another's by now."""
+    if process.poll() is not None:
+        return
+    # Stopped, it waits for none of its workers, so that their PIDs stay theirs too.
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    for worker in workers_of(process):
+        kill(worker)
+    process.kill()
 
 
 def kill(process: int, number: int = signal.SIGKILL) -> None:

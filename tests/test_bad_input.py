@@ -29,7 +29,6 @@ from tests.processes import (
     outcome,
     refused,
     settings_of,
-    simulated_once,
     start,
     tidemark,
     watching,
@@ -38,11 +37,6 @@ from tidemark import cli
 
 T = 1_700_000_000_000
 GREATEST = 2**63 - 1
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 def check(data: Path, simulated: Simulated, tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.ports import free_ports
 from tests.processes import (
     PATIENCE_S,
     Ended,
@@ -20,29 +20,15 @@ from tests.processes import (
     kill,
     outcome,
     settings_of,
-    simulated_once,
     start_bytewax,
     watching,
 )
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 def bytewax(*arguments: object, data: Path, module: str = "bytewax.run", **settings: object) -> Ended:
     done = ended(start_bytewax(*arguments, data=data, module=module, **settings))
     assert done.code == 0, done.err
     return done
-
-
-def free_ports(number: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 def check(data: Path, simulated: Simulated, tmp_path: Path) -> None:

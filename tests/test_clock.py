@@ -22,15 +22,9 @@ from tests.processes import (
     environment,
     outcome,
     settings_of,
-    simulated_once,
     tidemark,
     watching,
 )
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 @pytest.mark.cc

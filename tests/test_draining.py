@@ -20,16 +20,10 @@ from tests.processes import (
     ended,
     outcome,
     settings_of,
-    simulated_once,
     start,
     tidemark,
     watching,
 )
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 def assert_drained(data: Path) -> None:

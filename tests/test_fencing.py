@@ -19,18 +19,12 @@ from tests.processes import (
     kill,
     outcome,
     settings_of,
-    simulated_once,
     start,
     start_bytewax,
     tidemark,
     watching,
     workers_of,
 )
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 def await_position(data: Path, position: int, process: subprocess.Popen[str]) -> None:

@@ -40,9 +40,9 @@ from tests.processes import (
     kill,
     outcome,
     settings_of,
-    simulated_once,
     start,
     tidemark,
+    tidemark_process,
     watching,
     workers_of,
 )
@@ -74,14 +74,9 @@ def logged(settings: Settings) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = settings_of(tmp_path_factory.mktemp("sample") / "data")
-    tidemark("ingest", SAMPLE, *SAMPLE_OPTIONS, data=settings.data)
-    tidemark("run", data=settings.data)
+    tidemark_process("ingest", SAMPLE, *SAMPLE_OPTIONS, data=settings.data)
+    tidemark_process("run", data=settings.data)
     return settings
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 # A file of real events -----------------------------------------------------------------------------------------------------------------
@@ -119,7 +114,7 @@ def test_exports_of_the_sample_equal_the_oracles(sample: Settings, tmp_path: Pat
 def test_one_users_features_equal_its_row_of_the_export(sample: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     front_door("features", "export", "--entity", "user", "--out", tmp_path / "users", data=sample.data, monkeypatch=monkeypatch)
     row = pq.read_table(tmp_path / "users").to_pylist()[7]
-    features = tidemark("features", "user", row["user_id"], "--json", data=sample.data).json()
+    features = tidemark_process("features", "user", row["user_id"], "--json", data=sample.data).json()
     assert_equals_row(features, row, "user_id")
     names = ("pin_id", "action", "surface", "event_time", "duration_ms")
     assert features["sequence"] == [
@@ -252,7 +247,9 @@ def test_the_number_of_workers_changes_nothing(simulated: Simulated, workers: in
     done = tidemark("run", "--workers", workers, "--json", data=data).json()
     assert (done["events"], done["workers"], done["stopped"]) == (simulated.records, workers, False)
     assert_same_as_clean(data, simulated, tmp_path)
-    digests = {f"{t['flow']}-{t['partition']}": t["digest"] for t in tidemark("status", "--digest", "--json", data=data).json()["tasks"]}
+    digests = {
+        f"{t['flow']}-{t['partition']}": t["digest"] for t in tidemark_process("status", "--digest", "--json", data=data).json()["tasks"]
+    }
     assert digests == simulated.clean.digests
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from flows.errors import SettingsError
 from flows.settings import Settings, load_settings
-from tests.processes import refused, tidemark
+from tests.processes import refused, tidemark, tidemark_process
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,8 @@ def test_a_wrong_variable_is_an_error_that_says_what(variable: str, value: str, 
 
 def test_the_front_door_prints_one_line_and_exits_with_2(elsewhere: Path) -> None:
     config = write(elsewhere / "my.toml", "partitons = 4")
-    line = refused("status", "--config", config, data=elsewhere / "data")
+    done = tidemark_process("status", "--config", config, data=elsewhere / "data", code=2)
+    [line] = done.err.splitlines()
     assert line.startswith(f"tidemark: config {config}: there is no setting 'partitons' (did you mean 'partitions'?)")
     assert tidemark("--config", config, "status", data=elsewhere / "data", code=2).err == line + "\n"
     assert "did you mean 'dedup_horizon_ms'" in refused("status", data=elsewhere / "data", dedup_horizn_ms=5)

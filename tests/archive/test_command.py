@@ -30,7 +30,6 @@ from tests.processes import (
     kill,
     refused,
     settings_of,
-    simulated_once,
     start,
     tidemark,
     workers_of,
@@ -38,11 +37,6 @@ from tests.processes import (
 
 # What lies in a data directory in which nothing was ever corrected.
 RUN_WRITES = tuple(name for name in LOGS if name != CORRECTIONS)
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 @pytest.fixture
@@ -156,7 +150,8 @@ def test_killed_for_real_it_leaves_a_prefix_each_time(tmp_path: Path) -> None:
             break
         assert process.returncode != 0
     assert kills >= 3
-    assert "records archived" in tidemark("archive", "run", data=tmp_path, partitions=2).out or kills
+    # The one that came to the end may have been killed before it could tell the log so; the command finds nothing left to do but that.
+    assert "nothing new to archive; the archive is up to date" in tidemark("archive", "run", data=tmp_path, partitions=2).out
     with LocalLog.open(tmp_path / "logs", ACTIONS) as log:
         for partition in range(2):
             assert rows(archive.read(partition, 0, 1 << 30)) == rows(log.read(partition, 0, 1 << 30))

@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.ports import free_ports
+
 VERSION = "4.3.1"
 POM = Path(__file__).with_name("pom.xml")
 JARS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tidemark" / f"kafka-{VERSION}-{zlib.crc32(POM.read_bytes()):08x}"
@@ -24,6 +25,8 @@ JARS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tidemar
 USER, PASSWORD = "tide", "hush-open-sesame"
 ADVICE = "no Kafka: java and mvn are not both on PATH; to get them: apt-get install default-jre-headless maven"
 START_S = 120.0
+# A broker that lives for minutes, and a tool for a second, are not worth the compiler that makes long-lived ones fast.
+JAVA = ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 PROPERTIES = """
 process.roles=broker,controller
@@ -86,24 +89,15 @@ class Broker:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        port, guarded, controller = _free_ports(3)
+        port, guarded, controller = free_ports(3)
         self.servers, self.guarded = f"127.0.0.1:{port}", f"127.0.0.1:{guarded}"
         self._config = directory / "server.properties"
         self._config.write_text(
             PROPERTIES.format(port=port, guarded=guarded, controller=controller, directory=directory, user=USER, password=PASSWORD)
         )
         self._classpath = f"{jars()}/*"
-        form = [
-            "java",
-            "-cp",
-            self._classpath,
-            "kafka.tools.StorageTool",
-            "format",
-            "-t",
-            "5L6g3nShT-eMCtK--X86sw",
-            "-c",
-            str(self._config),
-        ]
+        tool = ("kafka.tools.StorageTool", "format", "-t", "5L6g3nShT-eMCtK--X86sw", "-c", str(self._config))
+        form = [*JAVA, "-cp", self._classpath, *tool]
         subprocess.run(form, check=True, capture_output=True, cwd=directory)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -117,7 +111,7 @@ class Broker:
         """Start it and wait until it answers."""
         with (self._directory / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", self._classpath, "kafka.Kafka", str(self._config)],
+                [*JAVA, "-Xmx512m", "-cp", self._classpath, "kafka.Kafka", str(self._config)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -136,7 +130,7 @@ class Broker:
 
     def tool(self, name: str, *arguments: str) -> str:
         """What one of Kafka's own commands prints, e.g. that behind `kafka-consumer-groups.sh`."""
-        command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-cp", self._classpath, name, "--bootstrap-server", self.servers, *arguments]
+        command = [*JAVA, "-Xmx256m", "-cp", self._classpath, name, "--bootstrap-server", self.servers, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self._directory)
         if done.returncode:
             raise RuntimeError(f"{name} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -153,15 +147,6 @@ class Broker:
         """Send it a signal: SIGSTOP lets it stand still, with all its connections, until SIGCONT."""
         if self._process is not None:
             self._process.send_signal(number)
-
-
-def _free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    try:
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
 
 
 def main() -> None:

@@ -23,14 +23,9 @@ from flows.settings import Settings
 from tests.archive.making import rows
 from tests.kafka.conftest import options
 from tests.kafka.outcome import assert_as_embedded
-from tests.processes import Simulated, refused, simulated_once, tidemark
+from tests.processes import Simulated, refused, tidemark
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 def take(settings: Settings, positions: dict[int, int]) -> None:

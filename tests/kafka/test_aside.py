@@ -11,15 +11,10 @@ from flows.settings import Settings
 from flows.state.handover import task_taken
 from tests.kafka.conftest import options
 from tests.kafka.outcome import assert_as_embedded
-from tests.processes import Simulated, simulated_once, tidemark
+from tests.processes import Simulated, tidemark
 from tests.replay.test_aside import living, lose_a_table, position
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 def test_one_task_is_away_and_others_go_on(on_kafka: Settings, simulated: Simulated, tmp_path: Path) -> None:

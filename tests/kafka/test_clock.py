@@ -12,14 +12,9 @@ import pytest
 from benchmarks._chaos_clock import WallClock
 from flows.settings import Settings
 from tests.kafka.conftest import options
-from tests.processes import ROOT, Simulated, environment, simulated_once, tidemark
+from tests.processes import ROOT, Simulated, environment, tidemark
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 @pytest.mark.cc

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +14,13 @@ from confluent_kafka import Producer
 from flows import deadletters
 from flows.reading import FeatureReader
 from flows.settings import Settings
+from flows.state.lock import run_is_on
 from tests.kafka.conftest import options
 from tests.kafka.outcome import assert_as_embedded
 from tests.oracles.partition import partition_of
-from tests.processes import Simulated, ended, simulated_once, start, tidemark
+from tests.processes import Simulated, await_true, ended, start, tidemark, watching
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 def test_the_same_as_over_the_embedded_log(on_kafka: Settings, simulated: Simulated, tmp_path: Path) -> None:
@@ -48,18 +43,18 @@ def test_the_same_as_over_the_embedded_log(on_kafka: Settings, simulated: Simula
 @pytest.mark.slow
 def test_killed_and_rescaled_it_is_the_same(on_kafka: Settings, simulated: Simulated, tmp_path: Path) -> None:
     settings = {**options(on_kafka), "batch_records": 3, "anchor_records": 50}
-    for path in simulated.files:
-        tidemark("ingest", path, data=on_kafka.data, **settings)
+    tidemark("ingest", *simulated.files, data=on_kafka.data, **settings)
+    killed = 0
     for k, workers in enumerate((1, 3, 2, 1)):
         process = start("run", "--workers", workers, data=on_kafka.data, **settings)
-        time.sleep(1.5 + 0.4 * k)
+        with watching(on_kafka) as watch:
+            target = max(watch.position() + 1, k * simulated.records // 8)
+            await_true(lambda: watch.position() >= target or process.poll() is not None, "it has come so far")  # noqa: B023
         process.send_signal(signal.SIGKILL)
-        ended(process)
-        # The workers of a run that was killed notice it and end.
-        time.sleep(1)
-    deadline = time.monotonic() + 60
-    while tidemark("run", "--workers", 2, data=on_kafka.data, code=None, **settings).code != 0 and time.monotonic() < deadline:
-        time.sleep(0.5)
+        killed += ended(process).code != 0
+        await_true(lambda: not run_is_on(on_kafka.state), "the workers of a run that was killed have noticed it and ended")
+    assert killed > 1
+    tidemark("run", "--workers", 2, data=on_kafka.data, **settings)
     assert_as_embedded(on_kafka, simulated, tmp_path / "got")
 
 

@@ -25,18 +25,13 @@ from flows.settings import Settings
 from tests.kafka.broker import Broker
 from tests.kafka.conftest import options
 from tests.kafka.outcome import assert_as_embedded
-from tests.processes import Simulated, await_true, end_all, ended, simulated_once, start, tidemark
+from tests.processes import Simulated, await_true, end_all, ended, start, tidemark, watching
 
 pytestmark = pytest.mark.kafka
 
 OUTAGE_S = float(os.environ.get("OUTAGE_S", "1"))
 # So that a few thousand records last.
-SLOWLY = {"batch_records": 2}
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
+SLOWLY = {"batch_records": 4}
 
 
 @pytest.fixture
@@ -72,7 +67,8 @@ def position(settings: Settings) -> int:
 
 def applied(settings: Settings, more_than: int, run: subprocess.Popen[str]) -> None:
     """Wait until a run has come some way, and is still at it."""
-    await_true(lambda: position(settings) > more_than or run.poll() is not None, f"more than {more_than} records are applied")
+    with watching(settings) as watch:
+        await_true(lambda: watch.position() > more_than or run.poll() is not None, f"more than {more_than} records are applied")
     assert run.poll() is None, ended(run)
 
 

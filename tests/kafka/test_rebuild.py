@@ -12,15 +12,10 @@ from flows.settings import Settings
 from flows.status_command import digest_of
 from tests.kafka.conftest import options
 from tests.kafka.outcome import made
-from tests.processes import Simulated, settings_of, simulated_once, tidemark
+from tests.processes import Simulated, settings_of, tidemark
 from tests.replay.test_rebuild_command import EXCLUDE, SMALL, poison_of
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 def test_a_bad_span_is_taken_out(on_kafka: Settings, simulated: Simulated, tmp_path: Path) -> None:

@@ -19,17 +19,12 @@ from flows.settings import Settings
 from tests.kafka.broker import PASSWORD, USER, Broker
 from tests.kafka.conftest import options
 from tests.kafka.outcome import assert_as_embedded
-from tests.processes import PARTITIONS, Simulated, refused, simulated_once, tidemark
+from tests.processes import PARTITIONS, Simulated, refused, tidemark
 
 pytestmark = pytest.mark.kafka
 
 WRONG = "hush-wrong-sesame"
 ONE = pa.record_batch([pa.array([b"{}"]), pa.array([1])], schema=RAW_SCHEMA)
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 def written(path: Path, password: str, *more: str) -> Path:

@@ -17,17 +17,12 @@ from tests.kafka.broker import Broker
 from tests.kafka.conftest import options
 from tests.kafka.outcome import assert_as_embedded
 from tests.kafka.test_outages import SLOWLY, applied, committed, in_pieces, position, records, running
-from tests.processes import Simulated, await_true, ended, simulated_once, tidemark
+from tests.processes import Simulated, await_true, ended, tidemark
 
 pytestmark = pytest.mark.kafka
 
 # Far beyond what these tests wait for anything.
 PATIENT = {"kafka_patience_ms": 86_400_000}
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
-    return simulated_once(tmp_path_factory)
 
 
 @contextmanager

@@ -195,18 +195,20 @@ def test_it_runs_beside_the_tasks(tmp_path: Path) -> None:
     thread = threading.Thread(target=audit)
     thread.start()
     turn = 0
-    while tasks[ACTIONS].position < tasks[ACTIONS].source.end_position(0) and not failures:
-        for flow, task in tasks.items():
-            task.apply(task.source.read(0, task.position, 3))
+    try:
+        while tasks[ACTIONS].position < tasks[ACTIONS].source.end_position(0) and not failures:
+            for flow, task in tasks.items():
+                task.apply(task.source.read(0, task.position, 3))
+                if turn % 15 == 0:
+                    task.close()
+                    tasks[flow] = house.open(flow)
             if turn % 15 == 0:
-                task.close()
-                tasks[flow] = house.open(flow)
-        if turn % 15 == 0:
-            # Or all commits would be over before the first audit is.
-            assert rounds.acquire(timeout=60)
-        turn += 1
-    over.set()
-    thread.join()
+                # Or all commits would be over before the first audit is.
+                assert rounds.acquire(timeout=60)
+            turn += 1
+    finally:
+        over.set()
+        thread.join()
     for task in tasks.values():
         task.abandon()
     house.close()

@@ -143,20 +143,23 @@ def test_it_is_made_while_the_task_goes_on(house: House, place: Place, digests: 
                 made.release()
         except BaseException as error:
             failures.append(error)
+            made.release()
 
     task = house.open()
     task.apply(task.source.read(0, 0, 1))
     thread = threading.Thread(target=checkpoints)
     thread.start()
-    while task.position < task.source.end_position(0) and not failures:
-        task.apply(task.source.read(0, task.position, 3))
-        if task.position % 45 < 3:
-            task.close()
-            task = house.open()
-            # Or all commits would be over before the first checkpoint is.
-            assert made.acquire(timeout=60)
-    over.set()
-    thread.join()
+    try:
+        while task.position < task.source.end_position(0) and not failures:
+            task.apply(task.source.read(0, task.position, 3))
+            if task.position % 45 < 3:
+                task.close()
+                task = house.open()
+                # Or all commits would be over before the first checkpoint is.
+                assert made.acquire(timeout=60)
+    finally:
+        over.set()
+        thread.join()
     task.abandon()
     assert not failures
     found = listed(place, ACTIONS, 0)

@@ -18,7 +18,19 @@ import pytest
 from flows.outputs import ACTIONS, REVISITS
 from replay.checkpoints.manifest import listed
 from replay.place import Place
-from tests.processes import Outcome, assert_same, await_true, ended, front_door, outcome, settings_of, simulated_once, start, tidemark
+from tests.processes import (
+    Outcome,
+    assert_same,
+    await_true,
+    ended,
+    front_door,
+    outcome,
+    settings_of,
+    simulated_once,
+    start,
+    tidemark,
+    tidemark_process,
+)
 
 SMALL = {"batch_records": 100, "anchor_records": 150}
 
@@ -52,7 +64,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     again = directory / "again"
     shutil.copytree(data, again)
     began = time.perf_counter()
-    tidemark("replay", "restore", "--all", data=again, **SMALL)
+    tidemark_process("replay", "restore", "--all", data=again, **SMALL)
     return Site(data, clean, time.perf_counter() - began)
 
 
@@ -116,7 +128,7 @@ def test_files_that_may_not_grow_are_an_error_and_no_damage(site: Site, command:
     def limits() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    done = tidemark("replay", *command, data=data, code=None, limits=limits, **SMALL)
+    done = tidemark_process("replay", *command, data=data, code=None, limits=limits, **SMALL)
     assert done.code == 1, done
     assert "disk is full" in done.err or "too large" in done.err or "readonly" in done.err or "disk I/O" in done.err, done.err
     again = tidemark("replay", *command, data=data, **SMALL)

@@ -35,6 +35,7 @@ class Store:
     def __init__(self) -> None:
         self._app = DomainDispatcherApplication(create_backend_app)
         self.dies_at: int | None = None
+        self._counting = threading.Lock()
         self.port = 0
         self.start()
 
@@ -51,9 +52,13 @@ class Store:
         self._server.server_close()
 
     def _serve(self, environ: dict[str, Any], start_response: Any) -> Any:
-        if environ["REQUEST_METHOD"] == "PUT" and self.dies_at is not None:
-            self.dies_at -= 1
-            if self.dies_at == -1:
+        if environ["REQUEST_METHOD"] == "PUT":
+            # Each connection has a thread of its own.
+            with self._counting:
+                if self.dies_at is not None:
+                    self.dies_at -= 1
+                dies = self.dies_at == -1
+            if dies:
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) // 2)
                 # Nobody is accepted any more, and this one's connection ends without an answer.
                 self.stop()

@@ -182,8 +182,10 @@ def test_beside_a_live_run(site: Poisoned, tmp_path: Path) -> None:
 def test_killed_anywhere_it_is_gone_on_with(site: Poisoned, seed: int, tmp_path: Path) -> None:
     data = Path(shutil.copytree(site.data, tmp_path / "data"))
     rng = Random(seed)
+    # An instant of the work, wherever it falls: from the plan on, for as long as a whole rebuild may take. Before that Python only loads.
     begun = start(*EXCLUDE, "--yes", data=data, **SMALL)
-    time.sleep(rng.uniform(0.5, 4.0))  # an instant, wherever it falls
+    await_true(lambda: (data / "rebuild").exists() or begun.poll() is not None, "the rebuild has begun")
+    ends_within(begun, rng.uniform(0.0, 1.5))
     begun.send_signal(rng.choice([signal.SIGKILL, signal.SIGINT]))
     ended(begun)
     if (data / "rebuild" / "plan.json").exists():
