@@ -95,6 +95,15 @@ def ended(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, out, err)
 
 
+def ends_within(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Wait for a process for so long at most; whether it has ended."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
 def tidemark_process(
     *arguments: object, data: Path, code: int | None = 0, limits: Callable[[], None] | None = None, **settings: object
 ) -> Ended:
@@ -174,11 +183,13 @@ def kill(process: int, number: int = signal.SIGKILL) -> None:
 
 def await_true(condition: Callable[[], bool], what: str) -> None:
     """Poll until a condition holds."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = (asked := time.monotonic()) + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"waited {PATIENCE_S:.0f} s in vain until {what}")
-        time.sleep(0.01)
+        # Looks that take long, at many tasks, must not take the processor from what is waited for.
+        time.sleep(max(0.01, min(0.1, time.monotonic() - asked)))
+        asked = time.monotonic()
 
 
 class Watch:

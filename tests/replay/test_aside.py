@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flows.log import LocalLog
@@ -21,19 +22,19 @@ from flows.state.handover import task_taken
 from flows.state.lock import run_is_on
 from flows.state.store import TaskView
 from flows.state.task import task_path
+from tests import driving
 from tests.processes import (
-    Ended,
     Outcome,
+    Simulated,
     assert_same,
     await_true,
     end_all,
-    front_door,
     outcome,
     refused,
     settings_of,
-    simulated_once,
     start,
     start_bytewax,
+    tidemark,
 )
 from tests.state.test_handover import taking
 
@@ -44,32 +45,26 @@ LIVE = [("--follow",), ("--follow", "--workers", 2), ("flows.all:flow(follow=Tru
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def files(simulated: Simulated) -> list[Path]:
     """A stream in files; what comes live is the last ones."""
-    return simulated_once(tmp_path_factory).files
+    return simulated.files
 
 
 @pytest.fixture(scope="module")
 def begun(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory that has come to the end of what was there, with a checkpoint on the way."""
     data = tmp_path_factory.mktemp("begun") / "data"
-    at_once("ingest", files[0], data=data, **SMALL)
-    at_once("run", data=data, **SMALL)
-    at_once("replay", "checkpoint", data=data, **SMALL)
-    at_once("ingest", files[1], data=data, **SMALL)
-    at_once("run", data=data, **SMALL)
+    tidemark("ingest", files[0], data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
+    tidemark("replay", "checkpoint", data=data, **SMALL)
+    tidemark("ingest", files[1], data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
     return data
 
 
 @pytest.fixture
 def data(begun: Path, tmp_path: Path) -> Path:
     return shutil.copytree(begun, tmp_path / "data")
-
-
-def at_once(*arguments: object, data: Path, code: int = 0, **settings: Any) -> Ended:
-    """A command in this process."""
-    with pytest.MonkeyPatch.context() as patching:
-        return front_door(*arguments, monkeypatch=patching, code=code, data=data, **settings)
 
 
 def settings_at(data: Path) -> Settings:
@@ -105,7 +100,7 @@ class Live:
 
     def goes_on(self, file: Path, away: tuple[tuple[str, int], ...] = ()) -> None:
         """New events come, and every task commits them but those that are away."""
-        at_once("ingest", file, data=self.data, **self._options)
+        tidemark("ingest", file, data=self.data, **self._options)
         self.catches_up(away)
 
     def catches_up(self, away: tuple[tuple[str, int], ...] = ()) -> None:
@@ -167,12 +162,12 @@ def spoil(data: Path, flow: str, partition: int) -> None:
 
 
 def clean(data: Path, tmp_path: Path) -> Outcome:
-    """What a run makes of the same log that nothing has ever happened to."""
+    """What tasks make of the same log that nothing has ever happened to."""
     anew = tmp_path / "clean"
     (anew / "logs").mkdir(parents=True)
     for file in (data / "logs").glob(f"{ACTIONS}.db*"):
         shutil.copy(file, anew / "logs")
-    at_once("run", data=anew, **SMALL)
+    driving.apply(settings_at(anew), np.random.default_rng(0))
     return outcome(settings_at(anew), tmp_path / "clean-exports")
 
 
@@ -181,7 +176,7 @@ def check(data: Path, tmp_path: Path) -> None:
 
 
 def restore(data: Path, *arguments: object, code: int = 0) -> Any:
-    done = at_once("replay", "restore", *arguments, "--json", data=data, code=code, **SMALL)
+    done = tidemark("replay", "restore", *arguments, "--json", data=data, code=code, **SMALL)
     return done.json() if code == 0 else done.err
 
 
@@ -271,7 +266,7 @@ def test_a_bounded_run_does_what_there_is_and_fails(data: Path, files: list[Path
     lose_a_table(data, REVISITS, DAMAGED)
     told = group_positions(settings_at(data))
     for file in files[2:]:
-        at_once("ingest", file, data=data, **SMALL)
+        tidemark("ingest", file, data=data, **SMALL)
     line = refused("run", "--workers", workers, data=data, **SMALL)
     assert f"{ACTIONS}/{DAMAGED} and {REVISITS}/{DAMAGED} were left out" in line
     assert f"`tidemark replay restore --task {ACTIONS}/{DAMAGED} --task {REVISITS}/{DAMAGED}`" in line
@@ -288,7 +283,7 @@ def test_a_bounded_run_does_what_there_is_and_fails(data: Path, files: list[Path
 
 def test_a_bounded_run_by_bytewax_itself_fails_at_its_very_end(data: Path, files: list[Path]) -> None:
     lose_a_table(data, ACTIONS, DAMAGED)
-    at_once("ingest", files[2], data=data, **SMALL)
+    tidemark("ingest", files[2], data=data, **SMALL)
     process = start_bytewax("flows.all:flow", "-w", 2, data=data, **SMALL)
     try:
         _, said = process.communicate(timeout=120)
@@ -315,7 +310,7 @@ def test_a_bounded_run_waits_for_a_task_that_somebody_has(
 ) -> None:
     """What other tasks have to do is done meanwhile."""
     for file in files[2:]:
-        at_once("ingest", file, data=data, **SMALL)
+        tidemark("ingest", file, data=data, **SMALL)
     settings = settings_at(data)
     ends = ends_of(settings, ACTIONS)
     with ExitStack() as taken:
@@ -339,7 +334,7 @@ def test_a_bounded_run_waits_for_a_task_that_somebody_has(
 def test_a_bounded_run_takes_back_what_is_restored_beside_it(data: Path, files: list[Path], tmp_path: Path) -> None:
     """As long as it has something else to do."""
     for file in files[2:]:
-        at_once("ingest", file, data=data, **SMALL)
+        tidemark("ingest", file, data=data, **SMALL)
     lose_a_table(data, ACTIONS, DAMAGED)
     with ExitStack() as taken:
         taken.enter_context(task_taken(settings_at(data), ACTIONS, 0))
@@ -384,11 +379,11 @@ def test_a_run_that_is_killed_while_somebody_has_a_task(data: Path, files: list[
             shutil.copytree(path, path.with_name("new"))
             path.rename(path.with_name("old"))
             path.with_name("new").rename(path)
-    at_once("run", data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
     check(data, tmp_path)
 
 
-def test_two_operators_at_once(data: Path, files: list[Path], tmp_path: Path) -> None:
+def test_two_operators_tidemark(data: Path, files: list[Path], tmp_path: Path) -> None:
     """Beside a run and without one: the second is told whose task it is, and the first is done in peace."""
     with living(data, "--follow") as live, task_taken(live.settings, ACTIONS, DAMAGED):
         live.begins()
@@ -400,7 +395,7 @@ def test_two_operators_at_once(data: Path, files: list[Path], tmp_path: Path) ->
         live.stop()
     with task_taken(settings_at(data), ACTIONS, DAMAGED):
         assert "is being replaced by another command" in restore(data, "--task", f"{ACTIONS}/{DAMAGED}", code=1)
-    at_once("run", data=data, **SMALL)
+    tidemark("run", data=data, **SMALL)
     check(data, tmp_path)
 
 

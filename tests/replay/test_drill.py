@@ -19,7 +19,7 @@ from replay.drill.classes import CLASSES, Corruption
 from replay.drill.operator import Answer, DrillError, Type
 from replay.drill.runner import Row, Runner
 from replay.drill.site import Site, prepare
-from tests.processes import front_door, settings_of, simulated_once, tidemark
+from tests.processes import Simulated, front_door, settings_of, tidemark
 
 SMALL: dict[str, Any] = {"partitions": 2, "batch_records": 200, "anchor_records": 300}
 
@@ -36,9 +36,9 @@ def typing(monkeypatch: pytest.MonkeyPatch) -> Type:
 
 
 @pytest.fixture(scope="module")
-def drilled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+def drilled(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     directory = tmp_path_factory.mktemp("drill")
-    files = simulated_once(tmp_path_factory).files
+    files = simulated.files
     settings = settings_of(directory / "source", **SMALL)
     with pytest.MonkeyPatch.context() as monkeypatch:
         type_it = typing(monkeypatch)

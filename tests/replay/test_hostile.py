@@ -18,40 +18,20 @@ import pytest
 from flows.outputs import ACTIONS, REVISITS
 from replay.checkpoints.manifest import listed
 from replay.place import Place
-from tests.processes import (
-    Outcome,
-    assert_same,
-    await_true,
-    ended,
-    front_door,
-    outcome,
-    settings_of,
-    simulated_once,
-    start,
-    tidemark,
-    tidemark_process,
-)
-
-SMALL = {"batch_records": 100, "anchor_records": 150}
+from tests.processes import Simulated, await_true, ended, ends_within, front_door, outcome, settings_of, start, tidemark, tidemark_process
+from tests.replay.site import SMALL, Site
 
 
 @dataclass(frozen=True)
-class Site:
-    """A data directory at its end, with a checkpoint of each task on the way and an archive of all but the last part."""
+class Kept(Site):
+    """With a checkpoint of each task on the way, and an archive of all but the last part."""
 
-    data: Path
-    clean: Outcome
     seconds: float
     """That a restore of all takes."""
 
-    def copy(self, to: Path) -> Path:
-        shutil.copytree(self.data, to)
-        return to
-
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    simulated = simulated_once(tmp_path_factory)
+def site(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Kept:
     directory = tmp_path_factory.mktemp("hostile")
     data = directory / "data"
     tidemark("ingest", *simulated.files[:3], data=data, **SMALL)
@@ -65,11 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     shutil.copytree(data, again)
     began = time.perf_counter()
     tidemark_process("replay", "restore", "--all", data=again, **SMALL)
-    return Site(data, clean, time.perf_counter() - began)
-
-
-def check(site: Site, data: Path, tmp_path: Path) -> None:
-    assert_same(outcome(settings_of(data), tmp_path / f"exports-{data.name}"), site.clean)
+    return Kept(data, clean, time.perf_counter() - began)
 
 
 def one_line(err: str) -> str:
@@ -78,26 +54,26 @@ def one_line(err: str) -> str:
     return line
 
 
-def test_without_a_checkpoint_the_log_is_enough_and_it_is_said(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_checkpoint_the_log_is_enough_and_it_is_said(site: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     shutil.rmtree(data / "checkpoints")
     shutil.rmtree(data / "state/actions/0001")
     [row] = json.loads(front_door("replay", "restore", "--json", monkeypatch=monkeypatch, data=data, **SMALL).out)["restored"]
     assert (row["task"], row["position"], row["made_at"]) == ("actions/1", 0, None)
-    check(site, data, tmp_path)
+    site.check(data, tmp_path / "exports")
 
 
-def test_under_other_settings_nothing_is_put_back(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_other_settings_nothing_is_put_back(site: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     done = front_door("run", monkeypatch=monkeypatch, code=1, data=data, allowed_lateness_ms=1, **SMALL)
     assert "put the settings back" in one_line(done.err)
     said = front_door("replay", "verify", monkeypatch=monkeypatch, code=1, data=data, allowed_lateness_ms=1, **SMALL).out
     assert "made under other features or settings" in said
-    check(site, data, tmp_path)
+    site.check(data, tmp_path / "exports")
 
 
 def test_an_archive_with_a_hole_is_said_and_what_it_lacks_is_not_put_back(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A log that needs it is refused with the offsets named; with the segment back, the same command does it."""
     data = site.copy(tmp_path / "data")
@@ -114,12 +90,12 @@ def test_an_archive_with_a_hole_is_said_and_what_it_lacks_is_not_put_back(
     assert front_door("replay", "restore", "--log", ACTIONS, monkeypatch=monkeypatch, data=data, **SMALL).out == (
         "log actions is sound: nothing to restore\n"
     )
-    check(site, data, tmp_path)
+    site.check(data, tmp_path / "exports")
 
 
 @pytest.mark.parametrize("size", [pytest.param(0, marks=pytest.mark.soak), 4_000])
 @pytest.mark.parametrize("command", [("checkpoint",), ("restore", "--all", "--no-run"), ("restore", "--log", "revisits")])
-def test_files_that_may_not_grow_are_an_error_and_no_damage(site: Site, command: tuple[str, ...], size: int, tmp_path: Path) -> None:
+def test_files_that_may_not_grow_are_an_error_and_no_damage(site: Kept, command: tuple[str, ...], size: int, tmp_path: Path) -> None:
     """A disk that is full in the middle, as far as that can be made without the rights that mounting needs."""
     data = site.copy(tmp_path / "data")
     if command[-1] == REVISITS:
@@ -136,7 +112,7 @@ def test_files_that_may_not_grow_are_an_error_and_no_damage(site: Site, command:
     if command[-1] == REVISITS:
         tidemark("replay", "restore", data=data, **SMALL)
     tidemark("run", data=data, **SMALL)
-    check(site, data, tmp_path)
+    site.check(data, tmp_path / "exports")
 
 
 def flip(path: Path, rng: Random) -> None:
@@ -151,7 +127,7 @@ def flip(path: Path, rng: Random) -> None:
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 12))])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_or_killed_at_any_moment_the_same_command_does_it(
-    site: Site, number: signal.Signals, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Kept, number: signal.Signals, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a restore of everything with its run, and a checkpoint after it."""
     data = site.copy(tmp_path / "data")
@@ -167,7 +143,7 @@ def test_stopped_or_killed_at_any_moment_the_same_command_does_it(
     assert '"problems": []' in front_door("replay", "verify", "--json", monkeypatch=monkeypatch, data=data, **SMALL).out
     place = Place(str(data / "checkpoints"))
     assert all(len(listed(place, flow, p)) >= 1 for flow in (ACTIONS, REVISITS) for p in range(4))
-    check(site, data, tmp_path)
+    site.check(data, tmp_path / "exports")
 
 
 def loaded(process: subprocess.Popen[str]) -> bool:
@@ -177,16 +153,8 @@ def loaded(process: subprocess.Popen[str]) -> bool:
         return False
 
 
-def ends_within(process: subprocess.Popen[str], seconds: float) -> bool:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("second", [("restore", "--all"), ("checkpoint",), ("restore", "--log", "actions")])
-def test_two_operators_at_once(site: Site, second: tuple[str, ...], tmp_path: Path) -> None:
+def test_two_operators_at_once(site: Kept, second: tuple[str, ...], tmp_path: Path) -> None:
     """Either does what it was asked, or is refused with a line that says who is at it; then all is as it should be."""
     data = site.copy(tmp_path / "data")
     commands: tuple[tuple[str, ...], ...] = (("restore", "--all"), second)
@@ -197,4 +165,4 @@ def test_two_operators_at_once(site: Site, second: tuple[str, ...], tmp_path: Pa
             assert any(text in one.err for text in ("in use", "another process", "still held", "by another command")), one.err
     tidemark("replay", "restore", data=data, **SMALL)
     tidemark("run", data=data, **SMALL)
-    check(site, data, tmp_path)
+    site.check(data, tmp_path / "exports")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -28,13 +27,14 @@ from flows.status_command import digest_of
 from replay.rebuild import switch
 from tests.processes import (
     PARTITIONS,
+    Simulated,
     await_true,
     ended,
+    ends_within,
     front_door,
     outcome,
     refused,
     settings_of,
-    simulated_once,
     start,
     tidemark,
     watching,
@@ -50,6 +50,8 @@ class Poisoned:
 
     data: Path
     clean: Path
+    features: dict[str, pa.Table]
+    """What it says without the span."""
     first: list[Path]
     poison: Path
     second: list[Path]
@@ -70,15 +72,14 @@ def poison_of(events: pa.Table, seed: int, n: int) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
-    simulated = simulated_once(tmp_path_factory)
+def site(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
     directory = tmp_path_factory.mktemp("poisoned")
     files = [file for file in simulated.files if file.suffix == ".parquet"]
     first, second = files[: len(files) // 2], files[len(files) // 2 :]
     poison = directory / "poison.parquet"
     pq.write_table(poison_of(pq.read_table(second[0]), 1, 300), poison)
-    found = Poisoned(directory / "data", directory / "clean", first, poison, second)
-    for data, middle in ((found.data, [poison]), (found.clean, [])):
+    poisoned, clean = directory / "data", directory / "clean"
+    for data, middle in ((poisoned, [poison]), (clean, [])):
         tidemark("ingest", *first, data=data, **SMALL)
         tidemark("run", data=data, **SMALL)
         tidemark("replay", "checkpoint", data=data, **SMALL)
@@ -86,7 +87,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
             if more:
                 tidemark("ingest", *more, data=data, **SMALL)
         tidemark("run", data=data, **SMALL)
-    return found
+    return Poisoned(poisoned, clean, features(clean, directory / "features"), first, poison, second)
 
 
 def features(data: Path, scratch: Path) -> dict[str, pa.Table]:
@@ -101,7 +102,7 @@ def digests(data: Path) -> dict[str, str]:
 
 def check_clean(site: Poisoned, data: Path, scratch: Path) -> None:
     """It says what it would without the span; and so does what is made of its logs alone."""
-    got, want = features(data, scratch / "got"), features(site.clean, scratch / "want")
+    got, want = features(data, scratch / "got"), site.features
     assert {name: got[name].equals(want[name]) for name in want} == dict.fromkeys(want, True)
     before = digests(data)
     tidemark("replay", "restore", "--all", data=data, **SMALL)

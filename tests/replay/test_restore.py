@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,27 +26,19 @@ from flows.state.task import task_path
 from replay import catching_up, in_place
 from replay.checkpoints.manifest import listed, read
 from replay.place import Place
-from tests.processes import PARTITIONS, Outcome, assert_same, front_door, outcome, settings_of, simulated_once, tidemark
-
-SMALL: dict[str, Any] = {"batch_records": 100, "anchor_records": 150}
+from tests.processes import PARTITIONS, Simulated, front_door, outcome, settings_of, tidemark
+from tests.replay.site import SMALL, Site, killing
 
 
 @dataclass(frozen=True)
-class Site:
-    """A data directory that has come to its end, with two checkpoints of each task on the way, and what it says."""
+class Checkpointed(Site):
+    """With two checkpoints of each task on the way."""
 
-    data: Path
-    clean: Outcome
     positions: dict[str, list[int]]
-
-    def copy(self, to: Path) -> Path:
-        shutil.copytree(self.data, to)
-        return to
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    simulated = simulated_once(tmp_path_factory)
+def site(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Checkpointed:
     directory = tmp_path_factory.mktemp("site")
     data = directory / "data"
     for files, kept in ((simulated.files[:2], True), (simulated.files[2:4], True), (simulated.files[4:], False)):
@@ -56,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     place = Place(str(data / "checkpoints"))
     positions = {f"{flow}/{p}": [n.position for n in listed(place, flow, p)] for flow in (ACTIONS, REVISITS) for p in range(PARTITIONS)}
     assert all(len(set(positions[f"{ACTIONS}/{p}"])) == 2 for p in range(PARTITIONS))
-    return Site(data, outcome(settings_of(data), directory / "exports"), positions)
+    return Checkpointed(data, outcome(settings_of(data), directory / "exports"), positions)
 
 
 def flip(path: Path, rng: Random) -> None:
@@ -100,22 +93,22 @@ def heal(data: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     assert json.loads(after.out)["problems"] == [], what
 
 
-def check_seed(site: Site, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_seed(site: Checkpointed, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     rng = Random(seed)
     what = f"seed {seed}: " + ", ".join(damage_state(data, rng) for _ in range(rng.randrange(1, 4)))
     heal(data, monkeypatch, what)
-    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+    site.check(data, tmp_path / "exports")
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_damage_to_state_is_put_right(site: Site, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_to_state_is_put_right(site: Checkpointed, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_seed(site, seed, tmp_path, monkeypatch)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(5, 50))
-def test_damage_to_state_is_put_right_by_many_seeds(site: Site, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_to_state_is_put_right_by_many_seeds(site: Checkpointed, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_seed(site, seed, tmp_path, monkeypatch)
 
 
@@ -124,7 +117,7 @@ def restored(data: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object, co
     return json.loads(done.out)["restored"] if code == 0 else done.err
 
 
-def test_newer_checkpoints_that_are_damaged_are_passed_over(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newer_checkpoints_that_are_damaged_are_passed_over(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest, then the older one, then the log from its beginning: each time the same in the end."""
     data = site.copy(tmp_path / "data")
     newest, older = site.positions["actions/1"]
@@ -143,7 +136,7 @@ def test_newer_checkpoints_that_are_damaged_are_passed_over(site: Site, tmp_path
     [row] = restored(data, monkeypatch, "--task", "actions/1")
     assert row["position"] == 0
     assert len(row["passed_over"]) == 2
-    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+    site.check(data, tmp_path / "exports")
 
 
 def needed_alone(data: Path, newest: int, older: int) -> str:
@@ -154,7 +147,7 @@ def needed_alone(data: Path, newest: int, older: int) -> str:
     return next(piece.name for piece in new.pieces if piece not in old.pieces)
 
 
-def test_a_checkpoint_that_lies_is_passed_over(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_lies_is_passed_over(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is whole, and whose name puts it at another task's place."""
     data = site.copy(tmp_path / "data")
     shutil.rmtree(data / "checkpoints/actions/0000")
@@ -162,17 +155,17 @@ def test_a_checkpoint_that_lies_is_passed_over(site: Site, tmp_path: Path, monke
     [row] = restored(data, monkeypatch, "--task", "actions/0")
     assert row["position"] == 0
     assert len(row["passed_over"]) == 2
-    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+    site.check(data, tmp_path / "exports")
 
 
-def test_without_any_checkpoint_the_log_is_enough(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_checkpoint_the_log_is_enough(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     shutil.rmtree(data / "checkpoints")
     assert {row["position"] for row in restored(data, monkeypatch, "--all")} == {0}
-    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+    site.check(data, tmp_path / "exports")
 
 
-def test_other_tasks_are_not_touched(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_tasks_are_not_touched(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
 
     def files() -> dict[str, bytes]:
@@ -183,7 +176,7 @@ def test_other_tasks_are_not_touched(site: Site, tmp_path: Path, monkeypatch: py
     assert files() == before
 
 
-def test_a_dry_run_changes_nothing(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_changes_nothing(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     shutil.rmtree(data / "state/revisits/0003")
 
@@ -200,7 +193,7 @@ def test_a_dry_run_changes_nothing(site: Site, tmp_path: Path, monkeypatch: pyte
     assert restored(data, monkeypatch, "--no-run") == plan
 
 
-def test_where_all_is_well_nothing_is_restored(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_all_is_well_nothing_is_restored(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     assert restored(data, monkeypatch) == []
     said = front_door("replay", "restore", monkeypatch=monkeypatch, data=data, **SMALL).out
@@ -208,41 +201,29 @@ def test_where_all_is_well_nothing_is_restored(site: Site, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("step", range(6))
-def test_killed_anywhere_it_can_be_done_again(site: Site, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_anywhere_it_can_be_done_again(site: Checkpointed, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it has come to, a run leads to the same; and so does the same command."""
     data = site.copy(tmp_path / "data")
-    left = iter(range(step))
-
-    def killing(original: Any) -> Any:
-        def call(*arguments: Any, **named: Any) -> Any:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return original(*arguments, **named)
-
-        return call
-
+    kills = partial(killing, iter(range(step)))
     with (
-        mock.patch("replay.restore.write_state", killing(store.write_state)),
-        mock.patch("replay.restore.delete", killing(in_place.delete)),
-        mock.patch("replay.in_place.delete", killing(in_place.delete)),
-        mock.patch.object(Path, "rename", killing(Path.rename)),
-        mock.patch("replay.in_place.sync", killing(directories.sync)),
+        mock.patch("replay.restore.write_state", kills(store.write_state)),
+        mock.patch("replay.restore.delete", kills(in_place.delete)),
+        mock.patch("replay.in_place.delete", kills(in_place.delete)),
+        mock.patch.object(Path, "rename", kills(Path.rename)),
+        mock.patch("replay.in_place.sync", kills(directories.sync)),
     ):
         said = restored(data, monkeypatch, "--task", "actions/0", "--no-run", code=130)
     assert said.strip().startswith("interrupted")
-    again = copied(data, tmp_path / "again")
+    again = Path(shutil.copytree(data, tmp_path / "again"))
     tidemark("run", data=data, **SMALL)
-    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+    site.check(data, tmp_path / "exports")
     restored(again, monkeypatch, "--task", "actions/0")
-    assert_same(outcome(settings_of(again), tmp_path / "exports-again"), site.clean)
+    site.check(again, tmp_path / "exports-again")
 
 
-def copied(data: Path, to: Path) -> Path:
-    shutil.copytree(data, to)
-    return to
-
-
-def test_beside_a_run_that_does_not_take_the_task_again_it_is_said(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beside_a_run_that_does_not_take_the_task_again_it_is_said(
+    site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as one of the other flow. What was restored is there, and the next run goes on from it."""
     data = site.copy(tmp_path / "data")
     monkeypatch.setattr(catching_up, "PATIENCE_S", 0.3)
@@ -252,10 +233,12 @@ def test_beside_a_run_that_does_not_take_the_task_again_it_is_said(site: Site, t
         [row] = restored(data, monkeypatch, "--task", "actions/1", "--no-run")
         assert row["position"] == site.positions["actions/1"][0]
     tidemark("run", data=data, **SMALL)
-    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+    site.check(data, tmp_path / "exports")
 
 
-def test_a_run_that_ends_meanwhile_leaves_the_rest_to_the_restore(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_ends_meanwhile_leaves_the_rest_to_the_restore(
+    site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = site.copy(tmp_path / "data")
     with ExitStack() as stack:
         stack.enter_context(run_lock(settings_of(data).state))
@@ -263,10 +246,10 @@ def test_a_run_that_ends_meanwhile_leaves_the_rest_to_the_restore(site: Site, tm
         monkeypatch.setattr(catching_up, "_position", lambda *task: (stack.close(), look(*task))[1])
         done = json.loads(front_door("replay", "restore", "--all", "--json", monkeypatch=monkeypatch, data=data, **SMALL).out)
     assert (done["beside_run"], done["ran"]["stopped"], len(done["restored"])) == (True, False, 2 * PARTITIONS)
-    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+    site.check(data, tmp_path / "exports")
 
 
-def test_other_settings_are_refused_before_anything_is_read(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_settings_are_refused_before_anything_is_read(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     rows = restored(data, monkeypatch, "--task", "actions/0", "--dry-run", allowed_lateness_ms=1)
     assert rows[0]["position"] == 0
@@ -274,11 +257,11 @@ def test_other_settings_are_refused_before_anything_is_read(site: Site, tmp_path
 
 
 @pytest.mark.parametrize("name", ["actions/4", "views", "actions/x", "../../etc"])
-def test_a_task_that_is_none_is_said(site: Site, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_is_none_is_said(site: Checkpointed, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"there is no task '{name}'" in restored(site.data, monkeypatch, "--task", name, "--dry-run", code=2)
 
 
-def test_a_log_that_has_lost_its_beginning_needs_its_archive(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_has_lost_its_beginning_needs_its_archive(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a checkpoint nor a log that goes back far enough: nothing is changed, and it is said."""
     data = site.copy(tmp_path / "data")
     shutil.rmtree(data / "checkpoints")
@@ -290,7 +273,7 @@ def test_a_log_that_has_lost_its_beginning_needs_its_archive(site: Site, tmp_pat
 
 
 @pytest.mark.parametrize("name", [ACTIONS, REVISITS])
-def test_damage_to_a_log_is_found(site: Site, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_to_a_log_is_found(site: Checkpointed, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     with sqlite3.connect(data / f"logs/{name}.db") as connection:
         rowid, blob = connection.execute("SELECT rowid, bytes FROM batches WHERE partition = 1 ORDER BY end_offset LIMIT 1").fetchone()
@@ -301,7 +284,7 @@ def test_damage_to_a_log_is_found(site: Site, name: str, tmp_path: Path, monkeyp
     assert [problem["where"] for problem in problems if problem["kind"] == "log"] == [f"log {name}/1"]
 
 
-def test_damage_to_checkpoints_is_found_and_said(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_to_checkpoints_is_found_and_said(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     piece = sorted((data / "checkpoints/revisits/0002/pieces").iterdir())[0]
     flip(piece, Random(1))
@@ -318,7 +301,7 @@ def test_where_there_is_nothing_it_is_said_and_nothing_is_made(command: str, tmp
     assert not (tmp_path / "none").exists()
 
 
-def test_status_says_how_much_a_restore_goes_through(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_says_how_much_a_restore_goes_through(site: Checkpointed, monkeypatch: pytest.MonkeyPatch) -> None:
     told = json.loads(front_door("replay", "status", "--json", monkeypatch=monkeypatch, data=site.data, **SMALL).out)
     plan = restored(site.data, monkeypatch, "--all", "--dry-run")
     assert {row["task"]: row["to_replay"] for row in told["tasks"]} == {row["task"]: row["to_replay"] for row in plan}

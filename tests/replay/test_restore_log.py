@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,23 +19,18 @@ from flows import directories
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, LATE, OUTPUTS, REVISITS
 from flows.state.task import task_path
-from tests.processes import Outcome, Simulated, assert_same, front_door, outcome, settings_of, simulated_once, tidemark
+from tests.processes import Simulated, front_door, settings_of, tidemark
+from tests.replay.site import Site, killing
 
 Records = dict[tuple[str, int], list[Any]]
 
 
 @dataclass(frozen=True)
-class Site:
-    """A data directory at its end, all of its logs archived, and what they hold."""
+class Archived(Site):
+    """All of its logs are archived, and this is what they hold."""
 
-    data: Path
-    clean: Outcome
     records: Records
     simulated: Simulated
-
-    def copy(self, to: Path) -> Path:
-        shutil.copytree(self.data, to)
-        return to
 
 
 def records(data: Path, name: str) -> Records:
@@ -46,15 +42,16 @@ def records(data: Path, name: str) -> Records:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    simulated = simulated_once(tmp_path_factory)
+def site(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Archived:
     data = tmp_path_factory.mktemp("archived") / "data"
     shutil.copytree(simulated.run, data)
     tidemark("archive", "run", data=data)
     for name in (ACTIONS, *OUTPUTS):
         # Closed by the last of its readers and writers, so that all lies in the file itself.
         sqlite3.connect(data / f"logs/{name}.db").execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return Site(data, simulated.clean, {key: rows for name in (ACTIONS, *OUTPUTS) for key, rows in records(data, name).items()}, simulated)
+    return Archived(
+        data, simulated.clean, {key: rows for name in (ACTIONS, *OUTPUTS) for key, rows in records(data, name).items()}, simulated
+    )
 
 
 def change(data: Path, name: str, *statements: str) -> None:
@@ -89,14 +86,14 @@ def restored(data: Path, name: str, monkeypatch: pytest.MonkeyPatch, *more: str,
     return json.loads(done.out)["logs"][0] if code == 0 else done.err
 
 
-def check_whole(site: Site, data: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_whole(site: Archived, data: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems(data, monkeypatch) == []
     assert records(data, name) == {key: rows for key, rows in site.records.items() if key[0] == name}
-    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+    site.check(data, tmp_path / "exports")
 
 
 @pytest.mark.parametrize("name", [ACTIONS, *OUTPUTS])
-def test_a_batch_that_is_damaged_comes_from_the_archive(site: Site, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_is_damaged_comes_from_the_archive(site: Archived, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     change(data, name, "UPDATE batches SET bytes = zeroblob(40) WHERE rowid = (SELECT min(rowid) FROM batches WHERE partition = 1)")
     assert f"log {name}/1" in {problem["where"] for problem in problems(data, monkeypatch)}
@@ -108,7 +105,7 @@ def test_a_batch_that_is_damaged_comes_from_the_archive(site: Site, name: str, t
 
 
 @pytest.mark.parametrize("table", ["batches", "batches_by_end", "batches_by_time", "ends"])
-def test_a_page_that_is_damaged_is_found_and_made_anew(site: Site, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_is_damaged_is_found_and_made_anew(site: Archived, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     path = data / f"logs/{ACTIONS}.db"
     whole, found = path.read_bytes(), 0
@@ -125,7 +122,7 @@ def test_a_page_that_is_damaged_is_found_and_made_anew(site: Site, table: str, t
 
 
 @pytest.mark.parametrize("name", [ACTIONS, REVISITS])
-def test_a_tail_that_is_lost_comes_from_the_archive(site: Site, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tail_that_is_lost_comes_from_the_archive(site: Archived, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     change(
         data,
@@ -139,7 +136,7 @@ def test_a_tail_that_is_lost_comes_from_the_archive(site: Site, name: str, tmp_p
     check_whole(site, data, name, tmp_path, monkeypatch)
 
 
-def test_a_log_that_is_gone_comes_from_the_archive(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_is_gone_comes_from_the_archive(site: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     (data / f"logs/{ACTIONS}.db").unlink()
     said = front_door("replay", "verify", monkeypatch=monkeypatch, code=1, data=data).err
@@ -150,7 +147,7 @@ def test_a_log_that_is_gone_comes_from_the_archive(site: Site, tmp_path: Path, m
     check_whole(site, data, ACTIONS, tmp_path, monkeypatch)
 
 
-def test_of_actions_nothing_may_be_missing(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_actions_nothing_may_be_missing(site: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     shutil.rmtree(data / "archive")
     change(data, ACTIONS, "UPDATE batches SET bytes = zeroblob(40) WHERE rowid = (SELECT min(rowid) FROM batches WHERE partition = 1)")
@@ -161,7 +158,7 @@ def test_of_actions_nothing_may_be_missing(site: Site, tmp_path: Path, monkeypat
     assert (data / f"logs/{ACTIONS}.db").read_bytes() == before
 
 
-def test_of_actions_no_tail_may_be_missing_that_was_applied(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_actions_no_tail_may_be_missing_that_was_applied(site: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     shutil.rmtree(data / "archive")
     change(
@@ -174,7 +171,7 @@ def test_of_actions_no_tail_may_be_missing_that_was_applied(site: Site, tmp_path
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_follows_from_actions_is_put_out_again(site: Site, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_follows_from_actions_is_put_out_again(site: Archived, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log of output that has lost records for good: it is cut, and the tasks that wrote it are put back to before that."""
     data = site.copy(tmp_path / "data")
     shutil.rmtree(data / "archive")
@@ -190,10 +187,10 @@ def test_what_follows_from_actions_is_put_out_again(site: Site, seed: int, tmp_p
     assert problems(data, monkeypatch) == []
     with LocalLog.open(data / "logs", REVISITS, read_only=True) as log:
         assert log.end_position(int(partition)) >= ended > end
-    assert_same(outcome(settings_of(data), tmp_path / "exports"), site.clean)
+    site.check(data, tmp_path / "exports")
 
 
-def test_ledger_and_groups_stay(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ledger_and_groups_stay(site: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
 
     def kept() -> list[Any]:
@@ -208,7 +205,7 @@ def test_ledger_and_groups_stay(site: Site, tmp_path: Path, monkeypatch: pytest.
     assert records(data, ACTIONS) == {key: rows for key, rows in site.records.items() if key[0] == ACTIONS}
 
 
-def test_who_has_it_open_is_not_disturbed(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_it_open_is_not_disturbed(site: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     change(data, ACTIONS, "UPDATE batches SET bytes = zeroblob(40) WHERE rowid = 1")
     with LocalLog.open(data / "logs", ACTIONS) as log:
@@ -217,7 +214,7 @@ def test_who_has_it_open_is_not_disturbed(site: Site, tmp_path: Path, monkeypatc
     restored(data, ACTIONS, monkeypatch)
 
 
-def test_a_dry_run_says_the_same_and_changes_nothing(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_says_the_same_and_changes_nothing(site: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     change(data, ACTIONS, "UPDATE batches SET bytes = zeroblob(40) WHERE rowid = 1")
     before = (data / f"logs/{ACTIONS}.db").read_bytes()
@@ -227,25 +224,16 @@ def test_a_dry_run_says_the_same_and_changes_nothing(site: Site, tmp_path: Path,
 
 
 @pytest.mark.parametrize("step", range(9))
-def test_killed_anywhere_it_can_be_done_again(site: Site, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_anywhere_it_can_be_done_again(site: Archived, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     change(data, ACTIONS, "UPDATE batches SET bytes = zeroblob(40) WHERE rowid = 1")
-    left = iter(range(step))
-
-    def killing(original: Any) -> Any:
-        def call(*arguments: Any, **named: Any) -> Any:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return original(*arguments, **named)
-
-        return call
-
+    kills = partial(killing, iter(range(step)))
     with (
-        mock.patch("replay.restore_log._build", killing(__import__("replay.restore_log").restore_log._build)),
-        mock.patch.object(LocalLog, "commit_group", killing(LocalLog.commit_group)),
-        mock.patch("replay.restore_log.os.link", killing(os.link)),
-        mock.patch.object(Path, "rename", killing(Path.rename)),
-        mock.patch("replay.restore_log.sync", killing(directories.sync)),
+        mock.patch("replay.restore_log._build", kills(__import__("replay.restore_log").restore_log._build)),
+        mock.patch.object(LocalLog, "commit_group", kills(LocalLog.commit_group)),
+        mock.patch("replay.restore_log.os.link", kills(os.link)),
+        mock.patch.object(Path, "rename", kills(Path.rename)),
+        mock.patch("replay.restore_log.sync", kills(directories.sync)),
     ):
         said = restored(data, ACTIONS, monkeypatch, code=130)
     assert said.strip().startswith("interrupted")
@@ -255,7 +243,7 @@ def test_killed_anywhere_it_can_be_done_again(site: Site, step: int, tmp_path: P
     check_whole(site, data, ACTIONS, tmp_path, monkeypatch)
 
 
-def test_a_full_disk_is_said_and_nothing_is_lost(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_and_nothing_is_lost(site: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     change(data, ACTIONS, "UPDATE batches SET bytes = zeroblob(40) WHERE rowid = 1")
     with mock.patch("replay.restore_log.sync", side_effect=OSError(28, "No space left on device")):
