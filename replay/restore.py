@@ -56,6 +56,16 @@ class Restorer:
         self._arrived = Arrived(logs)
         self._advance = advance
 
+    def intended(self, task: TaskName) -> Choice:
+        """What `restore` will take if it is sound, by its manifest alone.
+
+        Raises
+        ------
+        RetentionError, LogError, PlaceError
+            As of `plan`.
+        """
+        return self._first(task, lambda manifest: None)
+
     def plan(self, task: TaskName) -> Choice:
         """What `restore` would take, with every piece of it read and checked.
 

@@ -40,8 +40,12 @@ def checkpoint(
     rows: list[dict[str, Any]] = []
     mended: list[str] = []
     failed: list[str] = []
+    tasks = chosen(settings, names)
+    if not as_json and not dry_run:
+        age = "" if keep_days is None else f" and all of the last {keep_days:g} days"
+        click.echo(f"a checkpoint of {len(tasks)} tasks in {place.url}; of each task the newest {keep}{age} are kept")
     with bar(as_json, "checkpoint") as advance:
-        for task in chosen(settings, names):
+        for task in tasks:
             row: dict[str, Any] = {"task": str(task)}
             try:
                 # A dry run changes nothing, so it need not be alone.

@@ -57,12 +57,12 @@ def now() -> int:
 
 
 @contextmanager
-def bar(quiet: bool, what: str) -> Iterator[Any]:
-    """Shows bytes as they go by, with their rate; gives what to call with how many there are."""
+def bar(quiet: bool, what: str, total: int | None = None) -> Iterator[Any]:
+    """Shows bytes as they go by, with their rate, and the time to go where it is known how many they are; gives what to call with how many."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
-        bar = progress.add_task(what, total=None)
+        bar = progress.add_task(what, total=total)
         yield lambda size: progress.advance(bar, size)
 
 

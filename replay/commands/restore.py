@@ -32,6 +32,9 @@ from replay.place import Place
 from replay.restore import Restorer
 from replay.verify import Problem, verify_state
 
+# Of tasks that were restored, at most; of more than that their number.
+_NAMED = 4
+
 
 @click.command(epilog="Example: tidemark replay restore --task actions/3 --dry-run")
 @TASK
@@ -73,11 +76,18 @@ def restore(
             arrived = Arrived(logs)
             with bar(as_json, "verify state") as advance:
                 wanted = [task for task in asked if _damaged(verify_state(settings, vocabulary, task, logs, arrived, advance))]
-        with bar(as_json, "read checkpoints" if dry_run else "restore") as advance:
-            restorer = Restorer(settings, place, state_fingerprint(settings, vocabulary), logs, advance)
+        mark = state_fingerprint(settings, vocabulary)
+        intended = [Restorer(settings, place, mark, logs).intended(task) for task in wanted]
+        if not as_json and not dry_run:
+            _print_choices("To be restored", intended)
+        size = sum(one.manifest.bytes for one in intended if one.manifest is not None)
+        with bar(as_json, "read checkpoints" if dry_run else "restore", size) as advance:
+            restorer = Restorer(settings, place, mark, logs, advance)
             done = [restorer.plan(task) if dry_run else restorer.restore(task) for task in wanted]
-    if not as_json:
-        _print_restored(done, dry_run)
+    if not as_json and dry_run:
+        _print_choices("Would be restored", done)
+    elif not as_json:
+        _print_done(intended, done)
     caught_up = ran = None
     if done and then_run and not dry_run:
         with LiveDisplay(quiet=as_json) as display:
@@ -125,17 +135,27 @@ def _as_row(one: Choice) -> dict[str, Any]:
     }
 
 
-def _print_restored(done: list[Choice], dry_run: bool) -> None:
-    if not done:
+def _print_choices(title: str, choices: list[Choice]) -> None:
+    if not choices:
         click.echo("every task's state is sound: nothing to restore")
         return
-    table = Table(
-        "task", "from", "position", "log end", "to replay", title="Would be restored" if dry_run else "Restored", title_justify="left"
-    )
-    for one in done:
+    table = Table("task", "from", "position", "log end", "to replay", title=title, title_justify="left")
+    for one in choices:
         made = f"checkpoint of {moment(one.manifest.made_at)}" if one.manifest else "nothing: the log from its beginning"
         table.add_row(str(one.task), made, f"{one.position:,}", f"{one.log_end:,}", f"{one.to_replay:,}")
     Console().print(table)
-    for one in done:
+    for one in choices:
         for reason in one.passed_over:
             click.echo(f"{one.task}: passed over: {reason}")
+
+
+def _print_done(intended: list[Choice], done: list[Choice]) -> None:
+    """What was restored, and where that was not as intended."""
+    if not done:
+        return
+    click.echo(f"restored {', '.join(str(one.task) for one in done) if len(done) <= _NAMED else f'{len(done)} tasks'}")
+    for one, was in zip(done, intended, strict=True):
+        for reason in one.passed_over[len(was.passed_over) :]:
+            click.echo(f"{one.task}: passed over: {reason}")
+        if one.manifest != was.manifest:
+            click.echo(f"{one.task}: from position {one.position:,} instead; {one.to_replay:,} to replay")

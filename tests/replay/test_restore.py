@@ -193,6 +193,23 @@ def test_a_dry_run_changes_nothing(site: Checkpointed, tmp_path: Path, monkeypat
     assert restored(data, monkeypatch, "--no-run") == plan
 
 
+def test_what_is_intended_is_said_before_anything_is_changed(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By manifests alone; where a checkpoint then proves damaged, what was taken instead is said."""
+    data = site.copy(tmp_path / "data")
+    newest, older = site.positions["actions/1"]
+    flip(data / "checkpoints/actions/0001/pieces" / needed_alone(data, newest, older), Random(1))
+    stopped = Path(shutil.copytree(data, tmp_path / "stopped"))
+    with mock.patch("replay.restore.task_taken", side_effect=KeyboardInterrupt):
+        said = front_door("replay", "restore", "--task", "actions/1", monkeypatch=monkeypatch, code=130, data=stopped, **SMALL).out
+    assert "To be restored" in said
+    assert f"{newest:,}" in said
+    said = front_door("replay", "restore", "--task", "actions/1", "--no-run", monkeypatch=monkeypatch, data=data, **SMALL).out
+    planned, done = said.split("restored actions/1\n")
+    assert f"{newest:,}" in planned
+    assert "passed over: checkpoint" in done
+    assert f"actions/1: from position {older:,} instead" in done
+
+
 def test_where_all_is_well_nothing_is_restored(site: Checkpointed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site.copy(tmp_path / "data")
     assert restored(data, monkeypatch) == []
