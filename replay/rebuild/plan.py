@@ -146,7 +146,7 @@ class Workplace:
             with pa.memory_map(str(self._correction(part.partition))) as file:
                 records = pa.ipc.open_file(file).read_all().to_pylist()
             return correction_of(records, f"rebuild in {self.directory}")
-        except (OSError, pa.ArrowInvalid, CorruptionError) as error:
+        except (OSError, LookupError, TypeError, ValueError, CorruptionError) as error:
             raise CorruptionError(
                 f"{self._correction(part.partition)} can't be read ({error}): --discard the rebuild and begin again"
             ) from error

@@ -281,11 +281,17 @@ def test_what_cannot_be_is_refused(site: Poisoned, tmp_path: Path) -> None:
     # As a kill in the middle of --discard leaves it: the next one begins anew, not with states of the other plan.
     (data / "rebuild" / "plan.json").unlink()
     tidemark(*rebuild, "--exclude", "action == 'closeup'", data=data, **SMALL)
+    for file in (data / "rebuild" / "corrections").iterdir():
+        file.write_bytes(b"")
+    assert "can't be read" in refused(*rebuild, "--resume", data=data)
+    # What can't be gone on with can be given up.
+    tidemark(*rebuild, "--discard", data=data, **SMALL)
     (data / "rebuild" / "plan.json").write_text("{")
     assert "--discard it and begin again" in refused(*rebuild, "--resume", data=data)
     tidemark(*rebuild, "--discard", data=data, **SMALL)
     assert not (data / "rebuild" / "plan.json").exists()
-    assert "can't narrow it" in refused(*rebuild, "--undo", 1, "--user", 5, data=data)
+    for narrowing in (("--user", 5), ("--task", "actions/1")):
+        assert "can't narrow it" in refused(*rebuild, "--undo", 1, *narrowing, data=data)
     assert not (data / "logs" / f"{CORRECTIONS}.db").exists() or not History.of(settings_of(data), 0).corrections
 
 
