@@ -54,6 +54,18 @@ class Clock:
         return {"seconds": time.perf_counter() - self._wall, "cpu_seconds": time.process_time() - self._cpu}
 
 
+def show_ratios(result: dict[str, Any], console: Console) -> None:
+    """The ratios of a benchmark's result, for a reader."""
+    for name, value in result["ratios"].items():
+        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
+
+
+def where(result: dict[str, Any]) -> str:
+    """The machine of a benchmark's result, for a reader."""
+    machine = result["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}"
+
+
 def console() -> Console:
     """Where tables go; wide enough for them where no terminal says how wide it is."""
     return Console(width=None if sys.stdout.isatty() else 120)

@@ -21,6 +21,38 @@ from flows.settings import ENVIRONMENT_PREFIX, Settings
 _ROOT = Path(__file__).resolve().parent.parent
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """Of a process under some settings: the user's own must not reach what is measured, nor a Bytewax cluster that this is not a part of."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith((ENVIRONMENT_PREFIX, "BYTEWAX_"))}
+    return {**others, **settings.environment()}
+
+
+def started(settings: Settings, *words: str) -> subprocess.Popen[bytes]:
+    """`tidemark WORDS --json`, begun."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tidemark", *words, "--json"],
+        env=environment(settings),
+        cwd=_ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+
+
+def told(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What a command that was begun says in the end.
+
+    Raises
+    ------
+    CheckFailedError
+        It failed.
+    """
+    out, _ = process.communicate()
+    if process.returncode:
+        raise CheckFailedError(f"{process.args!r} ended with {process.returncode}")
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
 class Run:
     """A run over a data directory.
 
@@ -34,8 +66,6 @@ class Run:
     """
 
     def __init__(self, settings: Settings, *arguments: str, cores: Sequence[int] | None = None) -> None:
-        # The user's own settings must not reach what is measured, nor a Bytewax cluster that this is not a part of.
-        others = {name: value for name, value in os.environ.items() if not name.startswith((ENVIRONMENT_PREFIX, "BYTEWAX_"))}
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by finish, kill or check
         mine = os.sched_getaffinity(0)
         if cores is not None:
@@ -45,7 +75,7 @@ class Run:
             self.started = time.perf_counter()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tidemark", "run", "--json", *arguments],
-                env={**others, **settings.environment()},
+                env=environment(settings),
                 cwd=_ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

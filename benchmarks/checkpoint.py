@@ -7,11 +7,8 @@ all tasks are restored from those checkpoints, and in the other turn from nothin
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +18,10 @@ import click
 import numpy as np
 from rich.console import Console
 
-from benchmarks import _command, _digests, _measure, _stream
-from benchmarks._process import Run
+from benchmarks import _command, _digests, _measure, _process, _stream
 from benchmarks._site import Site
-from flows.settings import ENVIRONMENT_PREFIX, Settings
+from flows.settings import Settings
 
-_ROOT = Path(__file__).resolve().parent.parent
 _TURN_S = 6.0
 _PAUSE_S = 0.002
 NOTE = (
@@ -54,18 +49,18 @@ def measure(events: int, repeats: int, seed: int, scratch: Path) -> dict[str, An
         calm, beside, made = [], [], []
         for _ in range(repeats):
             calm.append(_longest_pause(site, None))
-            process = _started(site.settings, "checkpoint")
+            process = _process.started(site.settings, "replay", "checkpoint")
             beside.append(_longest_pause(site, process))
-            made.append(_ended(process))
+            made.append(_process.told(process))
         site.await_all()
     finally:
         site.close()
-    Run(site.settings).finish()
+    _process.Run(site.settings).finish()
     want = _digests.digests(site.settings)
     restored, zero, replayed = [], [], []
     for _ in range(repeats):
         began = time.perf_counter()
-        told = _ended(_started(site.settings, "restore", "--all"))
+        told = _process.told(_process.started(site.settings, "replay", "restore", "--all"))
         restored.append(time.perf_counter() - began)
         replayed.append(sum(row["to_replay"] for row in told["restored"] if row["task"].startswith("actions/")))
         _digests.check_equal(_digests.digests(site.settings), want, "restored from checkpoints, and the run that they were made beside")
@@ -74,7 +69,7 @@ def measure(events: int, repeats: int, seed: int, scratch: Path) -> dict[str, An
         for name in ("revisits", "late", "deadletters"):
             (anew.logs / f"{name}.db").unlink(missing_ok=True)
         began = time.perf_counter()
-        Run(anew).finish()
+        _process.Run(anew).finish()
         zero.append(time.perf_counter() - began)
         _digests.check_equal(_digests.digests(anew), want, "made anew from the log, and the run beside the checkpoints")
         shutil.rmtree(anew.data)
@@ -127,26 +122,8 @@ def _longest_pause(site: Site, until: subprocess.Popen[bytes] | None) -> float:
     return max(longest, time.perf_counter() - last if seen < site.fed() else 0.0)
 
 
-def _started(settings: Settings, *arguments: str) -> subprocess.Popen[bytes]:
-    others = {name: value for name, value in os.environ.items() if not name.startswith((ENVIRONMENT_PREFIX, "BYTEWAX_"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tidemark", "replay", *arguments, "--json"],
-        env={**others, **settings.environment()},
-        cwd=_ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    )
-
-
-def _ended(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    out, _ = process.communicate()
-    if process.returncode:
-        raise _measure.CheckFailedError(f"tidemark replay ended with {process.returncode}")
-    return json.loads(out)
-
-
 def _checkpoint(settings: Settings) -> dict[str, Any]:
-    return _ended(_started(settings, "checkpoint"))
+    return _process.told(_process.started(settings, "replay", "checkpoint"))
 
 
 def _told(made: dict[str, Any]) -> dict[str, float]:
@@ -160,17 +137,16 @@ def _told(made: dict[str, Any]) -> dict[str, float]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
-    results, machine = result["results"], result["machine"]
+    results = result["results"]
     console.print(f"{results['events']:,} events, {results['users']:,} users, {results['state_mb']:,} MB of state")
     console.print(f"whole checkpoint: {results['whole']}; beside the run: {results['beside']}")
     for name in ("restore_s", "from_zero_s"):
         console.print(f"{name}: {results[name]}")
     for name, pause in results["longest_pause_s"].items():
         console.print(f"longest pause, {name}: {pause}")
-    for name, value in result["ratios"].items():
-        console.print(f"{name}: {value}")
+    _measure.show_ratios(result, console)
     console.print(results["note"])
-    console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}; seed {result['seed']}")
+    console.print(f"{_measure.where(result)}; seed {result['seed']}")
 
 
 @click.command()

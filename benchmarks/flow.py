@@ -147,15 +147,13 @@ def _summary(name: str, first: dict[str, Any], runs: list[dict[str, Any]]) -> di
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
-    results, machine = result["results"], result["machine"]
+    results = result["results"]
     if "tidemark" in results:
         _show_baselines(results, console)
     if "sizes" in results:
         _sizes.show(results["sizes"], console)
-    for name, value in result["ratios"].items():
-        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
-    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}"
-    console.print(f"{where}; seed {result['seed']}")
+    _measure.show_ratios(result, console)
+    console.print(f"{_measure.where(result)}; seed {result['seed']}")
 
 
 def _show_baselines(results: dict[str, Any], console: Console) -> None:

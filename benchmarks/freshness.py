@@ -23,13 +23,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import _command, _live, _measure
+from benchmarks import _command, _live, _measure, _process
 from benchmarks._live import Appended, Features, Records, Seen, Stretch
 from benchmarks._live_events import LiveEvents
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, REVISITS
 from flows.reading import FeatureReader
-from flows.settings import ENVIRONMENT_PREFIX, Settings
+from flows.settings import Settings
 
 HEADLINE = 20_000
 USERS = 100_000
@@ -136,11 +136,9 @@ class Live:
 @contextmanager
 def _following(settings: Settings) -> Iterator[int]:
     """`tidemark run --follow` with one worker that has begun to work; gives its process."""
-    # The user's own settings must not reach what is measured.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
     run = subprocess.Popen(
         [sys.executable, "-m", "tidemark", "run", "--follow", "--json"],
-        env=environment | settings.environment(),
+        env=_process.environment(settings),
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.DEVNULL,
     )
@@ -238,7 +236,7 @@ def measure(rates: tuple[int, ...], seconds: float, repeats: int, seed: int, scr
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
-    results, machine = result["results"], result["machine"]
+    results = result["results"]
     table = Table(
         "events/s", "", "ms from", "p50", "p99", "max", "append p50", "p99", "looks p50", "p99", "worker cores", title="freshness"
     )
@@ -251,11 +249,10 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print(f"p99_ms_at_20k: {results['p99_ms_at_20k']:.1f}; of counters: {results['p99_ms_at_20k_of_counters']:.1f}")
     console.print(f"peak: {results['peak_events_per_s']:,} events/s; idle worker: {results['idle_worker_cores']:.3f} of a core")
-    for name, value in result["ratios"].items():
-        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
+    _measure.show_ratios(result, console)
     for name, note in NOTES.items():
         console.print(f"{name}: {note}")
-    console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}; seed {result['seed']}")
+    console.print(f"{_measure.where(result)}; seed {result['seed']}")
 
 
 def _rates(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:

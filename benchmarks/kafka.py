@@ -121,8 +121,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         numbers = (rate["median"], rate["min"], rate["max"], of["events_per_cpu_s"]["median"], of["peak_rss_mb"])
         table.add_row(name, *(f"{number:,.0f}" for number in numbers))
     console.print(table)
-    for name, value in result["ratios"].items():
-        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
+    _measure.show_ratios(result, console)
     for name, note in NOTES.items():
         console.print(f"{name}: {note}")
 

@@ -126,7 +126,7 @@ def _summary(told: list[dict[str, Any]]) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
-    results, machine = result["results"], result["machine"]
+    results = result["results"]
     table = Table(
         "events", "first commit, s", "min", "max", "first feature, s", "all, s", "state MB", "replayed", "unflushed MB", title="recovery"
     )
@@ -137,11 +137,9 @@ def show(result: dict[str, Any], console: Console) -> None:
         shown = [f"{state / 1e6:.1f}", f"{replayed:,}", f"{unflushed / 1e6:.1f}"]
         table.add_row(f"{of['events']:,}", *(f"{s:.3f}" for s in seconds), *shown)
     console.print(table)
-    for name, value in result["ratios"].items():
-        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
+    _measure.show_ratios(result, console)
     console.print(results["note"])
-    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}"
-    console.print(f"{results['kills']} kills, {results['mismatches']} mismatches; {where}; seed {result['seed']}")
+    console.print(f"{results['kills']} kills, {results['mismatches']} mismatches; {_measure.where(result)}; seed {result['seed']}")
 
 
 def _sizes(context: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:

@@ -6,11 +6,7 @@ all tasks of one like it from nothing, and from checkpoints that were made on th
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +15,11 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks import _command, _digests, _measure, _stream
-from benchmarks._process import Run
+from benchmarks import _command, _digests, _measure, _process, _stream
 from flows.log import LocalLog
 from flows.outputs import ACTIONS
-from flows.settings import DAY_MS, ENVIRONMENT_PREFIX, Settings
+from flows.settings import DAY_MS, Settings
 
-_ROOT = Path(__file__).resolve().parent.parent
 _DAYS = 30  # of the simulated stream
 _SHARE = 0.9
 NOTE = (
@@ -103,38 +97,26 @@ def _site(stream: Settings, data: Path) -> Settings:
                         batches = whole.read(partition, at, min(stream.batch_records, until - at))
                         log.append([(partition, batch.records) for batch in batches])
                         at = batches[-1].end_offset
-            Run(site).finish()
+            _process.Run(site).finish()
             if share < 1:
                 _ended("replay", "checkpoint", settings=site)
     return site
 
 
-def _ended(*arguments: str, settings: Settings) -> dict[str, Any]:
-    others = {name: value for name, value in os.environ.items() if not name.startswith((ENVIRONMENT_PREFIX, "BYTEWAX_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "tidemark", *arguments, "--json"],
-        env={**others, **settings.environment()},
-        cwd=_ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        check=False,
-    )
-    if done.returncode:
-        raise _measure.CheckFailedError(f"tidemark {' '.join(arguments)} ended with {done.returncode}")
-    return json.loads(done.stdout)
+def _ended(*words: str, settings: Settings) -> dict[str, Any]:
+    return _process.told(_process.started(settings, *words))
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
-    results, machine = result["results"], result["machine"]
+    results = result["results"]
     console.print(f"{results['events']:,} events, {results['users']:,} users; from checkpoints {results['replayed']} of them were replayed")
     for name, value in results.items():
         if isinstance(value, dict):
             console.print(f"{name}: {value['median']:,} ({value['min']:,} to {value['max']:,})")
-    for name, value in result["ratios"].items():
-        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
+    _measure.show_ratios(result, console)
     console.print(results["note"])
-    console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}; seed {result['seed']}")
+    console.print(f"{_measure.where(result)}; seed {result['seed']}")
 
 
 @click.command()

@@ -99,7 +99,7 @@ def _nothing_to_do(settings: Settings, name: str, cores: list[int]) -> float:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
-    results, machine = result["results"], result["machine"]
+    results = result["results"]
     table = Table("", "workers", "cores", "events/s", "min", "max", "work, s", "total, s", "cores used", title="scaling")
     for name in CONTESTANTS:
         of = results[name]
@@ -108,11 +108,9 @@ def show(result: dict[str, Any], console: Console) -> None:
         seconds = [f"{of[which]['median']:.2f}" for which in ("seconds", "total_seconds", "cores_used")]
         table.add_row(name, str(of["workers"]), str(of["cores"]), *rates, *seconds)
     console.print(table)
-    for name, value in result["ratios"].items():
-        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
+    _measure.show_ratios(result, console)
     console.print(results["note"])
-    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}"
-    console.print(f"{results['tasks_compared']} digests compared; {where}; seed {result['seed']}")
+    console.print(f"{results['tasks_compared']} digests compared; {_measure.where(result)}; seed {result['seed']}")
 
 
 @click.command()

@@ -156,7 +156,7 @@ def _ratios(peers: Sequence[Peer], runs: dict[str, list[dict[str, Any]]], measur
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
-    results, machine = result["results"], result["machine"]
+    results = result["results"]
     table = Table(
         "", "events", "events/s", "min", "max", "/s/core", "peak MiB", "wrong sequences", "wrong counters", "lines", title="peers"
     )
@@ -171,8 +171,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         wrong = [f"{exact[task]['differing']:,} of {exact[task]['entities']:,}" if task in exact else "" for task in TASKS]
         table.add_row(name, *(f"{number:,.0f}" for number in numbers), *wrong, str(row["lines_of_code"]))
     console.print(table)
-    for name, value in result["ratios"].items():
-        console.print(f"{name}: {value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})")
+    _measure.show_ratios(result, console)
     for name, row in rows.items():
         if "not_measured" in row:
             console.print(f"{name}: not measured: {row['not_measured']}")
@@ -185,8 +184,7 @@ def show(result: dict[str, Any], console: Console) -> None:
                 )
         else:
             console.print(f"{name}: both tasks and all other features at once; {row['reads']}; {row['durability']}")
-    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}"
-    console.print(f"{where}; {results['users']:,} users; seed {result['seed']}")
+    console.print(f"{_measure.where(result)}; {results['users']:,} users; seed {result['seed']}")
 
 
 @click.command()

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flows.errors import LockedError, StorageFullError
-from flows.state.task_lock import GRACE_S, lock_file
+from flows.state.task_lock import GRACE_S, is_held, lock_file
 
 # Workers of a run that was killed go within moments. A run that lives is reported after the grace that whoever only looks needs.
 GRACE_SECONDS = 10.0
@@ -58,14 +58,7 @@ def lock_beside_run(state: Path) -> Iterator[bool]:
 
 def run_is_on(state: Path) -> bool:
     """Whether a run, or another command that keeps runs off, has the lock of a state directory."""
-    descriptor = lock_file(state / _LOCK)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_held(state / _LOCK, fcntl.LOCK_EX)
 
 
 @contextmanager

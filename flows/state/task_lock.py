@@ -140,14 +140,14 @@ def lock_file(file: Path) -> int:
         return os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
 
 
-def is_held(file: Path) -> bool:
-    """Whether somebody has locked a file. That it is there says nothing: whoever is killed leaves it behind."""
+def is_held(file: Path, kind: int = fcntl.LOCK_SH) -> bool:
+    """Whether somebody has locked a file so that nobody else gets a lock of a kind. That it is there says nothing: who is killed leaves it behind."""
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
