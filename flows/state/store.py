@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import AccessType, DBCompressionType, IngestExternalFileOptions, Options, Rdict, SstFileWriter, WriteBatch
 
 from flows.directories import make_directory, translated
 from flows.errors import MAKE_ANEW, CorruptionError, DataDirectoryError, LockedError, StateError, StorageFullError, TidemarkError
@@ -31,6 +31,7 @@ from flows.state.task_lock import TaskLock
 _PATIENCE_S = 10.0
 # Of a write batch that makes a copy: what is held of it.
 _BATCH_BYTES = 16 << 20
+_TABLE_BYTES = 64 << 20
 # 3: corrections (`generation`, `corrected_to`, `fold_all`). State of format 2 reflects none, and is one of format 3 from its next commit on.
 FORMAT = 3
 READABLE = (2, FORMAT)
@@ -330,18 +331,66 @@ def write_state(path: Path, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         make_directory(path.absolute())
     with _translated(path, new=True):
         db = Rdict(str(path), _options())
+        tables = _Tables(path)
         try:
             batch, size = WriteBatch(raw_mode=True), 0
             for key, value in pairs:
+                if tables.take(key, value):
+                    continue
                 batch.put(key, value)
                 size += len(value)
                 if size >= _BATCH_BYTES:
                     db.write(batch)
                     batch, size = WriteBatch(raw_mode=True), 0
+            tables.move_to(db)
             db.write(batch)
             db.flush_wal(True)
         finally:
             db.cancel_all_background(True)
+
+
+class _Tables:
+    """Keys that come in order, written into tables at once: through the write-ahead log they would be written three times, the last time at a start.
+
+    Parameters
+    ----------
+    path : Path
+        Directory of the database that is to have them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._files: list[str] = []
+        self._writer: SstFileWriter | None = None
+        self._last: bytes | None = None
+
+    def take(self, key: bytes, value: bytes) -> bool:
+        """Write a pair, if its key lies behind those that were taken."""
+        if self._last is not None and key <= self._last:
+            return False
+        if self._writer is not None and self._writer.file_size() >= _TABLE_BYTES:
+            self._end()
+        if self._writer is None:
+            self._files.append(str(self._path / f"made-{len(self._files)}.sst"))
+            self._writer = SstFileWriter(_options())
+            self._writer.open(self._files[-1])
+        self._writer[key] = value
+        self._last = key
+        return True
+
+    def move_to(self, db: Rdict) -> None:
+        """Give a database, which must be empty, what was taken."""
+        self._end()
+        if self._files:
+            options = IngestExternalFileOptions()
+            options.set_move_files(True)
+            db.ingest_external_file(self._files, options)
+
+    def _end(self) -> None:
+        if self._writer is not None:
+            # Syncs the file.
+            self._writer.finish()
+            self._writer = None
 
 
 _Sizes = list[tuple[str, int]]

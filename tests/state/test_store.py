@@ -15,7 +15,7 @@ import flows.state.store
 from flows.errors import CorruptionError, DataDirectoryError, LockedError, StateError, StorageFullError, TidemarkError
 from flows.state import tables
 from flows.state.runs import PREFIX
-from flows.state.store import FORMAT, Meta, TaskStore, TaskView
+from flows.state.store import FORMAT, Meta, TaskStore, TaskView, write_state
 from tests.state.small import small
 
 TABLES = (tables.REVISITS,)
@@ -285,3 +285,24 @@ def test_opening_and_closing_leaves_no_lock_behind(path: Path) -> None:
     opened(path).close()
     database = Rdict(str(path), flows.state.store._options())
     database.close()
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "mixed", "none"])
+def test_a_database_is_made_of_pairs_in_any_order(order: str, path: Path) -> None:
+    """Those in order go into tables, several of them; the others as ever: all are there, and a writer takes it."""
+    rng = np.random.default_rng(1)
+    pairs = [(b"k%06d" % i, rng.bytes(int(rng.integers(0, 4_000)))) for i in range(0 if order == "none" else 300)]
+    if order == "descending":
+        pairs.reverse()
+    elif order == "mixed":
+        pairs = [pairs[i] for i in np.argsort(np.arange(300) + rng.integers(0, 40, 300), kind="stable")]
+    with mock.patch.object(flows.state.store, "_TABLE_BYTES", 100_000):
+        write_state(path, iter(pairs))
+    db = Rdict(str(path))
+    assert dict(db.items()) == dict(pairs)
+    db[b"k000000"] = b"later"
+    assert db[b"k000000"] == b"later"
+    db.close()
+    tables_of_it = len(list(path.glob("*.sst")))
+    assert (tables_of_it > 3) == (order in ("ascending", "mixed"))
+    assert not list(path.glob("made-*"))
