@@ -9,6 +9,7 @@ from flows.errors import CorruptionError, DataDirectoryError
 from flows.state.store import Meta
 from replay.checkpoints.manifest import Manifest, Piece, directory, piece_path
 from replay.checkpoints.pieces import Pair, pairs_of
+from replay.checkpoints.side_by_side import side_by_side
 from replay.place import Place
 
 _META, _OUTBOX = b"meta", b"O"
@@ -27,8 +28,9 @@ def pairs(place: Place, manifest: Manifest, advance: Callable[[int], None] = lam
     CorruptionError
         A piece is missing, or is not what was written.
     """
-    for piece in manifest.pieces:
-        yield from _read(place, manifest, piece)
+    found = side_by_side(lambda piece: _read(place, manifest, piece), manifest.pieces)
+    for piece, some in zip(manifest.pieces, found, strict=True):
+        yield from some
         advance(piece.bytes)
 
 

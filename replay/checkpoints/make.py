@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from flows.errors import CorruptionError
@@ -16,10 +14,8 @@ from flows.state.task import task_path
 from replay.checkpoints.manifest import Manifest, Piece, directory, piece_path, readable
 from replay.checkpoints.pieces import Part
 from replay.checkpoints.pieces import cut as cut_pieces
+from replay.checkpoints.side_by_side import side_by_side
 from replay.place import Place
-
-# Pieces that are compressed, written and read back at once; each holds up to PIECE_BYTES a few times over.
-_SIDE_BY_SIDE = 4
 
 
 @dataclass(frozen=True)
@@ -108,17 +104,4 @@ def _write(
         advance(piece.bytes)
         return piece, len(data)
 
-    done: list[tuple[Piece, int]] = []
-    waiting: deque[Future[tuple[Piece, int]]] = deque()
-    with ThreadPoolExecutor(_SIDE_BY_SIDE, "checkpoint") as pool:
-        try:
-            for part in parts:
-                waiting.append(pool.submit(settle, part))
-                if len(waiting) > _SIDE_BY_SIDE:
-                    done.append(waiting.popleft().result())
-            done += [future.result() for future in waiting]
-        except BaseException:
-            for future in waiting:
-                future.cancel()
-            raise
-    return done
+    return list(side_by_side(settle, parts))
