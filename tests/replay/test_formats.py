@@ -17,7 +17,7 @@ from flows.settings import Settings
 from flows.state import store
 from flows.state.actions_task import state_fingerprint
 from flows.status_command import digest_of
-from replay.checkpoints import manifest
+from replay.checkpoints import choose, manifest
 from replay.place import Place
 from tests.processes import front_door
 
@@ -51,8 +51,9 @@ def another(monkeypatch: pytest.MonkeyPatch, module: Any, number: int) -> None:
     monkeypatch.setattr(module, "FORMAT", number)
     if module is store:
         monkeypatch.setattr(store, "READABLE", (number,))
-        monkeypatch.setattr("replay.checkpoints.choose.FORMAT", number)
-        monkeypatch.setattr("replay.checkpoints.choose.READABLE", (number,))
+        # Named by its path it might be imported here for the first time, with the other number, and keep it after this test.
+        monkeypatch.setattr(choose, "FORMAT", number)
+        monkeypatch.setattr(choose, "READABLE", (number,))
 
 
 def digests(data: Path) -> dict[str, str]:
