@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from flows.run.main_job import run_flows
 from flows.settings import Settings
 from flows.state.actions_task import state_fingerprint
 from flows.state.lock import lock_beside_run
+from flows.vocabulary import Vocabulary
 from replay import tasks as task_names
 from replay.arrived import Arrived
 from replay.catching_up import await_run
@@ -29,6 +30,7 @@ from replay.checkpoints.choose import Choice
 from replay.commands.options import DRY, JSON, TASK, bar, chosen, refuse_gone
 from replay.commands.restore_log import restore_logs
 from replay.place import Place
+from replay.realtime import covered, first_time, realtime
 from replay.restore import Restorer
 from replay.verify import Problem, verify_state
 
@@ -84,11 +86,13 @@ def restore(
         with bar(as_json, "read checkpoints" if dry_run else "restore", size) as advance:
             restorer = Restorer(settings, place, mark, logs, advance)
             done = [restorer.plan(task) if dry_run else restorer.restore(task) for task in wanted]
+        began = {one.task: _begins(settings, vocabulary, logs, one) for one in done if one.to_replay and then_run and not dry_run}
     if not as_json and dry_run:
         _print_choices("Would be restored", done)
     elif not as_json:
         _print_done(intended, done)
     caught_up = ran = None
+    speed = 0.0
     if done and then_run and not dry_run:
         with LiveDisplay(quiet=as_json) as display:
             if beside_run:
@@ -96,12 +100,17 @@ def restore(
             # None is on, or that which was on has ended.
             if not caught_up:
                 ran = run_flows(settings, "all", follow=False, workers=1, display=display)
+                speed = realtime(covered(settings, began), ran.seconds)
     if as_json:
         rows = [_as_row(one) for one in done]
         whole = {"place": place.url, "dry_run": dry_run, "restored": rows, "beside_run": beside_run, "ran": asdict(ran) if ran else None}
+        whole["realtime"] = round(speed, 1)
         click.echo(json.dumps(whole))
     elif ran is not None:
-        click.echo(f"then {ran.events:,} events and {ran.changes:,} revisit changes replayed in {ran.seconds:.1f} s")
+        fast = (
+            f": {ran.events / ran.seconds:,.0f} events/s, {speed:,.0f} times as fast as they happened" if ran.events and ran.seconds else ""
+        )
+        click.echo(f"then {ran.events:,} events and {ran.changes:,} revisit changes replayed in {ran.seconds:.1f} s{fast}")
     elif caught_up:
         click.echo("then caught up by the run that is on")
     elif done and beside_run:
@@ -117,6 +126,13 @@ def _opened(settings: Settings, name: str, dry_run: bool, stack: ExitStack) -> L
             elsewhere = stack.enter_context(TemporaryDirectory(prefix="tidemark-restore-"))
         return stack.enter_context(LocalLog.open(elsewhere, name, settings.partitions, create=True))
     return stack.enter_context(open_log(settings, name, create=not dry_run))
+
+
+def _begins(settings: Settings, vocabulary: Vocabulary, logs: Mapping[str, Log], one: Choice) -> int | None:
+    """The event time at which what a restored task has to replay begins."""
+    if one.manifest is not None and one.manifest.watermark is not None:
+        return one.manifest.watermark
+    return first_time(settings, vocabulary, logs[one.task.flow], one.task)
 
 
 def _damaged(problems: Iterable[Problem]) -> bool:

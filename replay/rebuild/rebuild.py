@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from flows.corrections.history import History
 from flows.corrections.record import EMITTED_SCHEMA, Correction
-from flows.decode import Decoder
 from flows.errors import CorruptionError, DataDirectoryError
 from flows.features import PIN_COUNTERS
 from flows.kernels.reads import counters
@@ -27,6 +26,7 @@ from flows.state.store import TaskView
 from flows.state.task import Task, task_path
 from flows.vocabulary import Vocabulary
 from replay.place import Place
+from replay.realtime import first_time, realtime
 from replay.rebuild.difference import Difference, State, bounds, difference, moved, rows_moved, state_of
 from replay.rebuild.draft import Draft
 from replay.rebuild.gone_out import gone_out
@@ -56,7 +56,7 @@ class Built:
     @property
     def realtime(self) -> float:
         """How many times as fast as it happened."""
-        return self.event_ms / 1000 / self.seconds if self.seconds else 0.0
+        return realtime(self.event_ms, self.seconds)
 
 
 class Rebuild:
@@ -130,28 +130,13 @@ class Rebuild:
                     progress(before)
                     draft.catch_up(task, position, progress)
                     replayed += position - before
-                    first = mark if mark is not None else self._first_time(part)
+                    first = mark if mark is not None else first_time(self._settings, self._vocabulary, self._logs[part.flow], part.task)
                     if first is not None and task.watermark is not None:
                         longest = max(longest, task.watermark - first)
             finally:
                 # Also on Ctrl-C: what is committed is gone on with.
                 task.close()
         return Built(replayed, time.monotonic() - began, longest)
-
-    def _first_time(self, part: Part) -> int | None:
-        """The event time at which a task's log begins, ms."""
-        log = self._logs[part.flow]
-        batches = log.read(part.partition, log.start_positions()[part.partition], 1_000)
-        if not batches:
-            return None
-        if part.flow == ACTIONS:
-            columns = Decoder(self._vocabulary, (part.partition, self._settings.partitions)).decode(*(b.records for b in batches))
-            times = columns.event_time[~columns.bad]
-        else:
-            times = np.concatenate([batch.records.column("time").to_numpy() for batch in batches])
-            # Where a correction begins and ends there is a record of no revisit.
-            times = times[times > 0]
-        return int(times.min()) if len(times) else None
 
     def compare(self, progress: Progress) -> Difference:
         """What the new states say differently, each at the live one's position, pins included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -203,8 +204,9 @@ def test_what_is_intended_is_said_before_anything_is_changed(site: Checkpointed,
         said = front_door("replay", "restore", "--task", "actions/1", monkeypatch=monkeypatch, code=130, data=stopped, **SMALL).out
     assert "To be restored" in said
     assert f"{newest:,}" in said
-    said = front_door("replay", "restore", "--task", "actions/1", "--no-run", monkeypatch=monkeypatch, data=data, **SMALL).out
+    said = front_door("replay", "restore", "--task", "actions/1", monkeypatch=monkeypatch, data=data, **SMALL).out
     planned, done = said.split("restored actions/1\n")
+    assert re.search(r"then [\d,]+ events .* events/s, [1-9][\d,]* times as fast as they happened\n", done)
     assert f"{newest:,}" in planned
     assert "passed over: checkpoint" in done
     assert f"actions/1: from position {older:,} instead" in done
