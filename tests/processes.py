@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +203,11 @@ class Watch:
         self.reader.refresh()
         return sum(self.reader.positions()[ACTIONS])
 
+    def lag(self) -> int:
+        """Records of both flows' logs that are not committed: pins come after their users."""
+        self.reader.refresh()
+        return lag(self.reader.settings, self.reader.positions())
+
 
 @contextmanager
 def watching(settings: Settings) -> Iterator[Watch]:
@@ -236,9 +241,13 @@ def outcome(settings: Settings, scratch: Path, as_of: int | None = None) -> Outc
         exports["labels"] = (scratch / "labels").read_bytes()
         counts, positions = reader.counts(), reader.positions()
     digests = {f"{flow}-{p}": digest_of(settings, flow, p) for flow in (ACTIONS, REVISITS) for p in range(settings.partitions)}
-    lag = sum(ends(settings, flow) - sum(positions[flow]) for flow in positions)
     letters = sorted(deadletters.deadletters(settings), key=lambda letter: (letter.partition, letter.offset))
-    return Outcome(exports, digests, counts, letters, lag)
+    return Outcome(exports, digests, counts, letters, lag(settings, positions))
+
+
+def lag(settings: Settings, positions: Mapping[str, Sequence[int]]) -> int:
+    """Records that lie behind the positions of flows."""
+    return sum(ends(settings, flow) - sum(positions[flow]) for flow in positions)
 
 
 def ends(settings: Settings, name: str) -> int:
