@@ -11,7 +11,7 @@ import click
 
 from flows.archive.archive import Range
 from flows.errors import TidemarkError
-from flows.outputs import ACTIONS
+from flows.outputs import ACTIONS, OUTPUTS
 from flows.settings import Settings
 from flows.state.store import TaskView
 from flows.state.task import task_path
@@ -59,11 +59,15 @@ def _print(settings: Settings, one: RestoredLog, dry_run: bool) -> None:
         click.echo(
             f"  partition {partition}: ends at {end:,} now, not {ended:,}; `tidemark replay restore` puts the tasks back that put the rest out again"
         )
-    if not one.readable:
+    if not one.readable and one.log in OUTPUTS:
+        click.echo(
+            "  nothing of the old file could be read; `tidemark replay restore` puts the tasks back that put out again what the archive lacks"
+        )
+    elif not one.readable:
         click.echo(
             "  nothing of the old file could be read: what was appended behind the archive's end, if anything, is lost; ingest it again"
         )
-    if not one.ledger_whole:
+    if not one.ledger_whole and one.log == ACTIONS:
         click.echo("  its ledger could not be read: don't ingest the same files again, they would be taken for new ones")
     old = settings.logs / f"{one.log}.db{REPLACED}"
     if not dry_run and old.exists():
