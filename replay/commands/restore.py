@@ -79,7 +79,8 @@ def restore(
             with bar(as_json, "verify state") as advance:
                 wanted = [task for task in asked if _damaged(verify_state(settings, vocabulary, task, logs, arrived, advance))]
         mark = state_fingerprint(settings, vocabulary)
-        intended = [Restorer(settings, place, mark, logs).intended(task) for task in wanted]
+        looking = Restorer(settings, place, mark, logs)
+        intended = [looking.intended(task) for task in wanted]
         if not as_json and not dry_run:
             _print_choices("To be restored", intended)
         size = sum(one.manifest.bytes for one in intended if one.manifest is not None)
