@@ -350,8 +350,11 @@ class LocalLog:
                 reason = f"it holds {batch.num_rows} records"
             except (pa.ArrowException, StopIteration, OSError) as error:
                 reason = f"it can't be decoded ({error})"
+        where = (
+            f"offsets {first} to {end - 1}" if type(first) is type(end) is int else f"offsets that are damaged too, {first!r} and {end!r}"
+        )
         raise CorruptionError(
-            f"log '{self.name}', partition {partition}, offsets {first} to {end - 1}: the stored batch is corrupt: {reason}; "
+            f"log '{self.name}', partition {partition}, {where}: the stored batch is corrupt: {reason}; "
             f"restore {self.path} from its archive (`tidemark replay verify` lists all that is damaged)"
         )
 

@@ -272,7 +272,7 @@ class TaskView:
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys with their values, in order: the state of one commit, whole, until the next `refresh`."""
         with _translated(self.path):
-            yield from self._db.items()
+            yield from _pairs(self._db)
 
     def close(self) -> None:
         """Release the files of this view."""
@@ -305,7 +305,7 @@ def check_files(path: Path, advance: Callable[[int], None]) -> None:
         before = _sizes(path)
         try:
             with _translated(path):
-                for _, value in Rdict(str(path), _options(create=False), access_type=AccessType.read_only()).items():
+                for _, value in _pairs(Rdict(str(path), _options(create=False), access_type=AccessType.read_only())):
                     advance(len(value))
             return
         except (CorruptionError, DataDirectoryError):
@@ -414,8 +414,18 @@ def _layout(sizes: _Sizes) -> _Sizes:
     return [(name, 0 if name.endswith(".log") else size) for name, size in sizes]
 
 
-def _prefixed(db: Any, prefix: bytes) -> list[tuple[bytes, bytes]]:
-    return list(itertools.takewhile(lambda item: item[0].startswith(prefix), db.items(from_key=prefix)))
+def _prefixed(db: Rdict, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    return list(itertools.takewhile(lambda item: item[0].startswith(prefix), _pairs(db, prefix)))
+
+
+def _pairs(db: Rdict, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """Keys from one on, with their values. The bindings' own `items` ends without a word where a block is damaged."""
+    found = db.iter()
+    found.seek(start)
+    while found.valid():
+        yield found.key(), found.value()
+        found.next()
+    found.status()
 
 
 def _options(create: bool = True) -> Options:
