@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import os
 import sys
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from flows.errors import TidemarkError
+from flows.lazy_group import LazyGroup
 from flows.settings import load_settings
 
 COMMANDS = {
@@ -31,31 +31,8 @@ COMMANDS = {
 }
 
 
-class FrontDoor(click.Group):
-    """Loads a command when it is called, and gives every one --data and --config."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[name][0].split(":")
-        return _with_location(getattr(importlib.import_module(module), attribute))
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        from flows.vocabulary import suggestion
-
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"there is no command '{args[0]}'{suggestion(args[0], list(COMMANDS))}; see tidemark --help")
-        return super().resolve_command(ctx, args)
-
-
 def _with_location(command: click.Command) -> click.Command:
+    """Give a command, or all those of a group, --data and --config; a lazy group's get them as they are imported."""
     if isinstance(command, click.Group):
         for child in command.commands.values():
             _with_location(child)
@@ -82,7 +59,9 @@ def _locate(ctx: click.Context, parameter: click.Parameter, value: Path | None) 
 
 
 @click.group(
-    cls=FrontDoor,
+    cls=LazyGroup,
+    table=COMMANDS,
+    adapt=_with_location,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try: tidemark demo. Then: tidemark ingest FILE, tidemark run, tidemark features user ID.",
 )

@@ -25,11 +25,11 @@ _SHARE = 0.9
 NOTE = (
     "one worker; `flow` is `tidemark run` over a filled log, `from_zero` `tidemark replay restore --all` without a checkpoint, both by the run's own "
     "clock (opening, reading, applying, committing, publishing); `_total_s` with the start of processes, and, of a restore, the reading and writing "
-    f"of checkpoints; checkpoints were made at {_SHARE:.0%} of the log"
+    f"of checkpoints; `start` is a run that has nothing to do, `_beyond_start` leaves that out; checkpoints were made at {_SHARE:.0%} of the log"
 )
 
 
-def measure(events: int, repeats: int, seed: int, scratch: Path) -> dict[str, Any]:
+def measure(events: int, users: int, repeats: int, seed: int, scratch: Path) -> dict[str, Any]:
     """In turns; no figure is given unless what is restored is what the flow made.
 
     Raises
@@ -37,13 +37,13 @@ def measure(events: int, repeats: int, seed: int, scratch: Path) -> dict[str, An
     CheckFailedError
         It is not.
     """
-    stream = _stream.make(scratch / "stream", events, events // 10, seed)
+    stream = _stream.make(scratch / "stream", events, users, seed)
     site = _site(stream, scratch / "site")
     want = _digests.digests(site)
     with LocalLog.open(stream.logs, ACTIONS, read_only=True) as log:
         total = sum(log.end_positions())
     rates: dict[str, list[float]] = {"flow": [], "from_zero": []}
-    totals: dict[str, list[float]] = {"flow": [], "from_zero": [], "from_checkpoint": []}
+    totals: dict[str, list[float]] = {"flow": [], "from_zero": [], "from_checkpoint": [], "start": []}
     replayed: list[int] = []
     for _ in range(repeats):
         fresh = _stream.fresh(stream, scratch / "flow")
@@ -62,13 +62,17 @@ def measure(events: int, repeats: int, seed: int, scratch: Path) -> dict[str, An
             else:
                 replayed.append(sum(row["to_replay"] for row in told["restored"] if row["task"].startswith(f"{ACTIONS}/")))
             _digests.check_equal(_digests.digests(site), want, f"restored {name.replace('_', ' ')}, and the flow")
+        began = time.perf_counter()
+        _ended("run", settings=site)
+        totals["start"].append(time.perf_counter() - began)
+    beyond = {name: [all_of_it - start for all_of_it, start in zip(of, totals["start"], strict=True)] for name, of in totals.items()}
     realtime = [_DAYS * DAY_MS / 1000 / (total / rate) for rate in rates["from_zero"]]
     return {
         "benchmark": "replay",
         "results": {
             "note": NOTE,
             "events": total,
-            "users": events // 10,
+            "users": users,
             **{f"{name}_events_per_s": _measure.spread(of, 0) for name, of in rates.items()},
             **{f"{name}_total_s": _measure.spread(of) for name, of in totals.items()},
             "x_realtime": _measure.spread(realtime, 0),
@@ -78,6 +82,7 @@ def measure(events: int, repeats: int, seed: int, scratch: Path) -> dict[str, An
         "ratios": {
             "from_zero_vs_flow": _measure.ratio(rates["from_zero"], rates["flow"]),
             "from_zero_vs_from_checkpoint": _measure.ratio(totals["from_zero"], totals["from_checkpoint"]),
+            "from_zero_vs_from_checkpoint_beyond_start": _measure.ratio(beyond["from_zero"], beyond["from_checkpoint"]),
             "events_vs_replayed": _measure.ratio([total] * repeats, [max(1, number) for number in replayed]),
         },
         "machine": _measure.machine(),
@@ -122,13 +127,14 @@ def show(result: dict[str, Any], console: Console) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quick", is_flag=True, help="400 000 events, one turn.")
-@click.option("--events", type=click.IntRange(1_000), help="Default 4 000 000; a tenth as many users.")
+@click.option("--events", type=click.IntRange(1_000), help="Default 4 000 000.")
+@click.option("--users", type=click.IntRange(1), help="Default a tenth of the events.")
 @click.option("--repeats", type=click.IntRange(1), help="Default 3.")
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
-def main(as_json: bool, quick: bool, events: int | None, repeats: int | None, seed: int) -> None:
+def main(as_json: bool, quick: bool, events: int | None, users: int | None, repeats: int | None, seed: int) -> None:
     """The rate of a restore from nothing against the flow's, and what checkpoints save of it."""
     events, repeats = events or (400_000 if quick else 4_000_000), repeats or (1 if quick else 3)
-    _command.run("replay", lambda scratch: measure(events, repeats, seed, scratch), show, as_json)
+    _command.run("replay", lambda scratch: measure(events, users or events // 10, repeats, seed, scratch), show, as_json)
 
 
 if __name__ == "__main__":

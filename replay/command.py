@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import click
 
-from replay.commands.audit import audit
-from replay.commands.checkpoint import checkpoint
-from replay.commands.diff import diff
-from replay.commands.drill import drill
-from replay.commands.rebuild import rebuild
-from replay.commands.restore import restore
-from replay.commands.status import status
-from replay.commands.verify import verify
+from flows.lazy_group import LazyGroup
+
+COMMANDS = {
+    "status": ("replay.commands.status:status", "Where each task stands, and what its checkpoints and archive cover."),
+    "verify": ("replay.commands.verify:verify", "Read all that is stored, and check it."),
+    "audit": ("replay.commands.audit:audit", "Recompute a sample of live features from the log, and compare."),
+    "checkpoint": ("replay.commands.checkpoint:checkpoint", "Make checkpoints, beside whoever runs the tasks."),
+    "restore": ("replay.commands.restore:restore", "Put tasks, or logs, back after damage."),
+    "rebuild": ("replay.commands.rebuild:rebuild", "Make features anew without bad events, and switch."),
+    "diff": ("replay.commands.diff:diff", "What two states say differently."),
+    "drill": ("replay.commands.drill:drill", "Damage a copy in every way there is, and put it right."),
+}
 
 
-@click.group()
+@click.group(cls=LazyGroup, table=COMMANDS)
 def replay() -> None:
     """Checkpoints of state, and the way back after damage.
 
@@ -22,7 +26,3 @@ def replay() -> None:
     then the same to the byte. Checkpoints lie in checkpoints/ of the data directory, or where the setting checkpoints says
     (TIDEMARK_CHECKPOINTS=s3://bucket/path, or any other URL of fsspec's).
     """
-
-
-for command in (status, verify, audit, checkpoint, restore, rebuild, diff, drill):
-    replay.add_command(command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from flows.compiled import CACHE
+from flows.compile_cache import CACHE
 from tests.processes import simulate
 
 if __name__ == "__main__":

@@ -55,7 +55,9 @@ def test_recovery_prints_its_contract() -> None:
 def test_replay_prints_its_contract() -> None:
     result = printed("replay", "--events", "20000")
     of = result["results"]
-    assert {"from_zero_vs_flow", "from_zero_vs_from_checkpoint", "events_vs_replayed"} == set(result["ratios"])
+    assert {"from_zero_vs_flow", "from_zero_vs_from_checkpoint", "from_zero_vs_from_checkpoint_beyond_start", "events_vs_replayed"} == set(
+        result["ratios"]
+    )
     assert of["events"] > 19_000
     assert 0 < of["replayed"][0] < of["events"] * 0.11
     assert of["mismatches"] == 0
