@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from replay.rebuild.difference import Difference, difference, state_of
 @click.option("--with", "other", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another data directory.")
 @click.option("--with-replaced", is_flag=True, help="The states that a restore or a rebuild has replaced, and kept.")
 @TASK
+@click.option("--dry-run", is_flag=True, help="Say which states would be compared, and where they stand.")
 @JSON
 @click.pass_context
-def diff(ctx: click.Context, other: Path | None, with_replaced: bool, names: tuple[str, ...], as_json: bool) -> None:
+def diff(ctx: click.Context, other: Path | None, with_replaced: bool, names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Which entities and features two states say differently, and the largest changes.
 
     Features are compared at the later of the two watermarks. States of different positions differ by what came in between. Exits with 1 if
@@ -53,22 +54,25 @@ def diff(ctx: click.Context, other: Path | None, with_replaced: bool, names: tup
                     raise DataDirectoryError(f"{task}: there is no state in {next(p for p in paths if not (p / 'CURRENT').exists())}")
                 advance(1)
                 continue
-            views = [TaskView(path) for path in paths]
-            a, b = (
-                state_of(s, vocabulary, view, log[task.flow])
-                for s, view, log in zip((theirs, settings), views, reversed(logs), strict=True)
-            )
-            as_of = max(state.meta.watermark or 0 for state in (a, b))
-            found = difference(a, b, max(state.meta.expired_to for state in (a, b)), as_of)
-            rows.append({"task": str(task), "positions": [a.meta.position, b.meta.position], "differs": bool(found), **asdict(found)})
-            total.add(found)
-            for view in views:
-                view.close()
+            with closing(TaskView(paths[0])) as their_view, closing(TaskView(paths[1])) as view:
+                if dry_run:
+                    rows.append({"task": str(task), "positions": [each.meta.position if each.meta else 0 for each in (their_view, view)]})
+                else:
+                    a = state_of(theirs, vocabulary, their_view, logs[1][task.flow])
+                    b = state_of(settings, vocabulary, view, logs[0][task.flow])
+                    as_of = max(state.meta.watermark or 0 for state in (a, b))
+                    found = difference(a, b, max(state.meta.expired_to for state in (a, b)), as_of)
+                    positions = [a.meta.position, b.meta.position]
+                    rows.append({"task": str(task), "positions": positions, "differs": bool(found), **asdict(found)})
+                    total.add(found)
             advance(1)
     if not rows:
         raise DataDirectoryError(
             "there is nothing to compare with: no state was replaced" if with_replaced else f"there is no state in {other}"
         )
+    if dry_run:
+        _print_plan(rows, as_json)
+        return
     if as_json:
         click.echo(json.dumps({"tasks": rows, "difference": asdict(total)}))
     else:
@@ -78,3 +82,12 @@ def diff(ctx: click.Context, other: Path | None, with_replaced: bool, names: tup
             click.echo(f"at different positions: {', '.join(moved)}")
     if total:
         ctx.exit(1)
+
+
+def _print_plan(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"dry_run": True, "tasks": rows}))
+        return
+    for row in rows:
+        click.echo(f"{row['task']}: state at position {row['positions'][0]:,} with the one at {row['positions'][1]:,}")
+    click.echo(f"would compare the states of {len(rows)} task{'s' * (len(rows) != 1)}; nothing was compared")
