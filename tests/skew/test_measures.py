@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from fractions import Fraction
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_floats_are_the_same_by_their_bits_alone(rows: list[tuple[tuple[bool, bo
     served, there, recomputed, known = columns(rows, np.float64)
     compared, _ = compare(served, there, recomputed, known)
     pairs = zip(served.tolist(), recomputed.tolist(), there & known, strict=True)
-    assert compared.differing == sum(a.hex() != b.hex() or math.copysign(1, a) != math.copysign(1, b) for a, b, both in pairs if both)
+    assert compared.differing == sum(struct.pack("d", a) != struct.pack("d", b) for a, b, both in pairs if both)
 
 
 def naive_edits(a: list[tuple[int, ...]], b: list[tuple[int, ...]]) -> tuple[int, int]:
