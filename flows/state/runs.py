@@ -8,7 +8,7 @@ write batches that the task commits together with its position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,12 +97,17 @@ class RunReader:
 
     def blocks(self, table: Table, run: Run, first: int, last: int) -> np.ndarray:
         """Rows of blocks first to last, both included."""
-        found = self._found([_key(run.id, block) for block in range(first, last + 1)])
+        found = self.packed(table, run, range(first, last + 1))
+        return np.frombuffer(b"".join(found) if len(found) > 1 else found[0], np.int64).reshape(-1, table.columns)
+
+    def packed(self, table: Table, run: Run, blocks: Iterable[int]) -> list[bytes]:
+        """Blocks as they are stored: rows of int64, one after another."""
+        found = self._found([_key(run.id, block) for block in blocks])
         if any(data is None for data in found):
             raise StateError(
                 f"state {self._where}: a block of run {run.id} of table {table.name} is missing; put the task back with `tidemark replay restore`"
             )
-        return np.frombuffer(b"".join(found) if len(found) > 1 else found[0], np.int64).reshape(-1, table.columns)
+        return found
 
     def rows_between(self, table: Table, run: Run, low: int | None, high: int | None) -> np.ndarray:
         """Rows with low ≤ entity < high; None is unbounded."""
@@ -126,12 +131,7 @@ class RunReader:
             wanted = sorted({block for a, b in zip(first, last, strict=True) for block in range(a, b + 1)})
             if not wanted:
                 continue
-            found = self._found([_key(run.id, block) for block in wanted])
-            if any(data is None for data in found):
-                raise StateError(
-                    f"state {self._where}: a block of run {run.id} of table {table.name} is missing; put the task back with `tidemark replay restore`"
-                )
-            rows = np.frombuffer(b"".join(found), np.int64).reshape(-1, table.columns)
+            rows = np.frombuffer(b"".join(self.packed(table, run, wanted)), np.int64).reshape(-1, table.columns)
             # Blocks of a run follow each other in order, so what was read is sorted, with whole stretches left out.
             starts, ends = np.searchsorted(rows[:, 0], entities, "left"), np.searchsorted(rows[:, 0], entities, "right")
             lengths = ends - starts

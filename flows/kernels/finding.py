@@ -1,0 +1,99 @@
+"""Rows of many entities out of blocks that lie in memory: every run of every partition in one pass."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flows.compiled import compiled
+
+
+@compiled
+def spans_of(ids, homes, runs_from, blocks_from, firsts, slots, lengths, arena, tick, used, spans, missing):  # type: ignore[no-untyped-def]
+    """Where the rows of entities lie.
+
+    Parameters
+    ----------
+    ids : int64[n]
+    homes : int32[n]
+        Partition of each.
+    runs_from : int64[partitions + 1]
+        Runs of partition p are runs_from[p] to runs_from[p + 1].
+    blocks_from : int64[runs + 1]
+        Blocks of run r are blocks_from[r] to blocks_from[r + 1].
+    firsts : int64[blocks]
+        First entity of each block.
+    slots : int32[blocks]
+        Where a block lies in the arena, -1 if it doesn't.
+    lengths : int32[slots]
+        Rows of the block that lies there.
+    arena : int64[slots, rows, columns]
+    tick : int
+        Of this request.
+    used : int64[slots]
+        Gets the tick of each slot that is looked at.
+    spans : int64[k, 3]
+        Gets slot, first row, row behind the last, in the order of ids.
+    missing : int64[m]
+        Gets blocks that are wanted and not there.
+
+    Returns
+    -------
+    found, lacking : int
+        How many spans and missing blocks there are; they may be more than there is room for, and are then to be asked for again.
+    """
+    found = lacking = 0
+    for i in range(ids.shape[0]):
+        entity = ids[i]
+        for run in range(runs_from[homes[i]], runs_from[homes[i] + 1]):
+            low, high = blocks_from[run], blocks_from[run + 1]
+            # The first block that begins with the entity or later; its rows may begin in the block before.
+            a, b = low, high
+            while a < b:
+                middle = (a + b) // 2
+                if firsts[middle] < entity:
+                    a = middle + 1
+                else:
+                    b = middle
+            block = max(a - 1, low)
+            while block < high and firsts[block] <= entity:
+                slot = slots[block]
+                if slot < 0:
+                    if lacking < missing.shape[0]:
+                        missing[lacking] = block
+                    lacking += 1
+                else:
+                    used[slot] = tick
+                    rows = arena[slot]
+                    a, b = 0, np.int64(lengths[slot])
+                    while a < b:
+                        middle = (a + b) // 2
+                        if rows[middle, 0] < entity:
+                            a = middle + 1
+                        else:
+                            b = middle
+                    first = a
+                    b = np.int64(lengths[slot])
+                    while a < b:
+                        middle = (a + b) // 2
+                        if rows[middle, 0] <= entity:
+                            a = middle + 1
+                        else:
+                            b = middle
+                    if a > first:
+                        if found < spans.shape[0]:
+                            spans[found, 0], spans[found, 1], spans[found, 2] = slot, first, a
+                        found += 1
+                block += 1
+    return found, lacking
+
+
+@compiled
+def copied(spans, arena, out):  # type: ignore[no-untyped-def]
+    """Rows of spans, one after another."""
+    at = 0
+    for i in range(spans.shape[0]):
+        rows = arena[spans[i, 0]]
+        for row in range(spans[i, 1], spans[i, 2]):
+            for column in range(out.shape[1]):
+                out[at, column] = rows[row, column]
+            at += 1
