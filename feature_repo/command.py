@@ -158,11 +158,11 @@ def counter_table(counters: dict[str, int], unique: str) -> Table:
 
 def _read(settings: Settings, function: Callable[..., dict[str, Any]], key: int | str, as_of: int | None) -> dict[str, Any]:
     """One row through Feast, which takes over a second to import: only the commands that need it wait."""
+    from feature_repo.readers import shared_reader
     from feature_repo.reading import open_store
 
-    # Reading must not make a data directory where there is none.
-    with FeatureReader(settings):
-        pass
+    # Before Feast's registry is made: reading must not make a data directory where there is nothing to read.
+    shared_reader(settings)
     return function(open_store(settings), key, as_of)
 
 

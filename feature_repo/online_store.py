@@ -1,4 +1,4 @@
-"""Feast's online store over task state: it reads what the flows wrote, without a copy, and writes nothing, ever.
+"""Feast's online store over task state, where it lies or as Redis holds it: it reads what the flows wrote, and writes nothing, ever.
 
 `feature_store.yaml` names the class; Feast wants its configuration class, `<name>Config`, in the same module.
 """
@@ -25,7 +25,7 @@ from pydantic import Field
 
 from feature_repo import views
 from feature_repo.errors import FeastReadError, StateIsWrittenByItsLogError
-from feature_repo.readers import CaughtUp, SharedReader, caught_up
+from feature_repo.readers import CaughtUp, SharedReader, caught_up, read_together
 from feature_repo.repository import repository_settings
 from flows import features
 from flows.errors import SettingsError
@@ -86,6 +86,8 @@ def reading_as_of(as_of: int | None) -> Iterator[None]:
 def one_catch_up(store: FeatureStore) -> AbstractContextManager[CaughtUp]:
     """All reads of the store within this context reflect the positions that it yields.
 
+    Over Redis one of them is refused (MovedOnError) where a task has been written since another one; `readers.read_together` reads again by itself.
+
     Examples
     --------
     >>> with one_catch_up(store) as caught:  # doctest: +SKIP
@@ -102,7 +104,7 @@ def current_as_of(caught: CaughtUp) -> int | None:
 
 
 class TaskStateOnlineStore(OnlineStore):
-    """Reads the views of `feature_repo.views` out of task state.
+    """Reads the views of `feature_repo.views` out of task state; out of Redis, where the setting `online` names one.
 
     An entity that has nothing to say is NOT_FOUND. The event timestamp of a row is its as_of.
     """
@@ -121,18 +123,20 @@ class TaskStateOnlineStore(OnlineStore):
         if read is None:
             raise FeastReadError(f"feature view '{table.name}' is not in task state, which holds {', '.join(READS)}")
         names = [feature.name for feature in table.features] if requested_features is None else requested_features
-        with caught_up(config.online_store.resolve()) as caught:
+
+        def rows(caught: CaughtUp) -> list[tuple[datetime | None, Row | None]]:
             as_of = current_as_of(caught)
             if as_of is None or not entity_keys:
                 return [(None, None)] * len(entity_keys)
-            rows = read(caught.shared, entity_keys, as_of, names)
-        timestamp = _EPOCH + timedelta(milliseconds=as_of)
-        return [(None, None) if row is None else (timestamp, row) for row in rows]
+            timestamp = _EPOCH + timedelta(milliseconds=as_of)
+            return [(None, None) if row is None else (timestamp, row) for row in read(caught.shared, entity_keys, as_of, names)]
+
+        return read_together(config.online_store.resolve(), rows)
 
     def get_online_features(self, config: RepoConfig, *args: Any, **kwargs: Any) -> OnlineResponse:
         # Feast reads view by view; all views of a request shall reflect one prefix.
-        with caught_up(config.online_store.resolve()):
-            return super().get_online_features(config, *args, **kwargs)
+        read = super().get_online_features
+        return read_together(config.online_store.resolve(), lambda _: read(config, *args, **kwargs))
 
     async def get_online_features_async(self, config: RepoConfig, *args: Any, **kwargs: Any) -> OnlineResponse:
         # A read blocks (RocksDB has no other), so it goes to a thread; to_thread takes the as_of of the context along.

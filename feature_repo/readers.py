@@ -1,4 +1,4 @@
-"""One reader of task state per data directory and process, and reads under one catch-up with the writers.
+"""One reader per data directory and process, of task state or of Redis, and reads under one catch-up with the writers.
 
 Values that belong together (views of one request, and the positions that go with them) must come from one catch-up, or they would
 reflect different log prefixes.
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from flows.errors import SettingsError
+from flows.errors import MovedOnError, SettingsError
 from flows.settings import Settings
 
 if TYPE_CHECKING:
-    from flows.reading import FeatureReader
+    from flows.answers import EntityReader
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -29,15 +31,15 @@ class SharedReader:
 
     Attributes
     ----------
-    reader : FeatureReader
-        To be used with `lock` held: a catch-up in another thread would move it on between two reads.
+    reader : EntityReader
+        Of task state, or of Redis. To be used with `lock` held: a catch-up in another thread would move it on between two reads.
     settings : Settings
         What it was opened with.
     held : bool
         Somebody reads under a catch-up.
     """
 
-    reader: FeatureReader
+    reader: EntityReader
     settings: Settings
     lock: threading.RLock = field(default_factory=threading.RLock)
     held: bool = False
@@ -55,7 +57,7 @@ class SharedReader:
 
 @dataclass(frozen=True)
 class CaughtUp:
-    """Task state as of one catch-up with its writers.
+    """Task state, or what Redis holds of it, as of one catch-up with the writers.
 
     Attributes
     ----------
@@ -80,8 +82,10 @@ class CaughtUp:
 _DECIDING = ("partitions", "allowed_lateness_ms", "dedup_horizon_ms", "clock_skew_ms", "vocabulary")
 
 # By process too: a RocksDB handle doesn't survive a fork (`feast serve` forks its workers), and closing the parent's would harm the parent.
-_readers: dict[tuple[int, Path], SharedReader] = {}
+_readers: dict[tuple[int, Path, str | None, str], SharedReader] = {}
 _opening = threading.Lock()
+# Reads that find a task written meanwhile: the second time all that they ask for is taken at once, unless another thread comes in between.
+_ATTEMPTS = 5
 _current: ContextVar[CaughtUp | None] = ContextVar("caught_up", default=None)
 
 
@@ -93,7 +97,7 @@ def shared_reader(settings: Settings) -> SharedReader:
     SettingsError
         If it is open with settings under which features mean something else.
     """
-    key = os.getpid(), settings.data.resolve()
+    key = os.getpid(), settings.data.resolve(), settings.online, settings.online_prefix
     with _opening:
         shared = _readers.get(key)
         if shared is None:
@@ -141,6 +145,26 @@ def caught_up(settings: Settings) -> Iterator[CaughtUp]:
             _current.reset(token)
 
 
+def read_together(settings: Settings, read: Callable[[CaughtUp], T]) -> T:
+    """What a function reads under one catch-up, or under that of the context; read again where Redis was written meanwhile.
+
+    Raises
+    ------
+    MovedOnError
+        Within a catch-up that is not its own: what was read in it before can't be read again here.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        outer = _current.get()
+        try:
+            with caught_up(settings) as caught:
+                return read(caught)
+        except MovedOnError:
+            if outer is not None and outer is caught:
+                raise
+    with caught_up(settings) as caught:
+        return read(caught)
+
+
 def close_readers() -> None:
     """Close every reader of this process."""
     with _opening:
@@ -150,8 +174,12 @@ def close_readers() -> None:
                 shared.reader.close()
 
 
-def _open(settings: Settings) -> FeatureReader:
+def _open(settings: Settings) -> EntityReader:
     # Not at the top: `feast apply` and `feast ui` need no state, and shall start without what reads it.
+    if settings.online is not None:
+        from flows.online.reader import RedisReader
+
+        return RedisReader(settings)
     from flows.reading import FeatureReader
 
     return FeatureReader(settings)

@@ -8,7 +8,8 @@ from feast import FeatureStore
 from feast.repo_config import load_repo_config
 
 from feature_repo import views
-from feature_repo.online_store import current_as_of, one_catch_up, reading_as_of
+from feature_repo.online_store import current_as_of, reading_as_of
+from feature_repo.readers import CaughtUp, read_together
 from feature_repo.repository import PROJECT, REPOSITORY
 from flows import features
 from flows.settings import Settings
@@ -84,7 +85,8 @@ def topic_features(store: FeatureStore, topic: str, as_of: int | None = None) ->
 
 def _read(store: FeatureStore, entity: dict[str, int | str], wanted: dict[str, list[str]], as_of: int | None) -> Features:
     references = [f"{view}:{name}" for view, names in wanted.items() for name in names]
-    with reading_as_of(as_of), one_catch_up(store) as caught:
+
+    def read(caught: CaughtUp) -> Features:
         response = store.get_online_features(references, [entity]).to_dict()
         values = {name: response[name][0] for names in wanted.values() for name in names}
         return {
@@ -94,6 +96,9 @@ def _read(store: FeatureStore, entity: dict[str, int | str], wanted: dict[str, l
             "positions": caught.positions,
             "values": values,
         }
+
+    with reading_as_of(as_of):
+        return read_together(store.config.online_store.resolve(), read)
 
 
 def _is_applied(store: FeatureStore, defined: views.Definitions) -> bool:

@@ -53,5 +53,13 @@ class StateError(CorruptionError, DataDirectoryError):
     """A task's state is damaged or can't be read: that of this task alone. Others go on without it."""
 
 
+class OnlineStoreError(TidemarkError):
+    """Redis can't be reached, refuses what was asked, or doesn't hold what is needed. Task state is as it was."""
+
+
+class MovedOnError(OnlineStoreError):
+    """A task was written between two reads that were to reflect one position; whoever reads again reads both as they are now."""
+
+
 class StorageFullError(TidemarkError):
     """The disk is full; nothing that was committed is lost."""

@@ -6,11 +6,9 @@ Secrets come from a file of options, the environment or files that it names; no 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -18,6 +16,7 @@ from confluent_kafka.admin import AdminClient, TopicMetadata  # type: ignore[att
 
 from flows.errors import LogError, SettingsError, TidemarkError
 from flows.errors import RetentionError as RetentionError
+from flows.option_file import option_lines, option_value
 from flows.settings import Settings
 
 ADMIN_TIMEOUT_S = 30.0
@@ -133,35 +132,11 @@ def client_options(settings: Settings) -> dict[str, Any]:
     options |= {"log_level": 2, "logger": _SILENT}
     if settings.kafka_options is None:
         return options
-    path = settings.kafka_options
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"kafka_options {path}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        name, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or not name:
-            raise SettingsError(f"kafka_options {path}, line {number}: expected name=value")
+    for where, name, value in option_lines("kafka_options", settings.kafka_options):
         if name in _OURS:
-            raise SettingsError(f"kafka_options {path}, line {number}: {name} is set by Tidemark; leave it out")
-        options[name] = _resolved(value, f"kafka_options {path}, line {number}, {name}")
+            raise SettingsError(f"{where}: {name} is set by Tidemark; leave it out")
+        options[name] = option_value(f"{where}, {name}", value)
     return options
-
-
-def _resolved(value: str, where: str) -> str:
-    kind, colon, name = value.partition(":")
-    if colon and kind == "env":
-        if name not in os.environ:
-            raise SettingsError(f"{where}: the environment variable {name} is not set")
-        return os.environ[name]
-    if colon and kind == "file":
-        try:
-            return Path(name).read_text("utf-8").rstrip("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{where}: {error}") from error
-    return value
 
 
 @contextmanager

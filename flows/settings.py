@@ -24,8 +24,10 @@ ENVIRONMENT_PREFIX = "TIDEMARK_"
 # Environment variables with the prefix that are not settings of a data directory.
 _OTHER_VARIABLES = {ENVIRONMENT_PREFIX + name for name in ("CONFIG", "REQUIRE", "FOLLOW", "WORKER", "WORKERS", "UNTIL", "PROGRESS")}
 
-_PATHS, _TEXTS = ("data", "vocabulary", "kafka_options", "archive"), ("kafka", "kafka_prefix", "checkpoints")
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{0,100}")
+_PATHS = ("data", "vocabulary", "kafka_options", "archive", "online_options")
+_TEXTS = ("kafka", "kafka_prefix", "checkpoints", "online", "online_prefix")
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}")
+_ONLINE = re.compile(r"rediss?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[0-9]{1,5})?/?")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,12 @@ class Settings:
         Where archived segments of the logs lie; None: archive/ in the data directory.
     checkpoints : str or None
         Where checkpoints of state are kept: a path, or a URL that fsspec knows (``s3://bucket/path``); None: checkpoints/ in the data directory.
+    online : str or None
+        The Redis that features are served from, ``redis://host:port/database`` (``rediss://``: with TLS); None: task state, where it lies.
+    online_prefix : str
+        Begins the name of every key in Redis. One prefix is of one data directory.
+    online_options : Path or None
+        File of ``name=value`` lines for the Redis client (username, password, ssl_ca_certs, …), as `kafka_options` has them.
     """
 
     data: Path = Path("data")
@@ -79,6 +87,9 @@ class Settings:
     kafka_patience_ms: int = 5 * 60_000
     archive: Path | None = None
     checkpoints: str | None = None
+    online: str | None = None
+    online_prefix: str = "tidemark."
+    online_options: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -93,8 +104,15 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise SettingsError(f"setting '{name}' is {value!r}; it must be a whole number from {least} to {most}")
-        if not _TOPIC.fullmatch(self.kafka_prefix):
-            raise SettingsError(f"setting 'kafka_prefix' is '{self.kafka_prefix}'; use at most 100 letters, digits, '.', '_' and '-'")
+        for name in ("kafka_prefix", "online_prefix"):
+            if not _PREFIX.fullmatch(getattr(self, name)):
+                raise SettingsError(f"setting '{name}' is '{getattr(self, name)}'; use at most 100 letters, digits, '.', '_' and '-'")
+        if self.online is not None and not _ONLINE.fullmatch(self.online):
+            # Not repeated: it may hold a password.
+            raise SettingsError(
+                "setting 'online' must be redis://host:port/database (rediss:// for TLS), without user and password, which go into the file "
+                "that 'online_options' names"
+            )
 
     @property
     def logs(self) -> Path:

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = {"flows", "feature_repo", "online_model", "replay", "benchmarks", "tests", "tidemark"}
 ORACLES = ("tests.oracles", "tests.strategies")  # the naive readings, and the streams that they are asked about
-ENGINES = {"bytewax", "rocksdict", "feast", "confluent_kafka", "sqlite3"}
+ENGINES = {"bytewax", "rocksdict", "feast", "confluent_kafka", "sqlite3", "redis"}
 
 
 def imported(source: str, module: str, is_package: bool = False) -> Iterator[tuple[int, str]]:
@@ -69,6 +69,7 @@ RULES: list[tuple[str, Callable[[str], bool], set[str]]] = [
     ("replay is above all but the front door", lambda m: within(m, "replay"), {"tidemark", "tests", "benchmarks"}),
     ("the front door ships without tests", lambda m: within(m, "tidemark"), {"tests", "benchmarks"}),
     ("kernels are pure", lambda m: within(m, "flows.kernels"), ENGINES),
+    ("Redis stays behind flows.online", lambda m: not within(m, "flows.online", "tests", "benchmarks"), {"redis"}),
     ("bytewax stays behind the dataflow modules", lambda m: not may_import_bytewax(m), {"bytewax"}),
     ("oracles share nothing with the code under test", lambda m: within(m, *ORACLES), PROJECT - {"tests"}),
 ]
@@ -108,6 +109,8 @@ def test_the_walk_meets_the_modules() -> None:
         ("replay.audit", "from tests.oracles import features"),
         ("flows.kernels.counters", "import sqlite3"),
         ("flows.kernels.counters", "from rocksdict import Rdict"),
+        ("flows.kernels.packing", "import redis"),
+        ("feature_repo.redis_store", "from redis import Redis"),
         ("tests.oracles.features", "from flows.events import EVENT_SCHEMA"),
         ("tests.oracles.features", "from flows import events"),
         ("tests.oracles.features", "from tests import conftest"),

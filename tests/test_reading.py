@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from flows.answers import EntityReader
 from flows.errors import CorruptionError, DataDirectoryError, LogError, TidemarkError
 from flows.features import PIN_COUNTERS, TOPIC_STATS, USER_COUNTERS
 from flows.outputs import ACTIONS, REVISITS
@@ -34,7 +35,7 @@ from tests.strategies import adversarial, interesting_times, play, random_stream
 FAR = [-(2**63), -(2**62), -1, 0, 2**31, 2**62, 2**63 - 1, 2**70]
 
 
-def check_reads(reader: FeatureReader, decided: pd.DataFrame, as_of: int | None) -> None:
+def check_reads(reader: EntityReader, decided: pd.DataFrame, as_of: int | None) -> None:
     """Every entity that there may be, and some that there are not, in an order of their own and twice."""
     users = np.array([*decided["user_id"].unique(), 987, *decided["user_id"].unique()[:2]], np.int64)
     pins = np.array([*decided["pin_id"].unique(), 987, *decided["pin_id"].unique()[:2]], np.int64)
