@@ -12,13 +12,16 @@ import numpy as np
 
 from flows.answers import EntityReader, Tiles, reaches_all, reaches_counters
 from flows.errors import DataDirectoryError
+from flows.kernels.rows import fold_sums
 from flows.log import Log
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
+from flows.partition import partition_of
 from flows.past import labels_at
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import merged_labels, resumed, state_fingerprint, topics_in
+from flows.state.held_blocks import HeldBlocks, Source
 from flows.state.runs import Table
 from flows.state.store import Meta, TaskView
 from flows.state.task import task_path
@@ -53,6 +56,14 @@ class FeatureReader(EntityReader):
         self._log = None if settings.kafka and settings.state.is_dir() else open_log(settings, ACTIONS, read_only=True)
         self._fingerprint = state_fingerprint(settings, self.vocabulary)
         self._views: dict[tuple[str, int], TaskView] = {}
+        room = settings.read_cache_mb << 20
+        self._held = {
+            (ACTIONS, tables.SEQUENCES): HeldBlocks(tables.SEQUENCES, room // 2),
+            (ACTIONS, tables.REVISITS): HeldBlocks(tables.REVISITS, room // 4),
+            (REVISITS, tables.REVISITS): HeldBlocks(tables.REVISITS, room // 4),
+        }
+        # The commits that they follow, by partition.
+        self._followed: dict[str, list[Meta | None]] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -108,6 +119,43 @@ class FeatureReader(EntityReader):
             if view is not None and meta is not None:
                 found[partition] = view.runs.rows_of(table, meta.manifest.get(table.name, []), ids)
         return found
+
+    def _gather(
+        self,
+        flow: str,
+        table: Table,
+        ids: np.ndarray,
+        reaches: Callable[[Meta], bool],
+        is_whole: Callable[[np.ndarray], bool],
+        past: Callable[[int, np.ndarray], np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Out of what is held in memory, if all of it can be; else partition by partition."""
+        distinct, at = np.unique(np.asarray(ids, np.int64), return_inverse=True)
+        homes = partition_of(distinct, self.settings.partitions)
+        metas = (self.meta(flow, p) for p in np.unique(homes).tolist())
+        rows = self._follow(flow, table).rows_of(distinct, homes) if all(m is None or reaches(m) for m in metas) else None
+        if rows is not None and table is tables.REVISITS:
+            rows = fold_sums(rows, table.keys)
+        if rows is None or not is_whole(rows):
+            return super()._gather(flow, table, ids, reaches, is_whole, past)
+        starts, ends = (np.searchsorted(rows[:, 0], distinct, side) for side in ("left", "right"))
+        lengths = (ends - starts)[at]
+        bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return rows[np.repeat(starts[at] - bounds[:-1], lengths) + np.arange(bounds[-1])], bounds
+
+    def _follow(self, flow: str, table: Table) -> HeldBlocks:
+        """What is held of a table, where its tasks are now."""
+        metas = [self.meta(flow, p) for p in range(self.settings.partitions)]
+        if len(metas) != len(known := self._followed.get(flow, [])) or any(a is not b for a, b in zip(metas, known, strict=True)):
+            for (of, each), held in self._held.items():
+                if of == flow:
+                    held.follow([self._source(flow, p, each) for p in range(self.settings.partitions)])
+            self._followed[flow] = metas
+        return self._held[flow, table]
+
+    def _source(self, flow: str, partition: int, table: Table) -> Source | None:
+        view, meta = self._view(flow, partition)
+        return Source(view.database, view.runs, meta.manifest.get(table.name, [])) if view is not None and meta is not None else None
 
     def scan(self, flow: str, table: Table, partition: int) -> Iterator[np.ndarray]:
         """Folded rows of all entities of a partition, in order, in slices of whole entities."""

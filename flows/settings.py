@@ -50,6 +50,8 @@ class Settings:
         Greatest number of records of a micro-batch. Never changes a result.
     anchor_records : int
         A task saves its working set each time that it has applied so many records; a start replays at most as many. Never changes a result.
+    read_cache_mb : int
+        What a reader of features keeps of task state in memory, MiB. Never changes a result.
     vocabulary : Path or None
         TOML file with further actions and surfaces.
     kafka : str or None
@@ -80,6 +82,7 @@ class Settings:
     clock_skew_ms: int = 5 * 60_000
     batch_records: int = 262_144
     anchor_records: int = 262_144
+    read_cache_mb: int = 256
     vocabulary: Path | None = None
     kafka: str | None = None
     kafka_prefix: str = "tidemark."
@@ -99,6 +102,7 @@ class Settings:
             ("clock_skew_ms", 0, 30 * DAY_MS),
             ("batch_records", 1, 1 << 22),
             ("anchor_records", 1, 1 << 40),
+            ("read_cache_mb", 1, 1 << 20),
             ("kafka_patience_ms", 1_000, DAY_MS),
         ):
             value = getattr(self, name)

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -205,6 +206,13 @@ class TaskView:
     """The reader's side: a RocksDB secondary that follows the writer, or stands where it stopped.
 
     Values and position are consistent between two calls of `refresh`.
+
+    Attributes
+    ----------
+    meta : Meta or None
+        Of the commit where it stands; another object after each that it follows.
+    database : str
+        Names the database that lies there: one that is put in its place, as by a restore, is another, though its runs may have the same IDs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -258,6 +266,7 @@ class TaskView:
         self.__dict__.pop("_db", None)
         self._db = Rdict(str(self.path), _options(create=False), access_type=AccessType.secondary(self._scratch))
         self.runs = RunReader(self._db)
+        self.database = _name_of(self.path)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, None if there is none."""
@@ -412,6 +421,17 @@ def _sizes(path: Path) -> _Sizes:
 def _layout(sizes: _Sizes) -> _Sizes:
     """What changes when rows move from a log into a table, or a writer opens the task: which logs there are, and the manifest."""
     return [(name, 0 if name.endswith(".log") else size) for name, size in sizes]
+
+
+def _name_of(path: Path) -> str:
+    # By RocksDB, and by the file that says so: a copy that is put back by hand says the same. A number of a file may come again, with another time.
+    file = path / "IDENTITY"
+    try:
+        found = file.stat()
+        return f"{file.read_text()}/{path.stat().st_ino}/{found.st_ino}/{found.st_ctime_ns}"
+    except (OSError, UnicodeDecodeError):
+        # It can be read without. Then it is another each time that it is opened.
+        return uuid.uuid4().hex
 
 
 def _prefixed(db: Rdict, prefix: bytes) -> list[tuple[bytes, bytes]]:

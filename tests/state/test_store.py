@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -322,3 +323,27 @@ def test_a_database_is_made_of_pairs_in_any_order(order: str, path: Path) -> Non
     tables_of_it = len(list(path.glob("*.sst")))
     assert (tables_of_it > 3) == (order in ("ascending", "mixed"))
     assert not list(path.glob("made-*"))
+
+
+def test_a_view_tells_one_database_from_another_in_its_place(path: Path, tmp_path: Path) -> None:
+    """A copy that is put back may go on with the same IDs of runs, and other rows."""
+    store = opened(path)
+    commit(store, 0)
+    view = TaskView(path)
+    names = [view.database]
+    store.close()
+    copy = Path(shutil.copytree(path, tmp_path / "copy"))
+    opened(path).close()
+    view.refresh()
+    assert view.database == names[0], "the same one, that a writer has opened again"
+    for again in range(2):
+        path.rename(tmp_path / f"old{again}")
+        shutil.copytree(copy, path)
+        view.refresh()
+        names.append(view.database)
+    (path / "IDENTITY").unlink()
+    opened(path).close()
+    view.refresh()
+    names.append(view.database)
+    assert len(set(names)) == 4
+    view.close()
