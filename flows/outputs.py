@@ -12,6 +12,7 @@ import pyarrow as pa
 from flows.errors import CorruptionError
 
 ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS = "actions", "revisits", "late", "deadletters", "corrections"
+SERVED = "served"
 LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS)
 OUTPUTS = (REVISITS, LATE, DEADLETTERS)
 """What tasks put out: it follows from the other logs."""
