@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def parsed(body: bytes, options: Options) -> tuple[BatchRequest, Ask]:
             raise NotJsonError(
                 f"the body is no JSON: {first['ctx']['error']}", 'send an object such as {"users": [42], "pins": [1, 2]}'
             ) from None
-        raise refused([dict(first)]) from None
+        raise refused([dict(first)], BatchRequest.model_fields) from None
     ask = Ask(_ids("users", said.users), _ids("pins", said.pins), tuple(said.topics), said.as_of)
     if not ask.entities:
         raise BadRequestError("no entity is asked for", "name some in users, pins or topics")
@@ -104,13 +105,14 @@ def parsed(body: bytes, options: Options) -> tuple[BatchRequest, Ask]:
     return said, ask
 
 
-def refused(errors: list[dict[str, Any]]) -> BadRequestError:
-    """The first thing that is wrong with a request, in our words."""
+def refused(errors: list[dict[str, Any]], names: Iterable[str] = GetQuery.model_fields) -> BadRequestError:
+    """The first thing that is wrong with a request that may have fields of these names, in our words."""
     first = errors[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body", "int", "constrained-str", "str"))
     if first["type"] == "extra_forbidden":
-        names = list(BatchRequest.model_fields)
-        return BadRequestError(f"there is no field '{where}'{suggestion(where, names)}", f"fields are: {', '.join(names)}; see /docs")
+        return BadRequestError(f"there is no field '{where}'{suggestion(where, list(names))}", f"fields are: {', '.join(names)}; see /docs")
+    if first["loc"][0] in ("users", "pins") and len(first["loc"]) > 1:
+        return BadRequestError(f"{where} is no ID", "an ID is a whole number, or the text that was ingested, of 1024 characters at most")
     return BadRequestError(f"{where or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", "see /docs for what may be said")
 
 

@@ -22,7 +22,7 @@ from online_model.serving.metrics import NOT_ENCODED, QUEUE_FULL, STOPPED, Metri
 _log = logging.getLogger(__name__)
 
 # What comes within this time of a row becomes durable with it: an fsync holds up the flows' own.
-_LINGER_S = 0.05
+_LINGER_S = 0.1
 _AGAIN_S = 1.0
 _APPEND_BYTES = 32 << 20
 # Of one batch: a reader of Kafka's messages takes no column of lists that is larger than 8 MiB.
