@@ -95,8 +95,10 @@ class Service:
             raise self._no_room()
         answer = await self._answered(ask)
         body = pack(request, answer)
-        if not self.log.offer(self.packer.served(request, answer)) and self.options.require_log:
-            raise self._no_room()
+        if not self.log.offer(row := self.packer.served(request, answer)):
+            if self.options.require_log:
+                raise self._no_room()
+            self.log.pass_over(row)
         self._last = answer
         self.metrics.answer(answer)
         return body
