@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 
 from flows.answers import EntityReader
-from flows.errors import DataDirectoryError, OtherFingerprintError
+from flows.errors import CorruptionError, DataDirectoryError, OtherFingerprintError
 from flows.open_reader import open_reader
 from flows.outputs import ACTIONS
+from flows.past import Past
 from flows.served import Status
 from flows.settings import Settings
 from online_model.serving.answer import Ask
@@ -148,6 +150,26 @@ def test_a_store_that_fails_is_not_asked_by_each_request_and_then_opened_anew(se
     lane.close()
 
 
+def test_a_time_that_can_not_be_read_is_an_error_of_those_who_ask_for_it(
+    settings: Settings, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Topics of an earlier time are read from the log, and the log is damaged; times that state holds are answered."""
+
+    def damaged(*_: object) -> None:
+        raise CorruptionError("the log is damaged")
+
+    reader = open_reader(settings)
+    latest = reader.default_as_of()
+    reader.close()
+    monkeypatch.setattr(Past, "_judged", damaged)
+    path = f"/v1/features/topic/{site.topics[0]}"
+    with running(settings, SOON) as made:
+        for _ in range(3):
+            assert made.client.get(f"{path}?as_of=1", status=503)["error"] == "the log is damaged"
+            assert made.client.get(f"{path}?as_of={latest}")["found"]
+        assert made.client.get("/readyz")["ready"]
+
+
 def test_a_server_may_start_before_there_is_anything(site: Site, tmp_path: Path) -> None:
     data = tmp_path / "later"
     with running(Settings(data=data, partitions=PARTITIONS), SOON) as made:
@@ -227,3 +249,21 @@ def test_a_warm_up_of_state_without_an_event(tmp_path: Path) -> None:
     service = Service(settings, SOON)
     service.warm_up()
     assert service.close() == 0
+
+
+@pytest.mark.redis
+def test_a_redis_that_hangs_holds_up_nobody_for_longer_than_the_timeout(settings: Settings, site: Site, server: RedisServer) -> None:
+    """Its connections stay open, and nothing comes."""
+    online = synced(settings, server)
+    process = server._process
+    assert process is not None
+    with running(online, Options(OnStoreError.DEFAULTS, timeout_s=0.2)) as made:
+        path = f"/v1/features/user/{site.users[0]}"
+        await_true(lambda: made.client.get(path)["status"] == "FOUND", "Redis answers")
+        process.send_signal(signal.SIGSTOP)
+        try:
+            assert {made.client.get(path)["status"] for _ in range(3)} == {"DEFAULTED"}
+            assert made.client.ask("GET", "/readyz").status == 503
+        finally:
+            process.send_signal(signal.SIGCONT)
+        await_true(lambda: made.client.get(path)["status"] == "FOUND", "it goes on by itself")
