@@ -115,7 +115,8 @@ class Service:
                 return defaults(ask)
             if isinstance(error, UnavailableError):
                 raise
-            raise UnavailableError(str(error), "ask again: reads go on by themselves once the store answers") from error
+            other = "" if ask.as_of is None else ", or for a later time"
+            raise UnavailableError(str(error), f"ask again{other}: reads go on by themselves once the store answers") from error
 
     async def _asked(self, ask: Ask) -> Answer:
         lane, seconds = (self._now, self.options.timeout_s) if ask.as_of is None else (self._past, self.options.past_timeout_s)
