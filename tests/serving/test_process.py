@@ -105,6 +105,30 @@ def test_what_was_served_is_archived_and_verified_like_every_log(data: Path) -> 
     assert kept(data) == before
 
 
+def test_what_was_served_and_is_damaged_without_an_archive_is_told_and_may_be_given_up(data: Path) -> None:
+    with serving(data) as server:
+        for name in range(5):
+            server.client.post({"users": [7], "pins": [name], "request_id": str(name)})
+            await_true(lambda n=name: server.client.metric("tidemark_served_log_rows_total") == n + 1, "it is durable")
+        server.stop()
+    file = settings_of(data).logs / f"{SERVED}.db"
+    whole = file.read_bytes()
+    at = whole.rfind(b"sequence_pin_id")
+    file.write_bytes(whole[:at] + b"S" + whole[at + 1 :])
+    assert f"tidemark replay restore --log {SERVED}" in tidemark("replay", "verify", data=data, code=1).out
+    line = refused("replay", "restore", "--log", SERVED, data=data)
+    assert "are neither in its file nor in its archive" in line
+    assert "move logs/served.db and archive/served away, and serving begins another" in line
+    # State is no worse for it.
+    tidemark("run", data=data)
+    file.unlink()
+    with serving(data) as server:
+        server.client.post({"users": [7], "request_id": "5"})
+        server.stop()
+    assert kept(data) == ["5"]
+    tidemark("replay", "verify", data=data)
+
+
 def test_several_servers_may_serve_one_directory(data: Path) -> None:
     with serving(data) as one, serving(data) as other:
         for name in range(10):
