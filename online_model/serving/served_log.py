@@ -149,6 +149,7 @@ class ServedLog:
             try:
                 if self._log is None:
                     self._log = open_log(self._settings, SERVED, create=True)
+                    self._log.expect_appends()
                 self._log.append(batches)
             except Exception as error:
                 self._fail(error)

@@ -267,3 +267,14 @@ def test_a_redis_that_hangs_holds_up_nobody_for_longer_than_the_timeout(settings
         finally:
             process.send_signal(signal.SIGCONT)
         await_true(lambda: made.client.get(path)["status"] == "FOUND", "it goes on by itself")
+
+
+def test_a_stop_does_not_wait_for_a_warm_up(settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    go_on = threading.Event()
+    service = Service(settings, SOON)
+    monkeypatch.setattr(service._now, "_open", lambda: go_on.wait(PATIENCE_S) and open_reader(settings))
+    monkeypatch.setattr("flows.stopping.requested", lambda: True)
+    service.warm_up()
+    assert "the store does not answer yet: it is silent" in caplog.text
+    go_on.set()
+    assert service.close() == 0
