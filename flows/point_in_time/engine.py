@@ -1,7 +1,7 @@
 """`PointInTime`: features of entities at moments of their own, from the log and its archive alone.
 
 One pass over each ACTIONS partition by the kernels of the stream gives all rows that the entities need, each with what caused it; then every query
-takes those of its own prefix and time. It equals, to the last bit, what state said when it stood at that prefix; it reads no state, and writes nothing.
+takes those of its own prefix and time. It equals, to the last bit, what state said when it stood there; it reads no state, and writes nothing.
 """
 
 from __future__ import annotations
