@@ -141,24 +141,27 @@ class PointInTime:
             taker.end()
 
     def _check(self, asked: Asked, ends: Sequence[int], histories: Sequence[History]) -> None:
-        for positions in asked.positions:
-            if len(positions.actions) != self.settings.partitions:
+        for count in {len(positions.actions) for positions in asked.positions}:
+            if count != self.settings.partitions:
                 raise SettingsError(
-                    f"positions of {len(positions.actions)} partitions were given, and {self.settings.data} has {self.settings.partitions}: "
+                    f"positions of {count} partitions were given, and {self.settings.data} has {self.settings.partitions}: "
                     "they are of another data directory"
                 )
-            for partition, (position, end) in enumerate(zip(positions.actions.tolist(), ends, strict=True)):
-                if position > end:
-                    raise CorruptionError(
-                        f"log '{ACTIONS}', partition {partition}, ends at {end}, and a position is {position}: the log has lost records, or the "
-                        "position is of another data directory"
-                    )
-            for partition, (number, history) in enumerate(zip(positions.corrected_to.tolist(), histories, strict=True)):
-                if number > history.generation:
-                    raise CorruptionError(
-                        f"log '{CORRECTIONS}', partition {partition}, ends with correction {history.generation}, and a position reflects "
-                        f"correction {number}: the log has lost records, or the position is of another data directory"
-                    )
+        if not asked.positions:
+            return
+        farthest = np.max([positions.actions for positions in asked.positions], axis=0).tolist()
+        newest = np.max([positions.corrected_to for positions in asked.positions], axis=0).tolist()
+        for partition, (position, end, number, history) in enumerate(zip(farthest, ends, newest, histories, strict=True)):
+            if position > end:
+                raise CorruptionError(
+                    f"log '{ACTIONS}', partition {partition}, ends at {end}, and a position is {position}: the log has lost records, or the "
+                    "position is of another data directory"
+                )
+            if number > history.generation:
+                raise CorruptionError(
+                    f"log '{CORRECTIONS}', partition {partition}, ends with correction {history.generation}, and a position reflects "
+                    f"correction {number}: the log has lost records, or the position is of another data directory"
+                )
 
 
 def _by_kind(asked: Asked) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from benchmarks import point_in_time
 from benchmarks._pairs import Tally, compare_offline, compare_online
 from flows.settings import Settings
 from tests import driving
@@ -44,6 +46,16 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     assert alone.mismatches
     assert together.mismatches
     assert "and" in alone.examples[0]
+
+
+@pytest.mark.slow
+def test_the_benchmark_on_a_small_stream(tmp_path: Path) -> None:
+    found = point_in_time.simulated(1_000, 100, 2)
+    assert {part["mismatches"] for part in (found["offline_oracle"], found["online_offline_oracle"])} == {0}
+    assert found["offline_oracle"]["pairs"] == found["online_offline_oracle"]["pairs"] >= 100
+    lacks = CliRunner().invoke(point_in_time.main, ["--data-dir", str(tmp_path)])
+    assert lacks.exit_code == 1
+    assert "lacks mathoverflow.parquet and online_retail.parquet" in lacks.stderr
 
 
 @pytest.mark.soak
