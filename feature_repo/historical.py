@@ -6,7 +6,6 @@ All views of a read go through the log together, once. Values are those that the
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from flows.point_in_time.pins import PinPart
 from flows.point_in_time.topics import TopicPart
 from flows.point_in_time.users import UserPart, Users
 from flows.settings import Settings
+from flows.state import scratch
 
 # Rows that leave together where memory is bounded.
 BATCH_ROWS = 16_384
@@ -117,7 +117,7 @@ class Historical:
         spill : bool
             Put answers aside in a temporary directory, so that memory holds the frame, one partition's rows, and a stretch.
         """
-        directory = Path(tempfile.mkdtemp(prefix="tidemark-history-")) if spill else None
+        directory = Path(scratch.take()) if spill else None
         try:
             yield self._made(self._shelves(directory, progress))
         finally:
