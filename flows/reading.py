@@ -5,7 +5,7 @@ Values and the position that they reflect are taken under one catch-up with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from flows.state.held_blocks import HeldBlocks, Source
 from flows.state.runs import Table
 from flows.state.store import Meta, TaskView
 from flows.state.task import task_path
+from flows.state.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -56,35 +57,48 @@ class FeatureReader(EntityReader):
         self._log = None if settings.kafka and settings.state.is_dir() else open_log(settings, ACTIONS, read_only=True)
         self._fingerprint = state_fingerprint(settings, self.vocabulary)
         self._views: dict[tuple[str, int], TaskView] = {}
+        self._paths = {flow: [task_path(settings, flow, p) for p in range(settings.partitions)] for flow in (ACTIONS, REVISITS)}
+        self._watch = Watch()
+        self._behind: set[Hashable] = set()
         room = settings.read_cache_mb << 20
         self._held = {
             (ACTIONS, tables.SEQUENCES): HeldBlocks(tables.SEQUENCES, room // 2),
             (ACTIONS, tables.REVISITS): HeldBlocks(tables.REVISITS, room // 4),
             (REVISITS, tables.REVISITS): HeldBlocks(tables.REVISITS, room // 4),
         }
-        # The commits that they follow, by partition.
-        self._followed: dict[str, list[Meta | None]] = {}
+        # Flows of which a task has been looked at again since they last followed it.
+        self._moved = {ACTIONS, REVISITS}
         self.refresh()
 
     def refresh(self) -> None:
         """Catch up with the writers."""
-        # REVISITS first: what it has applied was committed by ACTIONS before, so the positions seen after it cover it.
+        # REVISITS first: what it has applied was committed by ACTIONS before, so the positions seen after it cover it; so what has changed of
+        # ACTIONS is asked for behind that, too.
         for flow in (REVISITS, ACTIONS):
-            for partition in range(self.settings.partitions):
-                view = self._views.get((flow, partition))
-                path = task_path(self.settings, flow, partition)
-                if view is not None:
+            # What is left of an attempt that failed is looked at again.
+            self._behind |= self._watch.changed()
+            for partition, path in enumerate(self._paths[flow]):
+                task = flow, partition
+                view = self._views.get(task)
+                if view is None and (path / "CURRENT").exists():
+                    # Before it is read, or what is written meanwhile would never be told.
+                    self._watch.add(task, path)
+                    view = self._views[task] = TaskView(path)
+                elif view is not None and task in self._behind:
                     view.refresh()
-                elif (path / "CURRENT").exists():
-                    view = self._views[flow, partition] = TaskView(path)
-                if view is not None and view.meta is not None and view.meta.fingerprint != self._fingerprint:
+                else:
+                    continue
+                self._moved.add(flow)
+                if view.meta is not None and view.meta.fingerprint != self._fingerprint:
                     raise DataDirectoryError(
                         f"state {path} was made under other features or settings (fingerprint {view.meta.fingerprint}, now {self._fingerprint}); "
                         "read it with the settings that it was made with"
                     )
+                self._behind.discard(task)
 
     def close(self) -> None:
         """Release all files."""
+        self._watch.close()
         for view in self._views.values():
             view.close()
         self._views.clear()
@@ -145,12 +159,11 @@ class FeatureReader(EntityReader):
 
     def _follow(self, flow: str, table: Table) -> HeldBlocks:
         """What is held of a table, where its tasks are now."""
-        metas = [self.meta(flow, p) for p in range(self.settings.partitions)]
-        if len(metas) != len(known := self._followed.get(flow, [])) or any(a is not b for a, b in zip(metas, known, strict=True)):
+        if flow in self._moved:
             for (of, each), held in self._held.items():
                 if of == flow:
                     held.follow([self._source(flow, p, each) for p in range(self.settings.partitions)])
-            self._followed[flow] = metas
+            self._moved.discard(flow)
         return self._held[flow, table]
 
     def _source(self, flow: str, partition: int, table: Table) -> Source | None:
