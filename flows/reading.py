@@ -12,7 +12,7 @@ import numpy as np
 
 from flows.answers import EntityReader, Tiles, reaches_all, reaches_counters
 from flows.errors import DataDirectoryError
-from flows.kernels.rows import fold_sums
+from flows.kernels.rows import fold_groups
 from flows.log import Log
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
@@ -68,6 +68,8 @@ class FeatureReader(EntityReader):
         }
         # Flows of which a task has been looked at again since they last followed it.
         self._moved = {ACTIONS, REVISITS}
+        # The latest time before which rows of a task of a flow may have expired.
+        self._expired_to: dict[str, int] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -134,28 +136,15 @@ class FeatureReader(EntityReader):
                 found[partition] = view.runs.rows_of(table, meta.manifest.get(table.name, []), ids)
         return found
 
-    def _gather(
-        self,
-        flow: str,
-        table: Table,
-        ids: np.ndarray,
-        reaches: Callable[[Meta], bool],
-        is_whole: Callable[[np.ndarray], bool],
-        past: Callable[[int, np.ndarray], np.ndarray],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Out of what is held in memory, if all of it can be; else partition by partition."""
-        distinct, at = np.unique(np.asarray(ids, np.int64), return_inverse=True)
-        homes = partition_of(distinct, self.settings.partitions)
-        metas = (self.meta(flow, p) for p in np.unique(homes).tolist())
-        rows = self._follow(flow, table).rows_of(distinct, homes) if all(m is None or reaches(m) for m in metas) else None
-        if rows is not None and table is tables.REVISITS:
-            rows = fold_sums(rows, table.keys)
-        if rows is None or not is_whole(rows):
-            return super()._gather(flow, table, ids, reaches, is_whole, past)
-        starts, ends = (np.searchsorted(rows[:, 0], distinct, side) for side in ("left", "right"))
-        lengths = (ends - starts)[at]
-        bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return rows[np.repeat(starts[at] - bounds[:-1], lengths) + np.arange(bounds[-1])], bounds
+    def _held_rows(self, flow: str, table: Table, ids: np.ndarray, expired_to: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Out of what is held in memory, if all of it can be."""
+        held = self._follow(flow, table)
+        if expired_to is not None and self._expired_to[flow] > expired_to:
+            return None
+        found = held.rows_of(ids, partition_of(ids, self.settings.partitions))
+        if found is None or table is not tables.REVISITS:
+            return found
+        return fold_groups(*found, table.keys)
 
     def _follow(self, flow: str, table: Table) -> HeldBlocks:
         """What is held of a table, where its tasks are now."""
@@ -163,6 +152,8 @@ class FeatureReader(EntityReader):
             for (of, each), held in self._held.items():
                 if of == flow:
                     held.follow([self._source(flow, p, each) for p in range(self.settings.partitions)])
+            metas = [self.meta(flow, p) for p in range(self.settings.partitions)]
+            self._expired_to[flow] = max((meta.expired_to for meta in metas if meta is not None), default=-(2**62))
             self._moved.discard(flow)
         return self._held[flow, table]
 
