@@ -43,6 +43,10 @@ class FeastReadError(FeatureRepositoryError):
     """A read through Feast asks for what task state doesn't hold."""
 
 
+class HistoricalReadError(FeatureRepositoryError):
+    """A historical read through Feast asks for what can't be given, or its entity frame is not as it must be."""
+
+
 class OtherFingerprintError(FeatureRepositoryError):
     """A registry was applied under definitions other than those of this code: its names may mean something else."""
 

@@ -166,7 +166,14 @@ class TaskStateOnlineStore(OnlineStore):
                 return read_together(settings, partial(_by_columns, plan, keys))
             rows = entity_rows if keys is None else {key: list(values) for key, values in keys.items()}
             read = partial(
-                super().get_online_features, config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata
+                super().get_online_features,
+                config,
+                features,
+                rows,
+                registry,
+                project,
+                full_feature_names,
+                include_feature_view_version_metadata,
             )
             return read_together(settings, lambda _: read())
 
