@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import _stream
 from benchmarks._measure import Clock
+from feature_repo.offline_store import HistoricalJob
 from feature_repo.reading import open_store
 from flows.settings import Settings
 
@@ -32,7 +33,9 @@ class Contestant:
         """Features for an entity frame in a Parquet file: as a table, which Feast's users get, or straight to a file, a stretch at a time."""
         if to_file:
             clock = Clock()
-            self.events = self._store.get_historical_features(pq.read_table(entities), features).to_parquet(out)
+            job = self._store.get_historical_features(pq.read_table(entities), features)
+            assert isinstance(job, HistoricalJob)
+            self.events = job.to_parquet(out)
             return clock.read()
         frame = pd.read_parquet(entities)
         clock = Clock()

@@ -92,9 +92,9 @@ class Source:
         yield from zip(self.pin_ids.tolist(), self._reader.pin_counters(self.pin_ids).values, strict=True)
 
     def request(self, seed: int, number: int, pins: int) -> Request:
-        """The same in every process: of the users with a full sequence one, and distinct pins."""
+        """The same in every process: of the users with a full sequence one, and pins, distinct if there are as many."""
         chance = np.random.default_rng([seed, number])
-        return int(chance.choice(self.full)), chance.choice(self.pin_ids, pins, replace=False)
+        return int(chance.choice(self.full)), chance.choice(self.pin_ids, pins, replace=pins > len(self.pin_ids))
 
 
 class Store(Protocol):

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
-from feast.types import Array, Int64
+from feast.types import Array, FeastType, Int64
 
 
 def main(task: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ def main(task: dict[str, Any]) -> None:
         )
         store = FeatureStore(config=config)
         user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
-        types = {"int64": Int64, "list": Array(Int64)}
+        types: dict[str, FeastType] = {"int64": Int64, "list": Array(Int64)}
         view = FeatureView(
             name="facts",
             entities=[user],
