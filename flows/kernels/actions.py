@@ -12,6 +12,7 @@ The working set is a handful of int64 arrays so that it is saved and restored as
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,9 +25,11 @@ from flows.kernels.layout import (
     B_PIN,
     B_USER,
     BUCKET_OLDER,
+    DAY_MS,
     FREE_BUCKET,
     FREE_NODE,
     FREE_SAVE,
+    HOUR_MS,
     LABEL_COLUMNS,
     N_BUCKET,
     N_BUCKETS,
@@ -48,6 +51,7 @@ from flows.kernels.layout import (
     S_TIME,
     S_TOPIC,
     SCALARS,
+    TILE_COLUMNS,
     W,
 )
 from flows.kernels.pairmap import new_table, with_room
@@ -73,15 +77,25 @@ class Judged:
         record = index of the cause.
     labels : int64[k, 8]
         Saves that left the working set, with final labels, columns LABEL_COLUMNS; a first time of NEVER is none.
-    tiles : int64[j, 4]
-        Changes of topic tiles, columns TILE_COLUMNS; kind 0 = saves, 1 + age = first clicks at that age in days; hour = hour of the save.
+    moves : int64[j, 5]
+        What changed of topics in input order, columns MOVE_COLUMNS: a save (click_time NEVER), or a save's first click at that time, came to be so
+        (weight 1) or ceased to be (−1); record = index of the cause.
     """
 
     status: np.ndarray
     lateness: np.ndarray
     changes: np.ndarray
     labels: np.ndarray
-    tiles: np.ndarray
+    moves: np.ndarray
+
+    @cached_property
+    def tiles(self) -> np.ndarray:
+        """The moves as changes of topic tiles: int64[k, 4], columns TILE_COLUMNS.
+
+        kind 0 = saves, 1 + age = first clicks at that age in days; hour = hour of the save. A first click that moves within its day changes nothing.
+        """
+        rows = np.empty((len(self.moves), len(TILE_COLUMNS)), np.int64)
+        return rows[: _tiles_of(self.moves, rows)]
 
 
 class WorkingSet:
@@ -152,22 +166,22 @@ class WorkingSet:
         n = len(event_id)
         status = np.zeros(n, np.int8)
         lateness = np.zeros(n, np.int64)
-        changes, tiles = np.empty((n + 1024, 6), np.int64), np.empty((3 * n + 1024, 4), np.int64)
+        changes, moves = np.empty((n + 1024, 6), np.int64), np.empty((3 * n + 1024, 5), np.int64)
         labels = np.empty((n + int(self.open[0, 1]), 8), np.int64)
-        done = np.zeros(4, np.int64)  # records, changes, labels, tiles
+        done = np.zeros(4, np.int64)  # records, changes, labels, moves
         need = -1
         while need:
             if need < 0:
                 self._make_room(STRETCH)
             else:
                 # A save can take over any number of revisits.
-                changes, tiles = _grown(changes, need), _grown(tiles, need)
+                changes, moves = _grown(changes, need), _grown(moves, need)
             need = judge_records(
                 STRETCH, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, clock, self._limits,
                 self.scalars, self.ids, self.pairs, self.buckets, self.saves, self.nodes, self.seen, self.open, self.recent, self.held,
-                status, lateness, changes, labels, tiles, done,
+                status, lateness, changes, labels, moves, done,
             )  # fmt: skip
-        return Judged(status, lateness, changes[: done[1]].copy(), labels[: done[2]].copy(), tiles[: done[3]].copy())
+        return Judged(status, lateness, changes[: done[1]].copy(), labels[: done[2]].copy(), moves[: done[3]].copy())
 
     def open_labels(self) -> np.ndarray:
         """Saves still in the working set, int64[n, 8] with columns LABEL_COLUMNS."""
@@ -271,6 +285,25 @@ def _tally(status, action, by_status, by_action):  # type: ignore[no-untyped-def
         by_status[status[i]] += 1
         if status[i] == ACCEPTED:
             by_action[action[i]] += 1
+
+
+@compiled
+def _tiles_of(moves, rows):  # type: ignore[no-untyped-def]
+    n = 0
+    dropped = True  # whether there is no row of the move before
+    for i in range(moves.shape[0]):
+        save, click = moves[i, 1], moves[i, 2]
+        row = rows[n]
+        row[0], row[1], row[2], row[3] = moves[i, 0], 0 if click == NEVER else 1 + (click - save) // DAY_MS, save // HOUR_MS, moves[i, 3]
+        n += 1
+        if not dropped and moves[i, 4] == moves[i - 1, 4]:
+            before = rows[n - 2]
+            dropped = before[3] == -1 and row[3] == 1 and before[0] == row[0] and before[1] == row[1] and before[2] == row[2]
+            if dropped:
+                n -= 2
+        else:
+            dropped = False
+    return n
 
 
 def _grown(array: np.ndarray, more: int) -> np.ndarray:

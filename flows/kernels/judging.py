@@ -18,11 +18,9 @@ from flows.kernels.layout import (
     B_USER,
     BAD,
     CREDIT_MS,
-    DAY_MS,
     DUPLICATE,
     FREE_SAVE,
     FUTURE,
-    HOUR_MS,
     N_BUCKETS,
     N_CLICK,
     N_NODES,
@@ -73,7 +71,7 @@ def _has_room(n, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recen
 def judge_records(  # type: ignore[no-untyped-def]
     stretch, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, clock, limits,
     scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held,
-    status, lateness, changes, labels, tiles, done,
+    status, lateness, changes, labels, moves, done,
 ):  # fmt: skip
     """Judge records from done[0] on; a `clock` that isn't NEVER, if there are any, moves the watermark whatever becomes of the record.
 
@@ -97,7 +95,7 @@ def judge_records(  # type: ignore[no-untyped-def]
                 while node >= 0 and nodes[node, N_TIME] > time:
                     most += 1
                     node = nodes[node, N_OLDER]
-        if done[1] + 2 * most > changes.shape[0] or done[3] + 4 * most > tiles.shape[0]:
+        if done[1] + 2 * most > changes.shape[0] or done[3] + 4 * most > moves.shape[0]:
             return most
         done[0] = i + 1
 
@@ -147,11 +145,11 @@ def judge_records(  # type: ignore[no-untyped-def]
                     nodes,
                     opened,
                     changes,
-                    tiles,
+                    moves,
                     done,
                 )
         elif role[i] & ROLE_REVISIT:
-            _revisit(i, user, pin, time, role[i], before, now, allowed, scalars, pairs, buckets, saves, nodes, recent, changes, tiles, done)
+            _revisit(i, user, pin, time, role[i], before, now, allowed, scalars, pairs, buckets, saves, nodes, recent, changes, moves, done)
         if now > before:
             scalars[W] = now
             _expire(now, allowed, horizon, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held, labels, done)
@@ -159,12 +157,12 @@ def judge_records(  # type: ignore[no-untyped-def]
 
 
 @compiled_in_place
-def _open_save(i, user, pin, time, event, surface, topic, role, scalars, pairs, buckets, saves, nodes, opened, changes, tiles, done):  # type: ignore[no-untyped-def]
+def _open_save(i, user, pin, time, event, surface, topic, role, scalars, pairs, buckets, saves, nodes, opened, changes, moves, done):  # type: ignore[no-untyped-def]
     """Open a save's window; it takes over the revisits that it is now the latest save before."""
     related = 1 if role & ROLE_RELATED_PINS else 0
     save = add_save(user, pin, time, event, surface, related, topic, scalars, pairs, buckets, saves, opened)
     bucket = saves[save, S_BUCKET]
-    _tile(save, saves, 0, 1, tiles, done)
+    _move(i, save, saves, NEVER, 1, moves, done)
 
     node = buckets[bucket, B_NODE]
     while node >= 0 and nodes[node, N_TIME] > time:
@@ -173,11 +171,11 @@ def _open_save(i, user, pin, time, event, surface, topic, role, scalars, pairs, 
         loses = holder < 0 or saves[holder, S_TIME] < time or (saves[holder, S_TIME] == time and saves[holder, S_ID] <= event)
         if revisit < time + CREDIT_MS and loses:
             nodes[node, N_SAVE] = save
-            _credit(save, saves, click, revisit, tiles, done)
+            _credit(i, save, saves, click, revisit, moves, done)
             if holder < 0:
                 _change(i, pin, user, revisit, click, related, 1, changes, done)
             else:
-                _lose(holder, revisit, click, bucket, buckets, saves, nodes, tiles, done)
+                _lose(i, holder, revisit, click, bucket, buckets, saves, nodes, moves, done)
                 was_related = saves[holder, S_RELATED]
                 if was_related != related:
                     _change(i, pin, user, revisit, click, was_related, -1, changes, done)
@@ -186,7 +184,7 @@ def _open_save(i, user, pin, time, event, surface, topic, role, scalars, pairs, 
 
 
 @compiled_in_place
-def _lose(save, time, click, bucket, buckets, saves, nodes, tiles, done):  # type: ignore[no-untyped-def]
+def _lose(i, save, time, click, bucket, buckets, saves, nodes, moves, done):  # type: ignore[no-untyped-def]
     """A save has lost a revisit: find its first one of that type anew if it was that."""
     if saves[save, S_CLICK if click else S_IMPRESSION] != time:
         return
@@ -197,11 +195,11 @@ def _lose(save, time, click, bucket, buckets, saves, nodes, tiles, done):  # typ
         if nodes[node, N_SAVE] == save and nodes[node, N_CLICK] == click:
             first = nodes[node, N_TIME]
         node = nodes[node, N_OLDER]
-    _set_first(save, saves, click, first, tiles, done)
+    _set_first(i, save, saves, click, first, moves, done)
 
 
 @compiled_in_place
-def _revisit(i, user, pin, time, role, before, now, allowed, scalars, pairs, buckets, saves, nodes, recent, changes, tiles, done):  # type: ignore[no-untyped-def]
+def _revisit(i, user, pin, time, role, before, now, allowed, scalars, pairs, buckets, saves, nodes, recent, changes, moves, done):  # type: ignore[no-untyped-def]
     """Credit a revisit to the latest save before it, and remember it while a save may still take it over."""
     click = 1 if role & ROLE_CLICK else 0
     holder = np.int64(-1)
@@ -217,31 +215,28 @@ def _revisit(i, user, pin, time, role, before, now, allowed, scalars, pairs, buc
         return
     add_node(user, pin, time, click, holder, scalars, pairs, buckets, nodes, recent)
     if holder >= 0:
-        _credit(holder, saves, click, time, tiles, done)
+        _credit(i, holder, saves, click, time, moves, done)
         _change(i, pin, user, time, click, saves[holder, S_RELATED], 1, changes, done)
 
 
 @compiled_in_place
-def _credit(save, saves, click, time, tiles, done):  # type: ignore[no-untyped-def]
+def _credit(i, save, saves, click, time, moves, done):  # type: ignore[no-untyped-def]
     if time < saves[save, S_CLICK if click else S_IMPRESSION]:
-        _set_first(save, saves, click, time, tiles, done)
+        _set_first(i, save, saves, click, time, moves, done)
 
 
 @compiled_in_place
-def _set_first(save, saves, click, time, tiles, done):  # type: ignore[no-untyped-def]
-    """Set the first impression or click of a save (NEVER: none), and move its topic tile."""
+def _set_first(i, save, saves, click, time, moves, done):  # type: ignore[no-untyped-def]
+    """Set the first impression or click of a save (NEVER: none), and say so of a click."""
     if not click:
         saves[save, S_IMPRESSION] = time
         return
     old = saves[save, S_CLICK]
     saves[save, S_CLICK] = time
-    old_kind = 1 + (old - saves[save, S_TIME]) // DAY_MS if old != NEVER else 0
-    new_kind = 1 + (time - saves[save, S_TIME]) // DAY_MS if time != NEVER else 0
-    if old_kind != new_kind:
-        if old_kind:
-            _tile(save, saves, old_kind, -1, tiles, done)
-        if new_kind:
-            _tile(save, saves, new_kind, 1, tiles, done)
+    if old != NEVER:
+        _move(i, save, saves, old, -1, moves, done)
+    if time != NEVER:
+        _move(i, save, saves, time, 1, moves, done)
 
 
 @compiled_in_place
@@ -252,10 +247,10 @@ def _change(record, pin, user, time, click, related, weight, changes, done):  # 
 
 
 @compiled_in_place
-def _tile(save, saves, kind, weight, tiles, done):  # type: ignore[no-untyped-def]
+def _move(record, save, saves, click, weight, moves, done):  # type: ignore[no-untyped-def]
     if saves[save, S_TOPIC] != 0:
-        row = tiles[done[3]]
-        row[0], row[1], row[2], row[3] = saves[save, S_TOPIC], kind, saves[save, S_TIME] // HOUR_MS, weight
+        row = moves[done[3]]
+        row[0], row[1], row[2], row[3], row[4] = saves[save, S_TOPIC], saves[save, S_TIME], click, weight, record
         done[3] += 1
 
 

@@ -28,3 +28,4 @@ N_TIME, N_CLICK, N_SAVE, N_BUCKET, N_OLDER, N_NEWER = 0, 1, 2, 3, 4, 5
 CHANGE_COLUMNS = ("pin_id", "user_id", "time", "kind", "weight", "record")
 LABEL_COLUMNS = ("user_id", "pin_id", "save_time", "event_id", "surface", "topic", "first_impression", "first_click")
 TILE_COLUMNS = ("topic", "kind", "hour", "weight")
+MOVE_COLUMNS = ("topic", "save_time", "click_time", "weight", "record")
