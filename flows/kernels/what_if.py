@@ -231,10 +231,7 @@ def _old_tile(events, low, high, cut, time, allowed, topics, want, out):  # type
 
     What has left a window since are events whose hour ends so long ago; just before one leaves is as good a time as any.
     """
-    newest = -NEVER
-    for i in range(low, high):
-        if events[i, FLAGS] & (IN_TOPIC if topics else IS_REVISIT) and events[i, TIME] <= time and _counts(events, i, cut, True, False, -1):
-            newest = max(newest, events[i, TIME])
+    newest = _newest(events, low, high, cut, time, allowed, topics)
     if newest == -NEVER:
         return False
     _all(events, low, high, cut, time, newest, allowed, True, False, topics, out)
@@ -254,6 +251,26 @@ def _old_tile(events, low, high, cut, time, allowed, topics, want, out):  # type
                 if _same(out, want):
                     return True
     return False
+
+
+@compiled
+def _newest(events, low, high, cut, time, allowed, topics):  # type: ignore[no-untyped-def]
+    """The time of the newest event that is in any window or has been: a credited revisit, a save in the topic."""
+    newest = -NEVER
+    i = low
+    while i < high:
+        j = _end_of_pair(events, i, high)
+        for k in range(i, j):
+            if events[k, TIME] <= newest or events[k, TIME] > time or not _counts(events, k, cut, True, False, -1):
+                continue
+            if topics:
+                tells = (events[k, FLAGS] & IN_TOPIC) != 0
+            else:
+                tells = (events[k, FLAGS] & IS_REVISIT) != 0 and _save_of(events, i, j, k, cut, allowed, True, False, -1) >= 0
+            if tells:
+                newest = events[k, TIME]
+        i = j
+    return newest
 
 
 @compiled

@@ -154,8 +154,10 @@ def check(
 
     vocabulary = settings.load_vocabulary()
     fingerprint = state_fingerprint(settings, vocabulary)
-    with open_log(settings, ACTIONS, read_only=True) as actions:
-        recomputing = Recomputing(settings, actions, fingerprint, features, log_read)
+    with (
+        open_log(settings, ACTIONS, read_only=True) as actions,
+        Recomputing(settings, actions, fingerprint, features, log_read) as recomputing,
+    ):
         explaining = Explaining(settings, vocabulary, actions, progress=log_read)
         of_question = Chosen(served, question)
         progress.total(of_question.to_read)

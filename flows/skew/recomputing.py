@@ -8,13 +8,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from flows.features import SEQUENCE_FIELDS
+from flows.corrections.history import History
+from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, TOPIC_STATS
 from flows.log import Log
 from flows.partition import partition_of
 from flows.point_in_time import Asked, PointInTime
+from flows.point_in_time.asked import UsersAt
+from flows.point_in_time.collecting import Collector
+from flows.point_in_time.pins import joined_pins
+from flows.point_in_time.topics import joined_topics
+from flows.point_in_time.users import Users, joined
 from flows.positions import Positions
 from flows.served import Status
 from flows.served_rows import ServedRows
@@ -70,7 +77,8 @@ class Recomputing:
         self._kinds = {feature.kind for feature in features}
         self._ends = np.array(actions.end_positions(), np.int64)
         self._gone = np.array(actions.start_positions(), np.int64) > 0
-        self._past = PointInTime(settings, progress)
+        self._corrected = np.array([history.generation for history in History.every(settings)], np.int64)
+        self._past = PointInTime(settings, _steps(progress))
         self.tallies = Tallies(features)
         self.rows: Counter[str] = Counter()
         """Compared, by kind."""
@@ -78,32 +86,63 @@ class Recomputing:
         """Not compared, by cause and kind."""
         self.examples: dict[str, list[Apart]] = {}
 
+    def close(self) -> None:
+        """Release all files."""
+        self._past.close()
+
+    def __enter__(self) -> Recomputing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def compare(self, served: ServedRows) -> list[Difference]:
         """Compare a stretch; what differs."""
         prefixes, readable = self._prefixes(served)
-        found: list[Difference] = []
         users = _Kind(True, np.flatnonzero(served.has_user), served.user_id[served.has_user], served.user_status[served.has_user])
-        if self._kinds & {SEQUENCE, USER}:
-            for kind in (SEQUENCE, USER):
-                if kind in self._kinds:
-                    self._leave_out(served, kind, users, readable)
-            taken, asked = self._asked(served, users, prefixes, readable)
-            if taken.any():
-                found += self._users(served, users, np.flatnonzero(taken), asked)
         pins = _Kind(False, _repeated(served.pin_offsets), served.pin_id, served.pin_status)
-        if PIN in self._kinds and len(served.pin_id):
-            self._leave_out(served, PIN, pins, readable)
-            taken, asked = self._asked(served, pins, prefixes, readable)
-            if taken.any():
-                found += self._numbers(served, PIN, pins, np.flatnonzero(taken), served.pin_counters, *self._pins(asked))
         topics = _Kind(False, _repeated(served.topic_offsets), served.topic, served.topic_status)
-        if TOPIC in self._kinds and served.topic:
-            self._leave_out(served, TOPIC, topics, readable)
-            taken, asked = self._asked(served, topics, prefixes, readable)
-            if taken.any():
-                at = self._past.topics(asked)
-                found += self._numbers(served, TOPIC, topics, np.flatnonzero(taken), served.topic_stats, at.values, at.found)
+        taken, asked = {}, {}
+        for kind, rows in ((SEQUENCE, users), (USER, users), (PIN, pins), (TOPIC, topics)):
+            if kind in self._kinds and len(rows.record):
+                taken[kind], asked[kind] = self._asked(served, kind, rows, prefixes, readable)
+        now = self._recompute(asked)
+        found: list[Difference] = []
+        if SEQUENCE in now:
+            found += self._sequences(served, users, taken[SEQUENCE], now[SEQUENCE])
+        if USER in now:
+            at, counters = now[USER], served.user_counters[served.has_user]
+            found += self._numbers(served, USER, users, taken[USER], counters, at.counters, at.found_sequence | at.found_counters)
+        if PIN in now:
+            found += self._numbers(served, PIN, pins, taken[PIN], served.pin_counters, now[PIN].values, now[PIN].found)
+        if TOPIC in now:
+            found += self._numbers(served, TOPIC, topics, taken[TOPIC], served.topic_stats, now[TOPIC].values, now[TOPIC].found)
         return found
+
+    def _recompute(self, asked: dict[str, Asked]) -> dict[str, Any]:
+        """What the log says, of every kind that is asked for, in one pass over it."""
+        out: dict[str, Any] = {}
+        wanted = {kind: one for kind, one in asked.items() if len(one)}
+        parts: dict[str, list[Any]] = {kind: [] for kind in (USER, PIN, TOPIC)}
+        collectors: list[Collector] = []
+        # A user's sequence and counters are asked for with the same prefixes and times.
+        of_users = wanted.get(SEQUENCE, wanted.get(USER))
+        if of_users is not None:
+            # Whether there is anything to say of a user is told by both.
+            collectors.append(Users(of_users, self._settings.partitions, True, USER in wanted, parts[USER].append))
+        if PIN in wanted:
+            collectors += self._past.collect_pins(wanted[PIN], parts[PIN].append)
+        if TOPIC in wanted:
+            collectors += self._past.collect_topics(wanted[TOPIC], parts[TOPIC].append)
+        self._past.run(collectors, *wanted.values())
+        if of_users is not None:
+            users = joined(parts[USER], len(of_users), USER in wanted)
+            out |= {kind: users for kind in (SEQUENCE, USER) if kind in wanted}
+        if PIN in wanted:
+            out[PIN] = joined_pins(parts[PIN], len(wanted[PIN]), len(PIN_COUNTERS))
+        if TOPIC in wanted:
+            out[TOPIC] = joined_topics(parts[TOPIC], len(wanted[TOPIC]), len(TOPIC_STATS))
+        return out
 
     # Which rows ----------------------------------------------------------------------------------------------------------------------
 
@@ -121,9 +160,9 @@ class Recomputing:
                 prefix = None
             parsed.append(prefix)
             if prefix is not None:
-                there = (prefix.actions <= self._ends) & ~(self._gone & (prefix.actions > 0))
-                readable[i, :partitions] = there
-                readable[i, partitions] = there.all()
+                there = (prefix.actions <= self._ends).all() and (prefix.corrected_to <= self._corrected).all()
+                readable[i, :partitions] = there & ~self._gone
+                readable[i, partitions] = there and not self._gone.any()
         return parsed, readable
 
     def _causes(self, served: ServedRows, rows: _Kind, readable: np.ndarray) -> np.ndarray:
@@ -135,9 +174,13 @@ class Recomputing:
         other = np.array([one != self._fingerprint for one in served.fingerprints] + [True])[served.fingerprint[rows.record]]
         return np.select([rows.status == Status.DEFAULTED, other, ~known], [1, 2, 3], 0)
 
-    def _leave_out(self, served: ServedRows, kind: str, rows: _Kind, readable: np.ndarray) -> None:
+    def _asked(
+        self, served: ServedRows, kind: str, rows: _Kind, prefixes: list[Positions | None], readable: np.ndarray
+    ) -> tuple[np.ndarray, Asked]:
+        """Which rows are recomputed, int64[n], and what is asked for them; the others are counted apart."""
         causes = self._causes(served, rows, readable)
-        self.rows[kind] += int((causes == 0).sum())
+        taken = np.flatnonzero(causes == 0)
+        self.rows[kind] += len(taken)
         for number, cause in enumerate((DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN), 1):
             at = np.flatnonzero(causes == number)
             if len(at):
@@ -146,45 +189,31 @@ class Recomputing:
                 for i in at[: max(0, EXAMPLES - len(shown))].tolist():
                     record = int(rows.record[i])
                     shown.append(Apart(cause.name, kind, _entity(rows, i), served.request_id[record], int(served.timestamp[record])))
-
-    def _asked(self, served: ServedRows, rows: _Kind, prefixes: list[Positions | None], readable: np.ndarray) -> tuple[np.ndarray, Asked]:
-        """Which rows are recomputed, and what is asked for them."""
-        taken = self._causes(served, rows, readable) == 0
         record = rows.record[taken]
-        ids = [rows.ids[i] for i in np.flatnonzero(taken).tolist()] if isinstance(rows.ids, list) else rows.ids[taken]
-        whole = [prefix for prefix in prefixes if prefix is not None]
-        place = np.cumsum([prefix is not None for prefix in prefixes], dtype=np.int32) - 1
-        at = place[served.prefix[record]].astype(np.int32) if len(place) else np.empty(0, np.int32)
-        return taken, Asked(ids, served.as_of[record], positions=whole, position=at)
+        ids = [rows.ids[i] for i in taken.tolist()] if isinstance(rows.ids, list) else rows.ids[taken]
+        # Those alone that are asked for: one that the log no longer has would end the whole read.
+        used, at = np.unique(served.prefix[record], return_inverse=True)
+        whole = [prefix for i in used.tolist() if (prefix := prefixes[i]) is not None]
+        return taken, Asked(ids, served.as_of[record], positions=whole, position=at.astype(np.int32))
 
     # Comparing -----------------------------------------------------------------------------------------------------------------------
 
-    def _pins(self, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
-        at = self._past.pins(asked)
-        return at.values, at.found
-
-    def _users(self, served: ServedRows, rows: _Kind, taken: np.ndarray, asked: Asked) -> list[Difference]:
-        now = self._past.users(asked)
+    def _sequences(self, served: ServedRows, rows: _Kind, taken: np.ndarray, now: UsersAt) -> list[Difference]:
         record = rows.record[taken]
-        out: list[Difference] = []
-        if SEQUENCE in self._kinds:
-            lengths = np.diff(served.sequence_offsets)[record]
-            served_at = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            take = np.repeat(served.sequence_offsets[record] - served_at[:-1], lengths) + np.arange(served_at[-1])
-            entries = np.column_stack([served.sequence[field][take].astype(np.int64) for field in SEQUENCE_FIELDS])
-            right = np.column_stack([getattr(now, field).astype(np.int64) for field in SEQUENCE_FIELDS])
-            wrong = self.tallies.add_sequences(entries, served_at, right, now.offsets)
-            for i in np.flatnonzero(wrong.any(axis=1)).tolist():
-                out.append(
-                    self._difference(
-                        served, SEQUENCE, rows, int(taken[i]), entries[served_at[i] : served_at[i + 1]],
-                        right[now.offsets[i] : now.offsets[i + 1]], wrong[i],
-                    )  # fmt: skip
-                )
-        if USER in self._kinds:
-            known = now.found_sequence | now.found_counters
-            out += self._numbers(served, USER, rows, taken, served.user_counters[served.has_user], now.counters, known)
-        return out
+        lengths = np.diff(served.sequence_offsets)[record]
+        served_at = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        take = np.repeat(served.sequence_offsets[record] - served_at[:-1], lengths) + np.arange(served_at[-1])
+        mine = np.column_stack([served.sequence[field][take].astype(np.int64) for field in SEQUENCE_FIELDS])
+        right = np.column_stack([getattr(now, field).astype(np.int64) for field in SEQUENCE_FIELDS])
+        wrong = self.tallies.add_sequences(mine, served_at, right, now.offsets)
+
+        def entries(side: np.ndarray, at: np.ndarray, i: int) -> np.ndarray:
+            return side[at[i] : at[i + 1]]
+
+        return [
+            self._difference(served, SEQUENCE, rows, int(taken[i]), entries(mine, served_at, i), entries(right, now.offsets, i), wrong[i])
+            for i in np.flatnonzero(wrong.any(axis=1)).tolist()
+        ]
 
     def _numbers(
         self, served: ServedRows, kind: str, rows: _Kind, taken: np.ndarray, values: np.ndarray, right: np.ndarray, known: np.ndarray
@@ -213,6 +242,19 @@ class Recomputing:
             recomputed=right.copy(),
             wrong=tuple(np.flatnonzero(wrong).tolist()),
         )
+
+
+def _steps(progress: Callable[[int], None]) -> Callable[[int, int], None]:
+    """What is told how far a read is, as steps."""
+    before = 0
+
+    def told(done: int, total: int) -> None:
+        nonlocal before
+        # A read that begins anew says less than the one before.
+        progress(done - before if done >= before else done)
+        before = 0 if done >= total else done
+
+    return told
 
 
 def _repeated(offsets: np.ndarray) -> np.ndarray:
