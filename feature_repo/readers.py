@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flows.errors import MovedOnError, SettingsError
+from flows.open_reader import open_reader
 from flows.settings import Settings
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def shared_reader(settings: Settings) -> SharedReader:
     with _opening:
         shared = _readers.get(key)
         if shared is None:
-            shared = _readers[key] = SharedReader(_open(settings), settings)
+            shared = _readers[key] = SharedReader(open_reader(settings), settings)
     for name in _DECIDING:
         held, wanted = getattr(shared.settings, name), getattr(settings, name)
         if held != wanted:
@@ -172,14 +173,3 @@ def close_readers() -> None:
             shared = _readers.pop(key)
             with shared.lock:
                 shared.reader.close()
-
-
-def _open(settings: Settings) -> EntityReader:
-    # Not at the top: `feast apply` and `feast ui` need no state, and shall start without what reads it.
-    if settings.online is not None:
-        from flows.online.reader import RedisReader
-
-        return RedisReader(settings)
-    from flows.reading import FeatureReader
-
-    return FeatureReader(settings)

@@ -61,5 +61,9 @@ class MovedOnError(OnlineStoreError):
     """A task was written between two reads that were to reflect one position; whoever reads again reads both as they are now."""
 
 
+class OtherFingerprintError(DataDirectoryError, OnlineStoreError):
+    """What is to be read, of task state or of Redis, was made under other features or settings."""
+
+
 class StorageFullError(TidemarkError):
     """The disk is full; nothing that was committed is lost."""

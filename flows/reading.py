@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flows.answers import EntityReader, Tiles, reaches_all, reaches_counters
-from flows.errors import DataDirectoryError
+from flows.errors import OtherFingerprintError
 from flows.kernels.rows import fold_sums
 from flows.log import Log
 from flows.open_log import open_log
@@ -47,7 +47,9 @@ class FeatureReader(EntityReader):
     Raises
     ------
     DataDirectoryError
-        There is no log, or state was made under other features or settings.
+        There is no log.
+    OtherFingerprintError
+        State was made under other features or settings.
     """
 
     def __init__(self, settings: Settings, progress: Callable[[int], None] | None = None) -> None:
@@ -78,7 +80,7 @@ class FeatureReader(EntityReader):
                 elif (path / "CURRENT").exists():
                     view = self._views[flow, partition] = TaskView(path)
                 if view is not None and view.meta is not None and view.meta.fingerprint != self._fingerprint:
-                    raise DataDirectoryError(
+                    raise OtherFingerprintError(
                         f"state {path} was made under other features or settings (fingerprint {view.meta.fingerprint}, now {self._fingerprint}); "
                         "read it with the settings that it was made with"
                     )

@@ -6,7 +6,7 @@ Nothing here goes through values one by one, and nothing is guessed: records tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -139,18 +139,52 @@ class ServedRows:
 def batches_of(requests: Sequence[Served], partitions: int, max_bytes: int) -> list[tuple[int, pa.RecordBatch]]:
     """Requests as what `Log.append` takes: their records by partition, each in the order given, in batches of about `max_bytes` at most.
 
-    A record lies in its user's partition, or without a user in that of its request ID's hash.
+    A record lies in its user's partition, or without a user in that of its request ID's hash. One that is larger by itself is a batch by itself.
     """
     if not requests:
         return []
-    whole = _encode(requests)
-    key = [one.user_id if len(one.user_id) else np.array([hash_id(one.request_id)], np.int64) for one in requests]
-    homes = partition_of(np.concatenate(key), partitions)
-    rows = max(1, int(whole.num_rows * max_bytes // max(1, whole.nbytes)))
-    out: list[tuple[int, pa.RecordBatch]] = []
-    for partition in np.unique(homes).tolist():
-        mine = np.flatnonzero(homes == partition)
-        out += [(partition, _taken(whole, mine[at : at + rows])) for at in range(0, len(mine), rows)]
+    keys = [one.user_id if len(one.user_id) else np.array([hash_id(one.request_id)], np.int64) for one in requests]
+    homes = partition_of(np.concatenate(keys), partitions)
+    # Put together before they are encoded, so that no dictionary holds what its batch doesn't use: positions are large.
+    gathered: dict[int, list[list[Served]]] = {}
+    sizes: dict[int, int] = {}
+    at = 0
+    for one in requests:
+        mine = homes[at : at + one.records]
+        at += one.records
+        for home, part in [(int(mine[0]), one)] if (mine == mine[0]).all() else _split(one, mine):
+            size = part.nbytes
+            if home not in gathered or sizes[home] + size > max_bytes:
+                gathered.setdefault(home, []).append([])
+                sizes[home] = 0
+            gathered[home][-1].append(part)
+            sizes[home] += size
+    return [(home, _encode(together)) for home in sorted(gathered) for together in gathered[home]]
+
+
+def _split(one: Served, homes: np.ndarray) -> list[tuple[int, Served]]:
+    """A request by the partitions of its users; its pins and topics go with the first."""
+    out = []
+    for home in np.unique(homes).tolist():
+        users = np.flatnonzero(homes == home)
+        offsets = one.sequences.offsets
+        lengths = np.diff(offsets)[users]
+        entries = np.repeat(offsets[users] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+        columns: dict[str, np.ndarray] = {field: getattr(one.sequences, field)[entries] for field in SEQUENCE_FIELDS}
+        own = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        part = replace(
+            one,
+            user_id=one.user_id[users],
+            user_status=one.user_status[users],
+            sequences=SequenceRows(offsets=own, **columns, found=one.sequences.found[users], as_of=one.sequences.as_of),
+            user_counters=one.user_counters[users],
+        )
+        if users[0]:
+            nothing = {
+                name: getattr(one, name)[:0] for name in ("pin_id", "pin_status", "pin_counters", "topic", "topic_status", "topic_stats")
+            }
+            part = replace(part, **nothing)
+        out.append((home, part))
     return out
 
 
@@ -289,27 +323,9 @@ def _lists(lengths: np.ndarray, values: pa.Array, none: np.ndarray | None = None
     return pa.ListArray.from_arrays(offsets, values, mask=None if none is None or not none.any() else pa.array(none))
 
 
-def _taken(batch: pa.RecordBatch, rows: np.ndarray) -> pa.RecordBatch:
-    """Some records, with no more in their dictionaries than they use: those of positions are large."""
-    taken = batch.take(pa.array(rows))
-    columns = taken.columns
-    for name in _DICTIONARIES:
-        at = SERVED_SCHEMA.get_field_index(name)
-        column = columns[at]
-        codes = _codes_of(column)
-        used, now = np.unique(codes[codes >= 0], return_inverse=True)
-        renamed = np.zeros(len(codes), np.int32)
-        renamed[codes >= 0] = now
-        columns[at] = pa.DictionaryArray.from_arrays(pa.array(renamed, mask=codes < 0), column.dictionary.take(pa.array(used, pa.int32())))
-    return pa.RecordBatch.from_arrays(columns, schema=SERVED_SCHEMA)
-
-
-def _codes_of(column: pa.Array) -> np.ndarray:
-    return np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
-
-
 def _codes(column: pa.Array) -> tuple[np.ndarray, tuple[Any, ...]]:
-    return _codes_of(column), tuple(column.dictionary.to_pylist())
+    codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.asarray(codes, np.int32), tuple(column.dictionary.to_pylist())
 
 
 def _filled(column: pa.Array) -> np.ndarray:
