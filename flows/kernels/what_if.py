@@ -1,7 +1,8 @@
 """What counters and topic statistics would be if the engine had made a given mistake: the rules of docs/semantics.md once more, event by event.
 
-This follows the contract's words (the latest save before a revisit, still kept when it was judged) and not the judging's lists, so that it can leave out
-or repeat single events. It explains differences of a few entities; it is far too slow to serve from, and never decides what is right.
+This follows the contract's words (the latest save before a revisit, still kept when it was judged) and not the judging's lists, so that it
+can leave out or repeat single events. It explains differences of a few entities; it is far too slow to serve from, and never decides what
+is right.
 """
 
 from __future__ import annotations

@@ -85,9 +85,7 @@ def explain_sequences(events, bounds, cuts, as_of, served, offsets, shifts, leng
 @compiled
 def _counts(events, i, cut, late, duplicates):  # type: ignore[no-untyped-def]
     flags = events[i, FLAGS]
-    return (
-        events[i, OFFSET] < cut[events[i, ORIGIN]] and (late or not flags & IS_LATE) and (duplicates or not flags & IS_DUPLICATE)
-    )
+    return events[i, OFFSET] < cut[events[i, ORIGIN]] and (late or not flags & IS_LATE) and (duplicates or not flags & IS_DUPLICATE)
 
 
 @compiled

@@ -1,7 +1,7 @@
 """Why a served row differs from its recomputation: the causes that are known, what each means, and which is chosen where several would explain a row.
 
-A mistake in a system leaves its mark on many rows, so of the mistakes that would explain a row the one is named that explains most rows of all. A cause
-is a finding unless it says that nothing is wrong; nothing here turns a difference into none.
+A mistake in a system leaves its mark on many rows, so of the mistakes that would explain a row the one is named that explains most rows of
+all. A cause is a finding unless it says that nothing is wrong; nothing here turns a difference into none.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ def _edges() -> list[Mistake]:
 def _zones() -> list[Mistake]:
     # UTC−12 to UTC+14 are in use.
     quarters = [q for q in range(-14 * 4, 14 * 4 + 1) if q]
-    return [Mistake(TIME_ZONE, f"{'+' if q > 0 else '−'}{abs(q) // 4}:{abs(q) % 4 * 15:02d}", (q * QUARTER_MS, q * QUARTER_MS)) for q in quarters]
+    return [
+        Mistake(TIME_ZONE, f"{'+' if q > 0 else '−'}{abs(q) // 4}:{abs(q) % 4 * 15:02d}", (q * QUARTER_MS, q * QUARTER_MS))
+        for q in quarters
+    ]
 
 
 _SHIFTED = (*_edges(), *_zones())

@@ -1,7 +1,7 @@
 """Whether what was served is what the log says: every row recomputed at its own position and time, every difference with its cause.
 
-A difference is a bug and no noise, for the same prefix gives the same bits. So a check has found something unless each difference has a cause that the
-row states itself and that makes no value wrong (`causes.Cause.benign`).
+A difference is a bug and no noise, for the same prefix gives the same bits. So a check has found something unless each difference has a
+cause that the row states itself and that makes no value wrong (`causes.Cause.benign`).
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def check(
     served: Log,
     question: Question = Question(),  # noqa: B008 - frozen
     features: tuple[Feature, ...] = EVERY,
-    progress: Progress = Progress(),  # noqa: B008 - frozen
+    progress: Progress = Progress(),
 ) -> Checked:
     """Check served rows.
 

@@ -1,6 +1,7 @@
 """Served rows recomputed through the offline path, at the positions and times that they were logged with, and compared by their bits.
 
-A row that says itself why it can't be compared is counted apart and never recomputed. Nothing is read here but the log: not state, and not Redis.
+A row that says itself why it can't be compared is counted apart and never recomputed. Nothing is read here but the log: not state, and not
+Redis.
 """
 
 from __future__ import annotations
@@ -70,7 +71,12 @@ class Recomputing:
     """
 
     def __init__(
-        self, settings: Settings, actions: Log, fingerprint: str, features: tuple[Feature, ...], progress: Callable[[int], None] = lambda n: None
+        self,
+        settings: Settings,
+        actions: Log,
+        fingerprint: str,
+        features: tuple[Feature, ...],
+        progress: Callable[[int], None] = lambda n: None,
     ) -> None:
         self._settings = settings
         self._fingerprint = fingerprint
@@ -192,9 +198,9 @@ class Recomputing:
         record = rows.record[taken]
         ids = [rows.ids[i] for i in taken.tolist()] if isinstance(rows.ids, list) else rows.ids[taken]
         # Those alone that are asked for: one that the log no longer has would end the whole read.
-        used, at = np.unique(served.prefix[record], return_inverse=True)
-        whole = [prefix for i in used.tolist() if (prefix := prefixes[i]) is not None]
-        return taken, Asked(ids, served.as_of[record], positions=whole, position=at.astype(np.int32))
+        used, which = np.unique(served.prefix[record], return_inverse=True)
+        whole = [prefix for place in used.tolist() if (prefix := prefixes[place]) is not None]
+        return taken, Asked(ids, served.as_of[record], positions=whole, position=which.astype(np.int32))
 
     # Comparing -----------------------------------------------------------------------------------------------------------------------
 

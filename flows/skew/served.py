@@ -59,7 +59,9 @@ def open_served(settings: Settings) -> Log:
         There is none.
     """
     if not log_exists(settings, SERVED):
-        raise DataDirectoryError(f"nothing has been served from {settings.data}: there is no log '{SERVED}' in {settings.logs}; `tidemark serve` makes one")
+        raise DataDirectoryError(
+            f"nothing has been served from {settings.data}: there is no log '{SERVED}' in {settings.logs}; `tidemark serve` makes one"
+        )
     return open_log(settings, SERVED, read_only=True)
 
 

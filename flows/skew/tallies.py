@@ -150,11 +150,26 @@ class Tallies:
             tally.deleted += int(edited[c, 1])
             tally.other_length += int((~as_long).sum())
             if COLUMNS[SEQUENCE][c] in _NUMBERS:
-                self._add_entries(tally, served[:, c], served_at, recomputed[:, c], recomputed_at, rows[as_long[rows]], int(np.diff(served_at)[as_long].sum()))
+                self._add_entries(
+                    tally,
+                    served[:, c],
+                    served_at,
+                    recomputed[:, c],
+                    recomputed_at,
+                    rows[as_long[rows]],
+                    int(np.diff(served_at)[as_long].sum()),
+                )
         return wrong
 
     def _add_entries(
-        self, tally: Tally, served: np.ndarray, served_at: np.ndarray, recomputed: np.ndarray, recomputed_at: np.ndarray, rows: np.ndarray, entries: int
+        self,
+        tally: Tally,
+        served: np.ndarray,
+        served_at: np.ndarray,
+        recomputed: np.ndarray,
+        recomputed_at: np.ndarray,
+        rows: np.ndarray,
+        entries: int,
     ) -> None:
         """Add the entries of rows that are as long on both sides: of `rows` one by one, of all others that they are equal."""
         tally.both += entries
@@ -172,12 +187,8 @@ class Tallies:
             tally = self.by_feature.get(feature, Tally())
             sequence = feature.kind == SEQUENCE
             numbers = not sequence or COLUMNS[SEQUENCE][feature.column] in _NUMBERS
-            out.append(
-                Figures(
-                    feature, tally.rows, tally.equal, tally.missing, tally.extra, tally.differing,
-                    tally.greatest if numbers else None,
-                    (tally.relative / tally.both if tally.both else 0.0) if numbers else None,
-                    *((tally.inserted, tally.deleted, tally.other_length) if sequence else ()),
-                )  # fmt: skip
-            )
+            smape = tally.relative / tally.both if tally.both else 0.0
+            edits = (tally.inserted, tally.deleted, tally.other_length) if sequence else (None, None, None)
+            counts = (tally.rows, tally.equal, tally.missing, tally.extra, tally.differing)
+            out.append(Figures(feature, *counts, tally.greatest if numbers else None, smape if numbers else None, *edits))
         return tuple(out)

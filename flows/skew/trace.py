@@ -1,7 +1,7 @@
 """All records that bear on a few entities, and what was decided of each: the material in which the causes of differences are looked for.
 
-One pass over the log by the same judge as the flows; decisions are its, only what follows from them is done again elsewhere (`flows.kernels.what_if`).
-Nothing here says what a feature is.
+One pass over the log by the same judge as the flows; decisions are its, only what follows from them is done again elsewhere
+(`flows.kernels.what_if`). Nothing here says what a feature is.
 """
 
 from __future__ import annotations

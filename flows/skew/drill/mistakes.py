@@ -1,6 +1,7 @@
 """Ten mistakes: how a system that makes each answers what a sound one is asked.
 
-A mistake is made where it would be made: in what the flows take, in a rule of the reading code, in the definitions, or on the way to the client.
+A mistake is made where it would be made: in what the flows take, in a rule of the reading code, in the definitions, or on the way to the
+client.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numba
 import numpy as np
 
 from flows.answers import SequenceRows
-from flows.features import SEQUENCE_FIELDS
+from flows.features import PIN_COUNTERS
 from flows.kernels import reads
 from flows.kernels.reads import HOUR_MS
 from flows.kernels.rows import CUT, SEQUENCE_CODES
@@ -88,7 +89,7 @@ def _old_tiles(system: System, wanted: Wanted) -> Answers:
 
 
 def _finalised(rows: np.ndarray, bounds: np.ndarray, as_of: int) -> np.ndarray:
-    out = np.zeros((len(bounds) - 1, len(reads.PIN_COUNTERS)), np.int64)
+    out = np.zeros((len(bounds) - 1, len(PIN_COUNTERS)), np.int64)
     for i, (low, high) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
         part = rows[low:high]
         part = part[part[:, 3] <= as_of]
@@ -112,9 +113,9 @@ def _other_zone(system: System, wanted: Wanted) -> Answers:
 def _timed_out(system: System, wanted: Wanted) -> Answers:
     """A store that doesn't answer in time: nothing but defaults."""
     n, k = wanted.pins.shape
-    none = {field: np.empty(0, np.int64) for field in SEQUENCE_FIELDS}
+    none = np.empty(0, np.int64)
     return Answers(
-        sequences=SequenceRows(np.zeros(n + 1, np.int64), *none.values(), np.zeros(n, np.bool_), wanted.as_of),
+        sequences=SequenceRows(np.zeros(n + 1, np.int64), none, none, none, none, none, np.zeros(n, np.bool_), wanted.as_of),
         user_counters=np.zeros((n, 24), np.int64),
         user_found=np.zeros(n, np.bool_),
         pin_counters=np.zeros((n, k, 24), np.int64),

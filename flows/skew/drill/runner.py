@@ -1,7 +1,7 @@
 """The drill: sound and mistaken systems serve the same requests, each into a SERVED log of its own, and the check reads every one of these logs.
 
-Rows that a mistaken system answered as the sound one did bear no mistake; all others are seeded, and each must be found and named. A finding in the sound
-system's log is a false alarm, however it is named.
+Rows that a mistaken system answered as the sound one did bear no mistake; all others are seeded, and each must be found and named. A
+finding in the sound system's log is a false alarm, however it is named.
 """
 
 from __future__ import annotations
@@ -13,22 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.answers import SequenceRows
-from flows.features import SEQUENCE_FIELDS
 from flows.log import LocalLog
 from flows.outputs import SERVED
-from flows.partition import partition_of
 from flows.positions import Positions
-from flows.served import Status
 from flows.served_rows import Served, batches_of
 from flows.settings import HOUR_MS, Settings
 from flows.skew.check import Checked, check
 from flows.skew.drill import stream as streams
 from flows.skew.drill.mistakes import KINDS, TIMED_OUT, Kind
+from flows.skew.drill.records import differing, records_of
 from flows.skew.drill.systems import Answers, System, Wanted, answer, beside
-from flows.skew.names import PIN, SEQUENCE, TOPIC, USER
+from flows.vocabulary import OWN_PROFILE
 
 PARTITIONS = 4
 PINS = 7
@@ -101,7 +99,9 @@ class Drilled:
         return self.clean.differing + self.clean.apart
 
 
-def drill(settings: Settings, rows: int, seed: int, scratch: Path, told: Callable[[str, int, int], None] = lambda what, done, total: None) -> Drilled:
+def drill(
+    settings: Settings, rows: int, seed: int, scratch: Path, told: Callable[[str, int, int], None] = lambda what, done, total: None
+) -> Drilled:
     """Simulate, serve, check.
 
     Parameters
@@ -133,7 +133,8 @@ def drill(settings: Settings, rows: int, seed: int, scratch: Path, told: Callabl
     with ExitStack() as stack:
         systems = {name: stack.enter_context(System(where, taken)) for name, (where, taken) in fed.items()}
         logs = {
-            name: stack.enter_context(_served_log(scratch / "served" / name, own.partitions)) for name in ("sound", *(k.name for k in KINDS))
+            name: stack.enter_context(_served_log(scratch / "served" / name, own.partitions))
+            for name in ("sound", *(k.name for k in KINDS))
         }
         serving = _Serving(systems, logs, stream, rng, requests, told)
         for stage in range(1, _STAGES + 1):
@@ -165,7 +166,7 @@ class _Serving:
         self,
         systems: dict[str, System],
         logs: dict[str, LocalLog],
-        stream: list,
+        stream: list[pa.Table],
         rng: np.random.Generator,
         requests: int,
         told: Callable[[str, int, int], None],
@@ -180,12 +181,14 @@ class _Serving:
         self._timestamp = 0
         self.served = 0
         self.seeded: Counter[str] = Counter({kind.name: 0 for kind in KINDS})
-        self._topics = sorted({name for table in stream for name in pc.unique(table.column("topic").cast("string")).to_pylist() if name})
+        self._topics = sorted({name for table in stream for name in pc.unique(table.column("topic").cast(pa.string())).to_pylist() if name})
 
     def stage(self, stage: int) -> None:
         """One stretch of the stream, and requests while pins are behind and when they are not."""
         # Wherever a stretch ends, but the same for all.
-        cuts = [int(end * stage / _STAGES) if stage == _STAGES else int(end * (stage - self._rng.random() / 2) / _STAGES) for end in self._ends]
+        cuts = [
+            int(end * stage / _STAGES) if stage == _STAGES else int(end * (stage - self._rng.random() / 2) / _STAGES) for end in self._ends
+        ]
         for system in self._systems.values():
             system.arrive(cuts)
             system.act()
@@ -213,7 +216,7 @@ class _Serving:
             wanted = self._wanted(size, newest - int(self._rng.choice(_BACK_MS)), cuts)
             right = answer(reader, wanted)
             first = self.served
-            self._log("sound", self._rows(sound, wanted, right, positions, first, right))
+            self._log("sound", records_of(sound.fingerprint, wanted, right, positions, self._timestamp, first))
             for kind in KINDS if left > 0 else ():
                 self._mistaken(kind, wanted, right, positions, first)
             left -= size
@@ -222,14 +225,14 @@ class _Serving:
 
     def _mistaken(self, kind: Kind, wanted: Wanted, right: Answers, positions: bytes, first: int) -> None:
         """Some of the requests answered by a system that makes a mistake, the others by a sound one."""
-        system = self._systems[kind.system]
+        system, sound_mark = self._systems[kind.system], self._systems["sound"].fingerprint
         wrong = kind.answer(system, wanted)
         by_it = self._rng.random(len(wanted.users)) < 0.5
-        sound = self._rows(self._systems["sound"], wanted, right, positions, first, right)
-        other = self._rows(system, wanted, wrong, positions, first, wrong, defaulted=kind.name == TIMED_OUT)
+        sound = records_of(sound_mark, wanted, right, positions, self._timestamp, first)
+        other = records_of(system.fingerprint, wanted, wrong, positions, self._timestamp, first, defaulted=kind.name == TIMED_OUT)
         self._log(kind.name, [b if chosen else a for a, b, chosen in zip(sound, other, by_it, strict=True)])
-        every = system.fingerprint != self._systems["sound"].fingerprint or kind.name == TIMED_OUT
-        self.seeded[kind.name] += ROWS_OF_REQUEST * int(by_it.sum()) if every else _differing(right, wrong, by_it)
+        every = system.fingerprint != sound_mark or kind.name == TIMED_OUT
+        self.seeded[kind.name] += ROWS_OF_REQUEST * int(by_it.sum()) if every else differing(right, wrong, by_it)
 
     def _wanted(self, requests: int, as_of: int, cuts: list[int]) -> Wanted:
         """Entities that the stream has so far, each as often as it occurs; now and then one that it has not."""
@@ -245,44 +248,6 @@ class _Serving:
         topics = [self._topics[i] for i in rng.integers(0, len(self._topics), requests)]
         return Wanted(as_of, who, asked, topics)
 
-    def _rows(
-        self, system: System, wanted: Wanted, given: Answers, positions: bytes, first: int, right: Answers, defaulted: bool = False
-    ) -> list[Served]:
-        """What a system logs of its answers: each at the prefix that it means to reflect."""
-        del right
-        at = given.sequences.offsets
-
-        def status(found: np.ndarray) -> np.ndarray:
-            return np.where(defaulted, Status.DEFAULTED, np.where(found, Status.FOUND, Status.NOT_FOUND)).astype(np.int8)
-
-        users, pins, topics = status(given.user_found), status(given.pin_found), status(given.topic_found)
-        return [
-            Served(
-                timestamp=self._timestamp,
-                request_id=f"drill-{first + i}",
-                surface="homefeed",
-                fingerprint=system.fingerprint,
-                as_of=wanted.as_of,
-                positions=positions,
-                user_id=wanted.users[i : i + 1],
-                user_status=users[i : i + 1],
-                sequences=SequenceRows(
-                    np.array([0, at[i + 1] - at[i]], np.int64),
-                    *(getattr(given.sequences, field)[at[i] : at[i + 1]] for field in SEQUENCE_FIELDS),
-                    given.sequences.found[i : i + 1],
-                    wanted.as_of,
-                ),
-                user_counters=given.user_counters[i : i + 1],
-                pin_id=wanted.pins[i],
-                pin_status=pins[i],
-                pin_counters=given.pin_counters[i],
-                topic=(wanted.topics[i],),
-                topic_status=topics[i : i + 1],
-                topic_stats=given.topic_stats[i : i + 1],
-            )
-            for i in range(len(wanted.users))
-        ]
-
     def _log(self, name: str, rows: list[Served]) -> None:
         log = self._logs[name]
         log.append(batches_of(rows, log.partitions, _APPEND_BYTES))
@@ -293,21 +258,7 @@ def _parts(size: int, most: int) -> list[int]:
     return [size * (i + 1) // most - size * i // most for i in range(most)]
 
 
-def _own_profile(table: object) -> np.ndarray:
-    surface = pc.fill_null(table.column("surface").cast("string"), "")  # type: ignore[attr-defined]
-    return pc.drop_null(table.filter(pc.equal(surface, "own_profile")).column("pin_id")).to_numpy()  # type: ignore[attr-defined,no-any-return]
-
-
-def _differing(right: Answers, wrong: Answers, chosen: np.ndarray) -> int:
-    """Entity rows of some requests that differ: by their bits, or in whether there is anything."""
-    a, b = right.sequences, wrong.sequences
-    same = np.array(
-        [
-            all(np.array_equal(getattr(a, f)[a.offsets[i] : a.offsets[i + 1]], getattr(b, f)[b.offsets[i] : b.offsets[i + 1]]) for f in SEQUENCE_FIELDS)
-            for i in range(len(chosen))
-        ]
-    )
-    users = (right.user_counters != wrong.user_counters).any(axis=1) | (right.user_found != wrong.user_found)
-    pins = (right.pin_counters != wrong.pin_counters).any(axis=2) | (right.pin_found != wrong.pin_found)
-    topics = (right.topic_stats.view(np.int64) != wrong.topic_stats.view(np.int64)).any(axis=1) | (right.topic_found != wrong.topic_found)
-    return int((~same & chosen).sum() + (users & chosen).sum() + pins[chosen].sum() + (topics & chosen).sum())
+def _own_profile(table: pa.Table) -> np.ndarray:
+    """Pins that somebody came back to, one for each time."""
+    surface = pc.fill_null(table.column("surface").cast(pa.string()), "")
+    return np.asarray(pc.drop_null(table.filter(pc.equal(surface, OWN_PROFILE)).column("pin_id")).to_numpy())

@@ -1,6 +1,7 @@
 """What the systems of a drill are fed: a simulated stream, and the same stream as a system with a mistake takes it.
 
-Every stream has a record at the same offsets, so that a position means the same in all of them. The drill's own directories alone are written to.
+Every stream has a record at the same offsets, so that a position means the same in all of them. The drill's own directories alone are
+written to.
 """
 
 from __future__ import annotations

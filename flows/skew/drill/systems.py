@@ -1,7 +1,7 @@
 """The systems of a drill: the flows run over a stream, a stretch at a time, and the reading code that serves from their state in between.
 
-Each has a data directory of its own in the drill's scratch directory. Answers come from the real readers; a mistake is one in what a system was fed, in
-its settings, or in how it reads, and is never written into an answer by hand.
+Each has a data directory of its own in the drill's scratch directory. Answers come from the real readers; a mistake is one in what a system
+was fed, in its settings, or in how it reads, and is never written into an answer by hand.
 """
 
 from __future__ import annotations
