@@ -48,8 +48,8 @@ def explain(events, bounds, cuts, as_of, served, shifts, allowed, topics, hits):
         Of each origin, events at lower offsets count.
     as_of : int64[m]
         ms.
-    served : int64[m, 24] or int64[m, 9]
-        Counters, or counts of a topic.
+    served : int64[m, 24 + 1] or int64[m, 9 + 1]
+        Counters, or counts of a topic; then whether there is anything to say of the entity: 1, 0, or -1 where that is not to be looked at.
     shifts : int64[k, 2]
         To add to the time up to which events count, and to that from which windows reach back.
     allowed : int
@@ -89,11 +89,12 @@ def agrees(events, bounds, cuts, as_of, values, allowed, topics, out):  # type: 
 
 
 @compiled
-def _same(a, b):  # type: ignore[no-untyped-def]
-    for i in range(a.shape[0]):
-        if a[i] != b[i]:
+def _same(total, want):  # type: ignore[no-untyped-def]
+    last = want.shape[0] - 1
+    for i in range(last):
+        if total[i] != want[i]:
             return False
-    return True
+    return want[last] < 0 or (total[last] > 0) == (want[last] > 0)
 
 
 @compiled
@@ -157,6 +158,7 @@ def _pair(events, low, high, cut, head, tail, allowed, late, duplicates, dropped
         if save < 0:
             continue
         weight = 2 if i == doubled else 1
+        out[-1] += weight
         end = (events[i, TIME] // HOUR_MS + 1) * HOUR_MS
         click = 1 if events[i, FLAGS] & IS_CLICK else 0
         for scope in range(2 if events[save, FLAGS] & IS_RELATED else 1):
@@ -188,6 +190,7 @@ def _pair_of_topic(events, low, high, cut, head, tail, allowed, late, duplicates
                 break
         age = (first - events[s, TIME]) // DAY_MS
         weight = 2 if s == doubled else 1
+        out[-1] += weight
         for w in range(N_WINDOWS):
             if (events[s, TIME] // HOUR_MS + 1) * HOUR_MS > tail - WINDOWS_MS[w]:
                 out[3 * w] += weight
@@ -200,29 +203,27 @@ def _pair_of_topic(events, low, high, cut, head, tail, allowed, late, duplicates
 @compiled
 def _one_away(events, low, high, cut, time, allowed, topics, total, want, hit):  # type: ignore[no-untyped-def]
     """Whether leaving out one event, or counting one twice, gives what was served. Pairs add up, so only the event's own is done again."""
-    width = want.shape[0]
-    apart, base, other = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
-    for c in range(width):
-        apart[c] = want[c] - total[c]
+    base, other = np.empty(want.shape[0], np.int64), np.empty(want.shape[0], np.int64)
     i = low
     while i < high:
         j = _end_of_pair(events, i, high)
         if j - i <= _MOST_OF_PAIR:
             base[:] = 0
             _pair(events, i, j, cut, time, time, allowed, True, False, -1, -1, topics, base)
-            for c in range(width):
-                base[c] += apart[c]
+            # What all others say.
+            for c in range(want.shape[0]):
+                base[c] = total[c] - base[c]
             for k in range(i, j):
                 if events[k, FLAGS] & IS_DUPLICATE or not _counts(events, k, cut, True, False, -1):
                     continue
                 if not hit[WITHOUT_ONE]:
-                    other[:] = 0
+                    other[:] = base
                     _pair(events, i, j, cut, time, time, allowed, True, False, k, -1, topics, other)
-                    hit[WITHOUT_ONE] = _same(other, base)
+                    hit[WITHOUT_ONE] = _same(other, want)
                 if not hit[WITH_ONE_TWICE]:
-                    other[:] = 0
+                    other[:] = base
                     _pair(events, i, j, cut, time, time, allowed, True, False, -1, k, topics, other)
-                    hit[WITH_ONE_TWICE] = _same(other, base)
+                    hit[WITH_ONE_TWICE] = _same(other, want)
         i = j
 
 

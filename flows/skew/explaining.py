@@ -46,6 +46,8 @@ class Difference:
     positions : bytes
         Of a `Positions` that can be read.
     served, recomputed : int64[24], float64[15] or int64[entries, 5]
+    found : (bool, bool)
+        Whether anything was served, and was to be served.
     wrong : tuple of int
         Columns that differ, of those that were asked for.
     """
@@ -58,6 +60,7 @@ class Difference:
     positions: bytes
     served: np.ndarray
     recomputed: np.ndarray
+    found: tuple[bool, bool]
     wrong: tuple[int, ...]
 
 
@@ -146,11 +149,19 @@ class Explaining:
             ids[TOPIC],
             self._progress,
         )
+        of_sequences: dict[tuple[str, int | str], np.ndarray] = {}
         for kind in KINDS:
             chosen = [i for i, one in enumerate(group) if one.kind == kind]
             if chosen:
                 rows = [group[i] for i in chosen]
                 hits = self._hits(found, kind, rows, [prefixes[i] for i in chosen])
+                if kind == SEQUENCE:
+                    of_sequences = {(one.request_id, one.entity): hit for one, hit in zip(rows, hits, strict=True)}
+                elif kind == USER:
+                    # Whether there is anything to say of a user is said of both: where that alone differs, the sequence tells why.
+                    for one, hit in zip(rows, hits, strict=True):
+                        if np.array_equal(one.served, one.recomputed):
+                            hit[:] = of_sequences.get((one.request_id, one.entity), hit)
                 for one, pattern in zip(rows, packed(hits), strict=True):
                     self.patterns.setdefault(pattern, Pattern()).add(one)
 
@@ -177,7 +188,9 @@ class Explaining:
         served, recomputed = np.stack([one.served for one in rows]), np.stack([one.recomputed for one in rows])
         counts, right = served.astype(np.int64), recomputed.astype(np.int64)
         if kind == TOPIC:
-            counts, right = (np.ascontiguousarray(side[:, _COUNTS]) for side in (counts, right))
+            counts, right = (side[:, _COUNTS] for side in (counts, right))
+        there = np.array([one.found if kind != USER else (-1, -1) for one in rows], np.int64)
+        counts, right = np.column_stack([counts, there[:, 0]]), np.column_stack([right, there[:, 1]])
         bounds = events.bounds_of(ids)
         tried = np.zeros((len(rows), what_if.FIRST_SHIFT + len(SHIFTS)), np.bool_)
         lateness = self._settings.allowed_lateness_ms
@@ -189,7 +202,7 @@ class Explaining:
             # Counts that a mistake gives explain rates only where these follow from them.
             tried &= (_rates(served).view(np.int64) == served[:, _RATES].view(np.int64)).all(axis=1)[:, None]
         hits[:, : tried.shape[1]] = tried
-        hits[:, EMPTY_COLUMN] = ~served.any(axis=1)
+        hits[:, EMPTY_COLUMN] = [not one.served.any() and one.recomputed.any() for one in rows]
         hits[:, FLOAT32_COLUMN] = [_is_cut(a, b) for a, b in zip(served, recomputed, strict=True)]
         return hits
 
@@ -207,7 +220,10 @@ class Explaining:
 
 def _is_cut(served: np.ndarray, recomputed: np.ndarray) -> bool:
     """Whether it is what is left of the right values in 32 bits of a float."""
-    return served.shape == recomputed.shape and bool((served == recomputed.astype(np.float32).astype(served.dtype)).all())
+    if served.shape != recomputed.shape or np.array_equal(served, recomputed):
+        return False
+    with np.errstate(invalid="ignore"):
+        return bool((served == recomputed.astype(np.float32).astype(served.dtype)).all())
 
 
 def _rates(stats: np.ndarray) -> np.ndarray:

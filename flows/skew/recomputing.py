@@ -193,8 +193,8 @@ class Recomputing:
                 self.apart[cause.name, kind] += len(at)
                 shown = self.examples.setdefault(cause.name, [])
                 for i in at[: max(0, EXAMPLES - len(shown))].tolist():
-                    record = int(rows.record[i])
-                    shown.append(Apart(cause.name, kind, _entity(rows, i), served.request_id[record], int(served.timestamp[record])))
+                    of = int(rows.record[i])
+                    shown.append(Apart(cause.name, kind, _entity(rows, i), served.request_id[of], int(served.timestamp[of])))
         record = rows.record[taken]
         ids = [rows.ids[i] for i in taken.tolist()] if isinstance(rows.ids, list) else rows.ids[taken]
         # Those alone that are asked for: one that the log no longer has would end the whole read.
@@ -217,7 +217,16 @@ class Recomputing:
             return side[at[i] : at[i + 1]]
 
         return [
-            self._difference(served, SEQUENCE, rows, int(taken[i]), entries(mine, served_at, i), entries(right, now.offsets, i), wrong[i])
+            self._difference(
+                served,
+                SEQUENCE,
+                rows,
+                int(taken[i]),
+                entries(mine, served_at, i),
+                entries(right, now.offsets, i),
+                wrong[i],
+                (bool(lengths[i]), bool(now.found_sequence[i])),
+            )
             for i in np.flatnonzero(wrong.any(axis=1)).tolist()
         ]
 
@@ -229,12 +238,20 @@ class Recomputing:
         there = (rows.status[taken] == Status.FOUND) | mine.any(axis=1)
         wrong = self.tallies.add_numbers(kind, mine, there, right, known)
         return [
-            self._difference(served, kind, rows, int(taken[i]), mine[i], right[i], wrong[i])
+            self._difference(served, kind, rows, int(taken[i]), mine[i], right[i], wrong[i], (bool(there[i]), bool(known[i])))
             for i in np.flatnonzero(wrong.any(axis=1)).tolist()
         ]
 
     def _difference(
-        self, served: ServedRows, kind: str, rows: _Kind, row: int, mine: np.ndarray, right: np.ndarray, wrong: np.ndarray
+        self,
+        served: ServedRows,
+        kind: str,
+        rows: _Kind,
+        row: int,
+        mine: np.ndarray,
+        right: np.ndarray,
+        wrong: np.ndarray,
+        found: tuple[bool, bool],
     ) -> Difference:
         record = int(rows.record[row])
         return Difference(
@@ -246,6 +263,7 @@ class Recomputing:
             positions=served.prefixes[served.prefix[record]],
             served=mine.copy(),
             recomputed=right.copy(),
+            found=found,
             wrong=tuple(np.flatnonzero(wrong).tolist()),
         )
 

@@ -87,6 +87,7 @@ def example(row: Difference | Apart) -> dict[str, Any]:
     if isinstance(row, Apart):
         return out
     out["as_of"] = row.as_of
+    out["found"] = {"served": row.found[0], "recomputed": row.found[1]}
     out["features"] = [
         {"feature": COLUMNS[row.kind][column], "served": _value(row, row.served, column), "recomputed": _value(row, row.recomputed, column)}
         for column in row.wrong[:_FEW]
