@@ -284,18 +284,22 @@ def _old_read(events, low, high, cut, time, allowed, topics, want, out):  # type
             return True
     if high == low:
         return False
-    earlier = cut.copy()
-    newest_first = np.argsort(-events[low:high, TIME])
-    for k in range(min(_BACK, high - low)):
-        i = low + newest_first[k]
-        if events[i, TIME] <= time:
-            _all(events, low, high, cut, events[i, TIME] - 1, events[i, TIME] - 1, allowed, True, False, topics, out)
+    for k in np.argsort(-events[low:high, TIME])[:_BACK]:
+        before = events[low + k, TIME] - 1
+        if before < time:
+            _all(events, low, high, cut, before, before, allowed, True, False, topics, out)
             if _same(out, want):
                 return True
-        if _counts(events, i, cut, True, False, -1):
-            earlier[:] = cut
-            earlier[events[i, ORIGIN]] = events[i, OFFSET]
-            _all(events, low, high, earlier, time, time, allowed, True, False, topics, out)
+    # As all stood when a record came: what came since, of any origin, had a later watermark before it.
+    earlier = cut.copy()
+    for k in np.argsort(-events[low:high, BEFORE])[:_BACK]:
+        mark = events[low + k, BEFORE]
+        earlier[:] = cut
+        for i in range(low, high):
+            if events[i, BEFORE] >= mark:
+                earlier[events[i, ORIGIN]] = min(earlier[events[i, ORIGIN]], events[i, OFFSET])
+        for then in (time, min(time, mark)):
+            _all(events, low, high, earlier, then, then, allowed, True, False, topics, out)
             if _same(out, want):
                 return True
     return False

@@ -35,6 +35,7 @@ SHORTER, LONGER, OTHER_ORDER, TIMES_SHIFTED = 0, 1, 2, 3
 MORE = 4
 
 _QUARTER_MS = 900_000
+_BACK = 256
 
 
 @compiled
@@ -141,17 +142,17 @@ def _old_read(events, low, high, cut, time, length, got):  # type: ignore[no-unt
     """Whether a read at an earlier time, or of a shorter prefix, gives what was served."""
     if not got.shape[0]:
         return True
-    # Nothing is newer than the newest that was served.
-    if _gives(events, low, high, cut, min(time, got[0, 3]), True, False, length, got, 0, 0):
+    # Whatever the time was: nothing is newer than the newest that was served.
+    then = min(time, got[0, 3])
+    if _gives(events, low, high, cut, then, True, False, length, got, 0, 0):
         return True
     earlier = cut.copy()
     # The events that could have come last, by where they lie in the log.
-    last = np.argsort(-events[low:high, OFFSET])
-    for k in range(min(128, high - low)):
-        i = low + last[k]
+    for k in np.argsort(-events[low:high, OFFSET])[:_BACK]:
+        i = low + k
         if events[i, OFFSET] < cut[events[i, ORIGIN]]:
             earlier[events[i, ORIGIN]] = events[i, OFFSET]
-            if _gives(events, low, high, earlier, time, True, False, length, got, 0, 0):
+            if _gives(events, low, high, earlier, then, True, False, length, got, 0, 0):
                 return True
     return False
 

@@ -51,8 +51,8 @@ EMPTY = Cause("empty", "nothing was served, not marked as a default, though ther
 UNEXPLAINED = Cause("unexplained", "no known mistake gives these values")
 
 CAUSES = (
-    DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN, WRONG_TIE_ORDER, FLOAT32, LATE_IGNORED, DOUBLED, OFF_BY_ONE, TIME_ZONE, LOST, OLD_TILE,
-    OLD_READ, EMPTY, UNEXPLAINED,
+    DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN, WRONG_TIE_ORDER, FLOAT32, LATE_IGNORED, DOUBLED, OFF_BY_ONE, TIME_ZONE, LOST, EMPTY,
+    OLD_TILE, OLD_READ, UNEXPLAINED,
 )  # fmt: skip
 BY_NAME = {cause.name: cause for cause in CAUSES}
 

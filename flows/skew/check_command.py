@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from flows import stopping
 from flows.errors import InputError, TidemarkError
@@ -125,7 +124,7 @@ def _tell(checked: Checked, as_json: bool, html: Path | None = None) -> None:
     if as_json:
         click.echo(json.dumps(told.as_json(checked)))
         return
-    told.show(checked, Console())
+    told.show(checked)
     if not checked.records:
         click.echo(
             "nothing was served in that time, so nothing is proved; see `tidemark serve`, or choose another --from and --to", err=True

@@ -21,6 +21,7 @@ from flows.skew.drift import MOVED, MOVING, Drift
 from flows.skew.options import JSON, Period
 from flows.skew.served import Question, open_served
 from flows.skew.sides import Side, of_period
+from flows.skew.told import console_for_tables
 from flows.skew.training import of_training
 from flows.state.actions_task import state_fingerprint
 
@@ -109,7 +110,7 @@ def _named(question: Question) -> str:
     if question.first is None and question.until is None:
         return "all that was served"
     first = moment(question.first) if question.first is not None else "the beginning"
-    return f"served from {first} to {moment(question.until) if question.until is not None else 'now'}"
+    return f"what was served from {first} to {moment(question.until) if question.until is not None else 'now'}"
 
 
 @contextmanager
@@ -122,8 +123,9 @@ def _bar(quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[int], N
 
 
 def _show(found: Drift) -> None:
-    console = Console()
-    table = Table("feature", title=f"{found.current}, held against {found.reference}", title_justify="left", box=box.SIMPLE)
+    console = console_for_tables()
+    table = Table(title=f"{found.current}, held against {found.reference}", title_justify="left", box=box.SIMPLE)
+    table.add_column("feature", no_wrap=True)
     for heading in ("PSI", "KS", "found before", "now", "non-zero before", "now"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
@@ -138,7 +140,8 @@ def _show(found: Drift) -> None:
         console.print(f"and {len(found.features) - _SHOWN} features that moved less (--json has all)", highlight=False)
     shares = found.over_time
     if len(shares.starts):
-        table = Table("from", title="Share of actions in served sequences", title_justify="left", box=box.SIMPLE)
+        table = Table(title="Share of actions in served sequences", title_justify="left", box=box.SIMPLE)
+        table.add_column("from", no_wrap=True)
         for name in shares.actions[:6]:
             table.add_column(name, justify="right")
         table.add_column("PSI", justify="right")

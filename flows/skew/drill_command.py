@@ -100,7 +100,9 @@ def _as_json(done: Drilled, seed: int) -> dict[str, object]:
 
 
 def _print(done: Drilled) -> None:
-    table = Table("kind", "what the system did", title="Drill", title_justify="left", box=box.SIMPLE)
+    table = Table(title="Drill", title_justify="left", box=box.SIMPLE)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("what the system did")
     for heading in ("rows seeded", "found"):
         table.add_column(heading, justify="right")
     table.add_column("named as")
@@ -108,6 +110,6 @@ def _print(done: Drilled) -> None:
     for row in done.rows:
         names = ", ".join(f"{name} ({n:,})" for name, n in sorted(row.named_as.items(), key=lambda item: -item[1]))
         table.add_row(row.kind, row.what, f"{row.seeded:,}", f"{row.found:,}", names or "–", "NO" if row.missed else "yes")
-    Console().print(table)
+    told.console_for_tables().print(table)
     click.echo(f"sound system: {told.summary(done.clean)}")
     click.echo(f"{len(done.rows)} kinds; {len(done.missed)} missed, {done.false_alarms} false alarms")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flows.log import Log
 from flows.report.document import document, write_document
-from flows.report.drawing import FULL, NARROW, WIDE
+from flows.report.drawing import FULL, NARROW
 from flows.report.figures import bars
 from flows.report.markup import Cell, figure, note, section, table, terms
 from flows.report.words import day, moment, number, points, share
@@ -71,7 +71,7 @@ def write_check(settings: Settings, served: Log, checked: Checked, out: Path) ->
         halves = [(checked.first, middle), (middle, checked.last + 1)]
         sides = [
             of_period(served, Question(first, until, checked.question.sample, checked.question.seed), name, None, names)
-            for (first, until), name in zip(halves, (f"before {moment(middle)}", f"from {moment(middle)} on"), strict=True)
+            for (first, until), name in zip(halves, (f"what was served before {moment(middle)}", "what was served since"), strict=True)
         ]
         if all(side.records for side in sides):
             found = drift(*sides)
@@ -154,7 +154,7 @@ def _rates(checked: Checked) -> str:
     numbers = table(heading, ["feature", "rows", "equal", "missing", "extra", "differ", "max difference", "SMAPE", "edits"], rows)
     if not worst:
         return section("rates", "Match rates", lead, note("Every row is equal to the bit."), numbers, shape="full")
-    shown = [(one.feature.name.partition(":")[2], 100 * (1 - one.match_rate)) for one in worst[:_WORST]]
+    shown = [(one.feature.name, 100 * (1 - one.match_rate)) for one in worst[:_WORST]]
     plot = figure(plots.differing(shown, FULL), plots.differing(shown, NARROW), "Share of rows that differ, by feature.")
     return section("rates", "Match rates", lead, plot, numbers, shape="full")
 
@@ -165,7 +165,7 @@ def _causes(checked: Checked) -> str:
         return section("causes", "Why rows differ", lead, note("No row differs, and none was left out."), shape="full")
     counted = [(one.cause.name, one.total) for one in checked.causes]
     label = "Rows by cause"
-    plot = figure(bars(counted, WIDE, "causes", label), bars(counted, NARROW, "causes", label), "Rows by cause.")
+    plot = figure(bars(counted, FULL, "causes", label), bars(counted, NARROW, "causes", label), "Rows by cause.")
     rows: list[list[str | Cell]] = [
         [
             Cell(one.cause.name, code=True),
@@ -229,12 +229,12 @@ def _over_time(shares: Shares) -> str:
 
 
 def _moved(found: Drift) -> str:
-    lead = f"Distributions {found.current}, held against those {found.reference}."
+    lead = f"Distributions of {found.current}, held against those of {found.reference}."
     known = [one for one in found.features if not math.isnan(one.psi)]
     if not known:
         return section("drift", "What moved", lead, note("No feature has values on both sides."), shape="full")
     shown = known[:_MOST_MOVED]
-    plot = figure(plots.psi_bars(shown, WIDE), plots.psi_bars(shown, NARROW), "Population stability index; those that moved most.")
+    plot = figure(plots.psi_bars(shown, FULL), plots.psi_bars(shown, NARROW), "Population stability index; those that moved most.")
     rows = [_row(one) for one in shown]
     numbers = table(
         f"The {len(shown)} of {len(found.features)} features that moved most",

@@ -7,23 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from flows.report.drawing import FULL, GRID, INK, MUTED, NARROW, OURS, PAPER, SOFT, WIDE, axes_within, names_beside, short, svg
+from flows.report.drawing import GRID, INK, MUTED, NARROW, OURS, PAPER, SOFT, axes_within, names_beside, short, svg
 from flows.skew.drift import MOVED, MOVING, Moved, Shares
 
 _BINS = 24
 PANELS = 8
 
 
-def both(draw: object, *arguments: object, wide: int = WIDE) -> tuple[str, str]:
-    """A plot in both widths."""
-    return draw(*arguments, wide), draw(*arguments, NARROW)  # type: ignore[operator]
-
-
 def differing(rows: Sequence[tuple[str, float]], width: int) -> str:
     """One line for each feature: the share of its rows that differ, in percent."""
 
     def draw(figure: Figure) -> None:
-        names, left = names_beside([name for name, _ in rows], width)
+        names, left = names_beside([brief(name, width) for name, _ in rows], width)
         axes = axes_within(figure, left, 62, 2, 2)
         axes.barh(np.arange(len(rows)), [share for _, share in rows], height=0.56, color=OURS, linewidth=0)
         for i, (_, share) in enumerate(rows):
@@ -41,7 +36,7 @@ def psi_bars(features: Sequence[Moved], width: int) -> str:
     """One line for each feature: its PSI, and where it is said to be moving and to have moved."""
 
     def draw(figure: Figure) -> None:
-        names, left = names_beside([one.name.partition(":")[2] for one in features], width)
+        names, left = names_beside([brief(one.name, width) for one in features], width)
         axes = axes_within(figure, left, 46, 26, 2)
         values = [one.psi for one in features]
         top = max([*values, MOVED * 1.15])
@@ -84,9 +79,7 @@ def distributions(features: Sequence[Moved], width: int) -> str:
             axes.grid(False)
             axes.axhline(0, color=GRID, linewidth=1.6)
             most = 18 if width <= NARROW else 30
-            axes.text(
-                0, 1.25, short(one.name.partition(":")[2], most), transform=axes.transAxes, fontsize=12, fontweight="bold", va="bottom"
-            )
+            axes.text(0, 1.25, short(brief(one.name, width), most), transform=axes.transAxes, fontsize=12, fontweight="bold", va="bottom")
             told = f"PSI {one.psi:.3f}" + (f", KS {one.ks:.3f}" if one.ks is not None else "")
             axes.text(0, 1.05, told, transform=axes.transAxes, fontsize=12, color=MUTED, va="bottom")
             for side, label in zip((0.0, 1.0), labels, strict=True):
@@ -153,6 +146,10 @@ def shares_over_time(shares: Shares, labels: tuple[str, str], width: int) -> str
     )
 
 
-def widths() -> tuple[int, int]:
-    """Of a plot that takes the whole page, and of one on a phone."""
-    return FULL, NARROW
+def brief(name: str, width: int) -> str:
+    """A feature's name with the entity before it that it is of, for users and pins share names; on a phone with its words cut."""
+    view, _, feature = name.partition(":")
+    if width <= NARROW:
+        for word, cut in (("revisits_", ""), ("sequence_", ""), ("impression", "impr"), ("_clicked_days", "_days")):
+            feature = feature.replace(word, cut)
+    return f"{view.partition('_')[0]} {feature}"

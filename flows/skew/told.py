@@ -17,6 +17,7 @@ from flows.skew.names import COLUMNS, ENTITY, SEQUENCE, VIEWS, Feature
 from flows.skew.recomputing import Apart
 from flows.skew.tallies import Figures
 
+_WIDTH, _WORST = 124, 15
 _FEW = 8
 """Columns of an example that are shown; all are named."""
 
@@ -114,8 +115,15 @@ def _first(served: np.ndarray, recomputed: np.ndarray) -> int:
     return int(apart[0]) if len(apart) else shared
 
 
-def show(checked: Checked, console: Console) -> None:
+def console_for_tables() -> Console:
+    """Where tables are printed: as wide as the terminal, and wide enough where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
+
+
+def show(checked: Checked) -> None:
     """For people."""
+    console = console_for_tables()
     console.print(_by_feature(checked))
     if checked.causes:
         table = Table("cause", "rows", "a finding", "what exactly", "means", title="Causes", title_justify="left", box=box.SIMPLE)
@@ -140,23 +148,28 @@ def summary(checked: Checked) -> str:
 
 
 def _by_feature(checked: Checked) -> Table:
-    table = Table("feature", "rows", "equal", title="Served and recomputed, by bits", title_justify="left", box=box.SIMPLE)
-    for heading in ("missing", "extra", "differ", "max difference", "SMAPE", "edits"):
+    table = Table(title="Served and recomputed, by bits", title_justify="left", box=box.SIMPLE)
+    table.add_column("feature", no_wrap=True)
+    for heading in ("rows", "equal", "missing", "extra", "differ", "max difference", "SMAPE", "edits"):
         table.add_column(heading, justify="right")
-    wrong = [one for one in checked.figures if one.equal < one.rows]
+    wrong = sorted((one for one in checked.figures if one.equal < one.rows), key=lambda one: one.match_rate)
     right: dict[tuple[str, int], int] = {}
     for one in checked.figures:
         if one.equal == one.rows:
             key = one.feature.kind, one.rows
             right[key] = right.get(key, 0) + 1
-    for one in wrong:
+    for one in wrong[:_WORST]:
         edits = f"+{one.inserted:,} −{one.deleted:,}" if one.inserted is not None else ""
-        table.add_row(
-            one.feature.name, f"{one.rows:,}", f"{_share(one.match_rate)}", f"{one.missing:,}", f"{one.extra:,}", f"{one.differing:,}",
-            f"{one.max_difference:g}" if one.max_difference is not None else "", f"{one.smape:.2g}" if one.smape is not None else "", edits,
-        )  # fmt: skip
+        name = f"{ENTITY[one.feature.kind]} {COLUMNS[one.feature.kind][one.feature.column]}"
+        counts = (f"{n:,}" for n in (one.missing, one.extra, one.differing))
+        far = f"{one.max_difference:g}" if one.max_difference is not None else ""
+        smape = f"{one.smape:.2g}" if one.smape is not None else ""
+        table.add_row(name, f"{one.rows:,}", _share(one.match_rate), *counts, far, smape, edits)
+    if len(wrong) > _WORST:
+        table.add_row(f"and {len(wrong) - _WORST} more that differ (--json has all)", *[""] * 8)
     for (kind, rows), features in right.items():
-        table.add_row(f"{VIEWS[kind]}: {features} feature{'s' * (features != 1)}", f"{rows:,}", "100 %", "", "", "", "", "", "")
+        name = f"{ENTITY[kind]}: {features} {'other ' * bool(wrong)}feature{'s' * (features != 1)}"
+        table.add_row(name, f"{rows:,}", "100 %", *[""] * 6)
     return table
 
 
