@@ -1,4 +1,4 @@
-"""`tidemark features user|pin|topic|export`: features as they are served, through Feast; and whole exports."""
+"""`tidemark features user|pin|topic|export|history`: features as they are served, through Feast; whole exports; and training sets."""
 
 from __future__ import annotations
 
@@ -141,6 +141,37 @@ def export(settings: Settings, entity: str, as_of: int | None, out: Path, as_jso
         if as_json
         else f"{out}: {rows:,} {entity}s as of {time}"
     )
+
+
+@features.command(epilog="Example: tidemark features history --entities seen.parquet --service ranking_v1_user --out training.parquet")
+@click.option(
+    "--entities",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Parquet file with a row for each moment: entity IDs and event_timestamp.",
+)
+@click.option(
+    "--feature", "references", multiple=True, metavar="VIEW[:FEATURE]", help="A feature, or all of a view (may be given several times)."
+)
+@click.option("--service", help="All features of a feature service, instead.")
+@click.option("--full-names", is_flag=True, help="Name columns view__feature, as ranking_v1 needs it.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Parquet file to write.")
+@json_option
+@click.pass_obj
+def history(
+    settings: Settings, entities: Path, references: tuple[str, ...], service: str | None, full_names: bool, out: Path, as_json: bool
+) -> None:
+    """Write features as they were at the moment of each row of a file, from the log alone: a training set.
+
+    Rows and their order stay, and so do other columns. A row takes events strictly before its event_timestamp that had arrived by then. With a column
+    tidemark_positions (and tidemark_as_of), as the log 'served' has them, it takes what it was served from. See docs/offline.md.
+    """
+    if bool(references) == (service is not None):
+        raise click.UsageError("give --feature or --service, and not both")
+    from feature_repo.training_set import write_training_set
+
+    rows = write_training_set(settings, entities, references, service, full_names, out, progress=False if as_json else None)
+    click.echo(json.dumps({"rows": rows, "out": str(out)}) if as_json else f"{out}: {rows:,} rows")
 
 
 def counter_table(counters: dict[str, int], unique: str) -> Table:

@@ -21,3 +21,9 @@ class FeastReadError(TidemarkError):
     """A read through Feast asks for what task state doesn't hold."""
 
     exit_code = 2
+
+
+class HistoricalReadError(TidemarkError):
+    """A historical read through Feast asks for what can't be given, or its entity frame is not as it must be."""
+
+    exit_code = 2

@@ -31,6 +31,7 @@ def open_store(settings: Settings) -> FeatureStore:
     config = load_repo_config(REPOSITORY, REPOSITORY / "feature_store.yaml")
     config.registry_config = {**config.registry_config, "path": str(settings.registry.resolve())}
     config.online_config = {**config.online_config, "settings": settings}
+    config.offline_config = {**config.offline_config, "settings": settings}
     store = FeatureStore(config=config)
     defined = views.definitions(settings.offline.resolve())
     if not _is_applied(store, defined):

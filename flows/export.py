@@ -64,12 +64,12 @@ def export_features(reader: FeatureReader, entity: str, as_of: int, out: Path) -
         ms; see docs/semantics.md, Reading.
     """
     tables = {"user": _users, "pin": _pins, "topic": _topics}[entity](reader, as_of)
-    return _write(out, SCHEMAS[entity], tables, _about(reader, as_of))
+    return write_tables(out, SCHEMAS[entity], tables, _about(reader, as_of))
 
 
 def export_labels(reader: FeatureReader, as_of: int, out: Path) -> int:
     """Write a row for every save at or before `as_of`; returns the number of rows."""
-    return _write(out, LABELS_SCHEMA, label_tables(reader, as_of), _about(reader, as_of))
+    return write_tables(out, LABELS_SCHEMA, label_tables(reader, as_of), _about(reader, as_of))
 
 
 def label_tables(reader: FeatureReader, as_of: int) -> Iterator[pa.Table]:
@@ -162,7 +162,19 @@ def _about(reader: FeatureReader, as_of: int) -> dict[str, str]:
     }
 
 
-def _write(out: Path, schema: pa.Schema, tables: Iterator[pa.Table], about: dict[str, str]) -> int:
+def write_tables(out: Path, schema: pa.Schema, tables: Iterator[pa.Table], about: dict[str, str]) -> int:
+    """Write tables as one Parquet file, which is there when it is whole; returns the number of rows.
+
+    Parameters
+    ----------
+    about : dict
+        Goes into the file's metadata.
+
+    Raises
+    ------
+    InputError, StorageFullError
+        It can't be written; nothing is there.
+    """
     if not out.name:
         raise InputError(f"can't write to '{out}': it names no file")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.part")

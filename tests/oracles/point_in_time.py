@@ -14,8 +14,8 @@ def arrivals(events: pd.DataFrame) -> pd.Series:
 
 
 def arrived(decided: pd.DataFrame, by: int) -> pd.DataFrame:
-    """The records of a decided stream that had arrived by a time."""
-    return _prefix(decided, arrivals(decided) <= by)
+    """The records of a decided stream, with their ``arrival`` as a column, that had arrived by a time."""
+    return _prefix(decided, decided["arrival"] <= by)
 
 
 def before(decided: pd.DataFrame, positions: Sequence[int]) -> pd.DataFrame:

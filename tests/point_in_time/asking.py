@@ -13,7 +13,7 @@ from flows.features import PIN_COUNTERS, TOPIC_STATS, USER_COUNTERS
 from flows.point_in_time import Asked, PointInTime
 from flows.positions import Positions
 from tests.oracles import features as oracle
-from tests.oracles.point_in_time import arrived
+from tests.oracles.point_in_time import arrivals, arrived
 
 
 @dataclass
@@ -76,37 +76,35 @@ def topics_found(point: PointInTime, queries: Queries, positions: Sequence[Posit
 
 
 class Oracle:
-    """What naive readings say of queries by arrival; each prefix and time is worked out once."""
+    """What naive readings say of queries by arrival. Each prefix is read for the records that can have to do with the entity alone."""
 
     def __init__(self, decided: pd.DataFrame) -> None:
-        self._decided = decided
-        self._known: dict[tuple[str, int, int], object] = {}
+        self._decided = decided.assign(arrival=arrivals(decided))
+        self._of = {name: self._decided.groupby(name).indices for name in ("user_id", "pin_id", "topic")}
 
-    def _at(self, what: str, time: int, by: int) -> object:
-        key = (what, time, by)
-        if key not in self._known:
-            prefix = arrived(self._decided, by)
-            if what == "sequences":
-                self._known[key] = oracle.sequences(prefix, time)
-            elif what == "topics":
-                self._known[key] = oracle.topics(prefix, time)
-            else:
-                self._known[key] = oracle.counters(prefix, what, time)  # type: ignore[arg-type]
-        return self._known[key]
+    def _prefix(self, column: str, entity: int | str, by: int) -> pd.DataFrame:
+        rows = self._of[column].get(entity, np.empty(0, np.int64))
+        if column == "topic":
+            # Credit depends on all that happened to a pin.
+            pins = np.unique(self._decided["pin_id"].to_numpy()[rows])
+            rows = np.unique(np.concatenate([np.empty(0, np.int64), *(self._of["pin_id"][pin] for pin in pins.tolist())]))
+        found = self._decided.iloc[rows]
+        found.attrs = dict(self._decided.attrs)
+        return arrived(found, by)
 
     def user(self, user: int, time: int, by: int) -> tuple[object, ...]:
         """Sequence and counters; that counters were found is told by revisits alone, which the oracle's frame doesn't say."""
-        rows = self._at("sequences", time, by).get(user, [])  # type: ignore[attr-defined]
-        return rows, _row(self._at("user", time, by), user, USER_COUNTERS)
+        prefix = self._prefix("user_id", user, by)
+        return oracle.sequences(prefix, time).get(user, []), _row(oracle.counters(prefix, "user", time), user, USER_COUNTERS)
 
     def pin(self, pin: int, time: int, by: int) -> tuple[object, ...]:
-        frame = self._at("pin", time, by)
-        return _row(frame, pin, PIN_COUNTERS), pin in frame.index  # type: ignore[attr-defined]
+        frame = oracle.counters(self._prefix("pin_id", pin, by), "pin", time)
+        return _row(frame, pin, PIN_COUNTERS), pin in frame.index
 
     def topic(self, topic: str, time: int, by: int) -> tuple[object, ...]:
-        frame = self._at("topics", time, by)
-        return _row(frame, topic, [name for name, _ in TOPIC_STATS]), topic in frame.index  # type: ignore[attr-defined]
+        frame = oracle.topics(self._prefix("topic", topic, by), time)
+        return _row(frame, topic, [name for name, _ in TOPIC_STATS]), topic in frame.index
 
 
-def _row(frame: object, entity: int | str, columns: Sequence[str]) -> list[float]:
-    return frame.loc[entity, list(columns)].tolist() if entity in frame.index else [0] * len(columns)  # type: ignore[attr-defined]
+def _row(frame: pd.DataFrame, entity: int | str, columns: Sequence[str]) -> list[float]:
+    return frame.loc[entity, list(columns)].tolist() if entity in frame.index else [0] * len(columns)
