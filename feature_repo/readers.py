@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flows.errors import MovedOnError, SettingsError
-from flows.open_reader import open_reader
 from flows.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def shared_reader(settings: Settings) -> SharedReader:
     with _opening:
         shared = _readers.get(key)
         if shared is None:
-            shared = _readers[key] = SharedReader(open_reader(settings), settings)
+            shared = _readers[key] = SharedReader(_open(settings), settings)
     for name in _DECIDING:
         held, wanted = getattr(shared.settings, name), getattr(settings, name)
         if held != wanted:
@@ -173,3 +172,10 @@ def close_readers() -> None:
             shared = _readers.pop(key)
             with shared.lock:
                 shared.reader.close()
+
+
+def _open(settings: Settings) -> EntityReader:
+    # Not at the top: `feast apply` and `feast ui` need no state, and shall start without what reads it.
+    from flows.open_reader import open_reader
+
+    return open_reader(settings)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from flows.answers import EntityReader
 from flows.settings import Settings
-
-if TYPE_CHECKING:
-    from flows.answers import EntityReader
 
 
 def open_reader(settings: Settings) -> EntityReader:
@@ -20,7 +16,7 @@ def open_reader(settings: Settings) -> EntityReader:
     TidemarkError
         There is nothing to read, or it can't be read.
     """
-    # Not before it is needed: `feast apply` and `feast ui` need no state, and shall start without what reads it.
+    # Not before it is needed: who reads the one needs nothing of the other.
     if settings.online is not None:
         from flows.online.reader import RedisReader
 

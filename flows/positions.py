@@ -1,8 +1,8 @@
 """Which prefix of the logs a read reflects, whole: what goes with a served row, so that the same prefix can be read again.
 
 A task's position alone doesn't say it. A user's row follows its ACTIONS partition up to a position, as corrections up to a number make it; a pin's
-row follows, of each ACTIONS partition, so many of the changes that it put out. Log offsets of REVISITS are no part of it: the order in which
-origins interleave there enters no state, and a REVISITS log that was made anew has another.
+row follows, of each ACTIONS partition, so many of the changes that it put out. Log offsets of REVISITS are no part of it: the order in which origins
+interleave there enters no state, and a REVISITS log that was made anew has another.
 """
 
 from __future__ import annotations

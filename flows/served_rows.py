@@ -145,7 +145,6 @@ def batches_of(requests: Sequence[Served], partitions: int, max_bytes: int) -> l
         return []
     keys = [one.user_id if len(one.user_id) else np.array([hash_id(one.request_id)], np.int64) for one in requests]
     homes = partition_of(np.concatenate(keys), partitions)
-    # Put together before they are encoded, so that no dictionary holds what its batch doesn't use: positions are large.
     gathered: dict[int, list[list[Served]]] = {}
     sizes: dict[int, int] = {}
     at = 0
@@ -159,7 +158,16 @@ def batches_of(requests: Sequence[Served], partitions: int, max_bytes: int) -> l
                 sizes[home] = 0
             gathered[home][-1].append(part)
             sizes[home] += size
-    return [(home, _encode(together)) for home in sorted(gathered) for together in gathered[home]]
+    wanted = [(home, together) for home in sorted(gathered) for together in gathered[home]]
+    # Encoded all at once, and cut apart without a copy: each column costs its calls once, and not for each partition.
+    whole = _encode([one for _, together in wanted for one in together])
+    out: list[tuple[int, pa.RecordBatch]] = []
+    at = 0
+    for home, together in wanted:
+        n = sum(one.records for one in together)
+        out.append((home, _with_own_dictionaries(whole.slice(at, n))))
+        at += n
+    return out
 
 
 def _split(one: Served, homes: np.ndarray) -> list[tuple[int, Served]]:
@@ -323,9 +331,28 @@ def _lists(lengths: np.ndarray, values: pa.Array, none: np.ndarray | None = None
     return pa.ListArray.from_arrays(offsets, values, mask=None if none is None or not none.any() else pa.array(none))
 
 
+def _with_own_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Records with no more in their dictionaries than they use: positions are large."""
+    columns = batch.columns
+    for name in _DICTIONARIES:
+        at = SERVED_SCHEMA.get_field_index(name)
+        dictionary, codes = columns[at].dictionary, _codes_of(columns[at])
+        if len(dictionary) < 2:
+            continue
+        used = np.unique(codes)
+        used = used[used >= 0]
+        renamed = np.searchsorted(used, codes).astype(np.int32)
+        indices = pa.array(renamed, mask=codes < 0)
+        columns[at] = pa.DictionaryArray.from_arrays(indices, dictionary.take(pa.array(used, pa.int32())))
+    return pa.RecordBatch.from_arrays(columns, schema=SERVED_SCHEMA)
+
+
+def _codes_of(column: pa.Array) -> np.ndarray:
+    return np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
+
+
 def _codes(column: pa.Array) -> tuple[np.ndarray, tuple[Any, ...]]:
-    codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return np.asarray(codes, np.int32), tuple(column.dictionary.to_pylist())
+    return _codes_of(column), tuple(column.dictionary.to_pylist())
 
 
 def _filled(column: pa.Array) -> np.ndarray:

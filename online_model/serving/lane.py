@@ -113,23 +113,27 @@ class Lane:
             for one in together:
                 one.answer.set_exception(self.trouble)
             return
+        opened = self._reader is not None
         try:
             if self._reader is None:
                 self._reader = self._open()
+                opened = True
             answers = catch_up(self._reader, [one.ask for one in together])
         except Exception as error:
-            self._fail(together, error)
+            # Of a time that can't be read any more others need hear nothing: they have asked for another.
+            self._fail(together, error, pause=not opened or together[0].ask.as_of is None)
             return
         self.trouble = None
         for one, answer in zip(together, answers, strict=True):
             one.answer.set_result(answer)
 
-    def _fail(self, together: list[_Waiting], error: Exception) -> None:
+    def _fail(self, together: list[_Waiting], error: Exception, pause: bool) -> None:
         if not isinstance(error, TidemarkError):
             _log.exception("a read has failed in a way that nobody has foreseen")
             error = UnavailableError(f"a read has failed: {type(error).__name__}", "see what the server has written to its standard error")
-        self.trouble = error
-        self._again_at = time.monotonic() + _PAUSE_S
+        if pause:
+            self.trouble = error
+            self._again_at = time.monotonic() + _PAUSE_S
         self._drop()
         for one in together:
             one.answer.set_exception(error)

@@ -111,7 +111,7 @@ def refused(errors: list[dict[str, Any]], names: Iterable[str] = GetQuery.model_
     where = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body", "int", "constrained-str", "str"))
     if first["type"] == "extra_forbidden":
         return BadRequestError(f"there is no field '{where}'{suggestion(where, list(names))}", f"fields are: {', '.join(names)}; see /docs")
-    if first["loc"][0] in ("users", "pins") and len(first["loc"]) > 1:
+    if len(first["loc"]) > 1 and first["loc"][0] in ("users", "pins"):
         return BadRequestError(f"{where} is no ID", "an ID is a whole number, or the text that was ingested, of 1024 characters at most")
     return BadRequestError(f"{where or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", "see /docs for what may be said")
 

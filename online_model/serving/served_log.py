@@ -1,7 +1,8 @@
 """Keeps what was served: a bounded queue, and a thread that appends all that waits at once.
 
-It must never hold up an answer, and never lose a row silently: a row that finds no room is refused by `offer`, which says so, and counted. What an
-append has failed with (a full disk, brokers that are away) stays in the queue and is appended again once that works; meanwhile the queue fills.
+It must never hold up an answer, and never lose a row silently: a row that finds no room is refused, and whoever serves it all the same counts it.
+What an append has failed with (a full disk, brokers that are away) stays in the queue and is appended again once that works; meanwhile the queue
+fills.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class ServedLog:
         """Why rows don't become durable, or find no room; None if all is well."""
         if self._error is not None:
             return str(self._error)
-        return f"rows come faster than log '{SERVED}' takes them, and {self._room >> 20} MiB of them wait" if self._full else None
+        if self._full or not self.has_room():
+            return f"rows come faster than log '{SERVED}' takes them, and {self._room >> 20} MiB of them wait"
+        return None
 
     @property
     def lost(self) -> int:
@@ -77,7 +80,7 @@ class ServedLog:
         return self._bytes < self._room
 
     def offer(self, one: Served) -> bool:
-        """Keep a request's rows; False if there is no room, and they are dropped and counted."""
+        """Keep a request's rows; False if there is no room."""
         size = one.nbytes
         with self._lock:
             if self._stop_by is None and self._bytes + size <= self._room:
@@ -88,8 +91,12 @@ class ServedLog:
                 self._lock.notify()
                 return True
             self._full = True
+            return False
+
+    def pass_over(self, one: Served) -> None:
+        """Count rows that are served though they find no room."""
+        with self._lock:
             self._lose(QUEUE_FULL, one.records)
-        return False
 
     def close(self, patience_s: float) -> int:
         """Make durable what waits, for so long at most; returns how many rows are lost for good, of all that were served."""
@@ -142,6 +149,7 @@ class ServedLog:
             try:
                 if self._log is None:
                     self._log = open_log(self._settings, SERVED, create=True)
+                    self._log.expect_appends()
                 self._log.append(batches)
             except Exception as error:
                 self._fail(error)

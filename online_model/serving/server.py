@@ -47,7 +47,9 @@ def bound(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise SettingsError(f"can't serve at {host}:{port}: {error.strerror or error}; give another --host or --port") from error
+        # Python repeats the address behind it.
+        said = (error.strerror or str(error)).partition(" (while")[0]
+        raise SettingsError(f"can't serve at {host}:{port}: {said}; give another --host or --port") from error
 
 
 def make_server(service: Service) -> Server:

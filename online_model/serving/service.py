@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from flows import stopping
 from flows.errors import OtherFingerprintError, TidemarkError
 from flows.open_reader import open_reader
 from flows.settings import Settings
@@ -31,6 +34,7 @@ _NO_IDS = np.empty(0, np.int64)
 _NOTHING = Ask(_NO_IDS, _NO_IDS, (), None)
 # At the start a store that hangs must not hold up a server that can say so.
 _WARM_UP_S = 60.0
+_LOOK_S = 0.1
 
 
 class Service:
@@ -67,12 +71,12 @@ class Service:
         one = np.zeros(1, np.int64)
         try:
             for ask in (_NOTHING, Ask(one, one, ("",), None)):
-                answer = self._now.read(ask).result(_WARM_UP_S)
+                answer = _unless_stopped(self._now.read(ask))
             self.packer.batch(Request(0, "", None), answer)
         except OtherFingerprintError:
             raise
-        except (TidemarkError, TimeoutError) as error:
-            _log.warning("the store does not answer yet: %s", str(error) or type(error).__name__)
+        except TidemarkError as error:
+            _log.warning("the store does not answer yet: %s", error)
 
     def close(self) -> int:
         """Make durable what was served, and release everything; returns how many rows are lost."""
@@ -95,8 +99,10 @@ class Service:
             raise self._no_room()
         answer = await self._answered(ask)
         body = pack(request, answer)
-        if not self.log.offer(self.packer.served(request, answer)) and self.options.require_log:
-            raise self._no_room()
+        if not self.log.offer(row := self.packer.served(request, answer)):
+            if self.options.require_log:
+                raise self._no_room()
+            self.log.pass_over(row)
         self._last = answer
         self.metrics.answer(answer)
         return body
@@ -113,7 +119,8 @@ class Service:
                 return defaults(ask)
             if isinstance(error, UnavailableError):
                 raise
-            raise UnavailableError(str(error), "ask again: reads go on by themselves once the store answers") from error
+            other = "" if ask.as_of is None else ", or for a later time"
+            raise UnavailableError(str(error), f"ask again{other}: reads go on by themselves once the store answers") from error
 
     async def _asked(self, ask: Ask) -> Answer:
         lane, seconds = (self._now, self.options.timeout_s) if ask.as_of is None else (self._past, self.options.past_timeout_s)
@@ -154,3 +161,19 @@ class Service:
     def exposition(self) -> bytes:
         """Metrics as text."""
         return self.metrics.exposition(self._last)
+
+
+def _unless_stopped(answer: Future[Answer]) -> Answer:
+    """Wait for an answer, until this process is asked to stop.
+
+    Raises
+    ------
+    UnavailableError
+        It has not come in time.
+    """
+    end = time.monotonic() + _WARM_UP_S
+    while not stopping.requested() and time.monotonic() < end:
+        wait([answer], _LOOK_S)
+        if answer.done():
+            return answer.result()
+    raise UnavailableError("it is silent", "requests will be told so until it answers")
