@@ -190,7 +190,8 @@ class Explaining:
         if kind == TOPIC:
             counts, right = (side[:, _COUNTS] for side in (counts, right))
         there = np.array([one.found if kind != USER else (-1, -1) for one in rows], np.int64)
-        counts, right = np.column_stack([counts, there[:, 0]]), np.column_stack([right, there[:, 1]])
+        # Of one layout, or kernels are compiled for each.
+        counts, right = (np.ascontiguousarray(np.column_stack([side, there[:, i]])) for i, side in enumerate((counts, right)))
         bounds = events.bounds_of(ids)
         tried = np.zeros((len(rows), what_if.FIRST_SHIFT + len(SHIFTS)), np.bool_)
         lateness = self._settings.allowed_lateness_ms

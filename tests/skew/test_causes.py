@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.events import hash_id
 from flows.features import SEQUENCE_FIELDS
 from flows.kernels import what_if
 from flows.kernels.what_if_sequences import MORE, explain_sequences
@@ -19,6 +22,9 @@ from flows.skew import causes
 from flows.skew.causes import COLUMNS, MISTAKES, SHIFTS, chosen, packed
 from flows.skew.explaining import _COUNTS
 from flows.skew.trace import trace
+from replay.rebuild.request import Request
+from replay.rebuild.scan import Scope
+from tests.replay.correcting import Site
 from tests.state.house import House
 from tests.state.small import LENGTH, small
 from tests.strategies import adversarial, interesting_times
@@ -77,7 +83,30 @@ def test_what_is_tried_begins_from_what_the_log_says(seed: int, tmp_path_factory
         house.close()
 
 
-def check(reader, positions, found, users, pins, topics, as_of):  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("one_user", [False, True])
+def test_what_is_tried_follows_corrections(one_user: bool, tmp_path: Path) -> None:
+    """A correction of one user's records leaves the clock of all others as it was."""
+    events = adversarial(9, 250, partitions=2)
+    site = Site.of(tmp_path, events, 9)
+    site.write(0.7)
+    user = int(events["user_id"].mode()[0])
+    scope = Scope(users=np.array([user])) if one_user else Scope()
+    exclude = "action == 'save'" if one_user else "action == 'save' and surface == 'related_pins'"
+    site.rebuild(Request(site.tasks(), exclude=exclude, scope=scope))
+    site.write(1.0)
+    with FeatureReader(site.settings) as reader, open_log(site.settings, ACTIONS, read_only=True) as log:
+        positions = Positions.of(reader)
+        assert positions.corrected_to.any()
+        users, topics = np.unique(events["user_id"].to_numpy().astype(np.int64)), sorted({str(name) for name in events["topic"] if name})
+        none = np.empty(0, np.int64)
+        found = trace(
+            site.settings, reader.vocabulary, log, positions.actions.tolist(), positions.corrected_to.tolist(), users, none, topics
+        )
+        for as_of in np.random.default_rng(3).choice(interesting_times(events), 8).tolist():
+            check(reader, positions, found, users, none, topics, int(as_of), length=100)
+
+
+def check(reader, positions, found, users, pins, topics, as_of, length=LENGTH):  # type: ignore[no-untyped-def]
     lateness = reader.settings.allowed_lateness_ms
     for ids, of, values, there, cuts, counts in (
         (users, found.users, *told(reader.user_counters(users, as_of)), np.tile(positions.actions, (len(users), 1)), slice(None)),
@@ -97,12 +126,13 @@ def check(reader, positions, found, users, pins, topics, as_of):  # type: ignore
         # What gives something else, doesn't.
         what_if.agrees(of.rows, of.bounds_of(ids), cuts, np.full(len(ids), as_of), wanted + 1, lateness, of is found.topics, agrees)
         assert not agrees.any()
+        assert len(ids) or of is found.pins
     rows = reader.user_sequences(users, as_of)
     entries = np.column_stack([getattr(rows, field).astype(np.int64) for field in SEQUENCE_FIELDS])
     hits = np.zeros((len(users), what_if.FIRST_SHIFT + len(SHIFTS) + MORE), np.bool_)
     explain_sequences(
         found.sequences.rows, found.sequences.bounds_of(users), np.tile(positions.actions, (len(users), 1)), np.full(len(users), as_of),
-        entries, rows.offsets, SHIFTS, LENGTH, hits,
+        entries, rows.offsets, SHIFTS, length, hits,
     )  # fmt: skip
     assert hits[:, what_if.AS_IT_IS].all()
 
@@ -113,8 +143,6 @@ def told(rows):  # type: ignore[no-untyped-def]
 
 
 def of_topics(reader, found, topics, as_of):  # type: ignore[no-untyped-def]
-    from flows.events import hash_id
-
     order = np.argsort([hash_id(name) for name in topics])
     stats = reader.topic_stats([topics[i] for i in order], as_of)
     return stats.values, stats.found.astype(np.int64)
@@ -122,4 +150,5 @@ def of_topics(reader, found, topics, as_of):  # type: ignore[no-untyped-def]
 
 def cuts_of(found, positions, pins):  # type: ignore[no-untyped-def]
     homes = partition_of(pins, len(positions.actions)).tolist()
-    return np.stack([found.cut_of_pins(home, positions.applied[home]) for home in homes])
+    cuts = [found.cut_of_pins(home, positions.applied[home]) for home in homes]
+    return np.array(cuts, np.int64).reshape(len(pins), len(positions.actions))
