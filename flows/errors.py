@@ -67,3 +67,7 @@ class OtherFingerprintError(DataDirectoryError, OnlineStoreError):
 
 class StorageFullError(TidemarkError):
     """The disk is full; nothing that was committed is lost."""
+
+
+class FingerprintError(TidemarkError):
+    """Values follow from other definitions or settings than those that they are to be read with."""

@@ -70,15 +70,12 @@ def compare(served: np.ndarray, there: np.ndarray, recomputed: np.ndarray, known
         low, high = np.minimum(served[both], recomputed[both]), np.maximum(served[both], recomputed[both])
         apart = (high.view(np.uint64) - low.view(np.uint64)).astype(np.float64)
     else:
-        # Two of the greatest floats are infinitely far apart, as a float has it.
-        with np.errstate(over="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             apart = np.where(same_bits[both], 0.0, np.abs(a - b))
-    # As parts of the greater one, neither difference nor sum can overflow.
-    greater = np.maximum(np.abs(a), np.abs(b))
-    unit = np.where((greater == 0) | (apart == 0), 1.0, greater)
-    difference = np.where(np.isfinite(apart), apart / unit, np.abs(a / unit - b / unit))
-    size = np.abs(a) / unit + np.abs(b) / unit
-    relative = np.where(apart == 0, 0.0, 2 * difference / np.where(apart == 0, 1.0, size))
+    # Of halves, whose sum is never too large.
+    size = np.abs(a) / 2 + np.abs(b) / 2
+    with np.errstate(invalid="ignore"):
+        relative = np.where(apart == 0, 0.0, 2 * np.minimum(apart / 2 / np.where(size == 0, 1.0, size), 1.0))
     return (
         Compared(
             rows=len(served),
