@@ -71,8 +71,8 @@ class ArchiverTask:
         Where what is published ends.
     reached : int
         Next offset to take.
-    watermark : None
-        It has none.
+    seen : None
+        It judges no event times.
 
     Raises
     ------
@@ -80,7 +80,7 @@ class ArchiverTask:
         Another archives the partition.
     """
 
-    watermark = None
+    seen: int | None = None
 
     def __init__(self, archives: Path, log: str, partition: int, partitions: int, max_delay_s: float | None = None) -> None:
         self.partition = partition

@@ -23,6 +23,10 @@ class Applied:
         Next offset to judge.
     advanced : int
         How far that has moved; Kafka's offsets have holes, and may hold several records.
+    records : int
+        How many of them were taken: repeats are not.
+    watermark : int or None
+        Greatest event time judged, ms; its commit may be under way.
     """
 
     flow: str

@@ -117,4 +117,4 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
                 continue
             del self._waiting[0]
         self._lifecycle.reached(task)
-        return Applied(self._flow, task.partition, task.reached, task.reached - before, records, task.watermark)
+        return Applied(self._flow, task.partition, task.reached, task.reached - before, records, task.seen)

@@ -10,13 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+# What all but the bar needs, so that none of it is cut on a terminal of 80 columns; the bar has what is left.
+_TEXT_COLUMNS = 79
+_BAR = range(6, 25)
+
 
 class RateColumn(ProgressColumn):
     """Steps a second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:>9,.0f}/s" if speed else "")
+        return Text(f"{speed:>7,.0f}/s" if speed else "")
 
 
 class LiveDisplay:
@@ -25,18 +29,21 @@ class LiveDisplay:
     Parameters
     ----------
     quiet : bool
+    console : Console, optional
+        Instead of standard error.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        console = Console(stderr=True)
+    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        bar = min(console.width - _TEXT_COLUMNS, _BAR[-1])
         self._shown = not quiet and console.is_terminal
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[shown]:>24}"),
+            TextColumn("{task.description:<8}"),
+            *([BarColumn(bar_width=bar)] if bar in _BAR else []),
+            TextColumn("{task.fields[shown]:>22}"),
             RateColumn(),
-            TextColumn("watermark {task.fields[watermark]}"),
+            TextColumn("{task.fields[watermark]}"),
             TimeRemainingColumn(compact=True),
             console=console,
             disable=not self._shown,
@@ -65,16 +72,23 @@ class LiveDisplay:
 
     def begin(self, flow: str, done: int, total: int | None) -> None:
         """A flow begins, with `done` records behind it, of `total` if it has an end."""
-        self._tasks[flow] = self._progress.add_task(flow, total=total, completed=done, shown="", watermark="-")
+        self._tasks[flow] = self._progress.add_task(flow, total=total, completed=done, shown=counted(done, total), watermark="")
 
     def advance(self, flow: str, offsets: int, watermark: int | None) -> None:
         """A task has moved on."""
         if watermark is not None:
             self._marks[flow] = max(self._marks.get(flow, watermark), watermark)
-        self._progress.advance(self._tasks[flow], offsets)
         task = self._progress.tasks[self._tasks[flow]]
-        of = f" of {task.total:,.0f}" if task.total is not None else ""
-        self._progress.update(self._tasks[flow], shown=f"{task.completed:,.0f}{of}", watermark=moment(self._marks.get(flow)))
+        done = task.completed + offsets
+        mark = f"watermark {moment(self._marks[flow])}" if flow in self._marks else ""
+        self._progress.update(self._tasks[flow], completed=done, shown=counted(done, task.total), watermark=mark)
+
+
+def counted(done: float, total: float | None) -> str:
+    """How many, of how many; in millions where the numbers would be too long."""
+    if max(done, total or 0) >= 10_000_000:
+        return f"{done / 1e6:,.1f}{f' of {total / 1e6:,.1f}' if total is not None else ''} M"
+    return f"{done:,.0f}{f' of {total:,.0f}' if total is not None else ''}"
 
 
 def moment(milliseconds: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from flows.run.warm_up import warm_up
 from flows.run.workers import Workers
 from flows.settings import Settings
 from flows.state.lock import run_lock
+from flows.state.task import task_path
 
 FLOWS = ("all", ACTIONS, REVISITS)
 
@@ -29,7 +31,7 @@ class Done:
     events : int
         Records of ACTIONS applied.
     changes : int
-        Records of REVISITS applied.
+        Records of REVISITS applied; what came twice counts once.
     seconds : float
         From the first word of a worker to the end: opening of state, all reads, commits and publishing, but not the start of processes.
     total_seconds : float
@@ -81,9 +83,9 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
         started = time.monotonic()
         until = tuple(log.end_positions())
         clear_drained(log)
-        before = sum(log.group_positions(ACTIONS).values())
+        reached = _begin(settings, log.group_positions(ACTIONS), until)
         if flow != REVISITS:
-            display.begin(ACTIONS, min(before, sum(until)), None if follow else sum(until))
+            display.begin(ACTIONS, sum(reached.values()), None if follow else sum(until))
         if flow != ACTIONS:
             display.begin(REVISITS, 0, None)
         totals = {ACTIONS: 0, REVISITS: 0}
@@ -99,7 +101,12 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
                 (display.warn if follow else display.note)(message["line"])
                 return
             totals[message["flow"]] += message["records"]
-            display.advance(message["flow"], message["advanced"], message["watermark"])
+            advanced = message["advanced"]
+            if message["flow"] == ACTIONS:
+                # Where it is, and not how far it has come: group positions are a hint, and may be behind state or before it.
+                advanced = message["position"] - reached.get(message["partition"], 0)
+                reached[message["partition"]] = message["position"]
+            display.advance(message["flow"], advanced, message["watermark"])
 
         with stopping_on_signals() as stopping:
             running = Workers(settings, flow, Plan(follow=follow, workers=workers, until=until), lock)
@@ -109,6 +116,11 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
     if aside:
         raise StateError(_left_out(aside))
     return Done(totals[ACTIONS], totals[REVISITS], ended - (first_word or [ended])[0], ended - started, workers, running.stopping)
+
+
+def _begin(settings: Settings, positions: Mapping[int, int], until: Sequence[int]) -> dict[int, int]:
+    """Where each partition of ACTIONS is taken to begin: one without state does so at the beginning, whatever its group has come to."""
+    return {p: min(positions.get(p, 0), end) if task_path(settings, ACTIONS, p).exists() else 0 for p, end in enumerate(until)}
 
 
 def _hear(message: dict[str, Any], aside: dict[str, str]) -> None:

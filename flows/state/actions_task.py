@@ -137,6 +137,11 @@ class Judgement:
     watermark: int | None
     saved: bytes | None
 
+    @property
+    def records(self) -> int:
+        """All of the batch."""
+        return len(self.batch.columns)
+
 
 class ActionsTask(CorrectedTask):
     """See the module."""

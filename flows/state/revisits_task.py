@@ -5,6 +5,7 @@ Its state is a function of each origin's prefix apart: the order in which origin
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,27 @@ from flows.vocabulary import Vocabulary
 FLOW = "revisits"
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What comes next of its origins in some batches, and where that leads.
+
+    Attributes
+    ----------
+    parts : list of RecordBatch
+    records : int
+        In all parts.
+    applied : dict of int to int
+        Origin to its last sequence number, after them.
+    watermark : int or None
+        Greatest time of a revisit up to their end, ms.
+    """
+
+    parts: list[pa.RecordBatch]
+    records: int
+    applied: dict[int, int]
+    watermark: int | None
+
+
 class RevisitsTask(Task):
     """See the module."""
 
@@ -38,23 +60,28 @@ class RevisitsTask(Task):
     ) -> None:
         super().__init__(settings, FLOW, partition, state_fingerprint(settings, vocabulary), tables.PIN_TABLES, source, {}, lanes, path)
 
-    def _judge(self, batches: list[LogBatch], decoded: object) -> list[LogBatch]:
-        return batches
+    def _restore(self) -> None:
+        self._applied, self._latest = self.store.meta.applied, self.store.meta.watermark
 
-    def _put(self, batches: list[LogBatch], batch: WriteBatch) -> None:
-        meta = self.store.meta
+    def _judge(self, batches: list[LogBatch], decoded: object) -> Taken:
+        self._applied = dict(self._applied)
         where = f"log '{REVISITS}', partition {self.partition}"
-        parts = []
-        for one in batches:
-            records = take_next(one.records, meta.applied, where)
+        parts = [take_next(one.records, self._applied, where) for one in batches]
+        times = [int(part.column("time").to_numpy().max()) for part in parts if part.num_rows]
+        if times:
+            self._latest = max([*times, *([self._latest] if self._latest is not None else [])])
+        return Taken(parts, sum(part.num_rows for part in parts), self._applied, self._latest)
+
+    def _put(self, taken: Taken, batch: WriteBatch) -> None:
+        meta = self.store.meta
+        names = ("pin_id", "user_id", "kind", "time", "weight")
+        rows = []
+        for records in taken.parts:
             self._note_corrections(records)
-            names = ("pin_id", "user_id", "kind", "time", "weight")
-            parts.append(np.column_stack([records.column(name).to_numpy().astype(np.int64) for name in names]))
-        rows = np.concatenate(parts)
-        if len(rows):
-            meta.watermark = max(int(rows[:, 3].max()), meta.watermark if meta.watermark is not None else -(2**62))
-        self.store.runs.add(batch, tables.REVISITS.name, rows)
-        self._count("records", len(rows))
+            rows.append(np.column_stack([records.column(name).to_numpy().astype(np.int64) for name in names]))
+        meta.applied, meta.watermark = taken.applied, taken.watermark
+        self.store.runs.add(batch, tables.REVISITS.name, np.concatenate(rows))
+        self._count("records", taken.records)
 
     def _place(self) -> object:
         # Not the offset: repeats and the order of origins move it.

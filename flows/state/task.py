@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from rocksdict import WriteBatch
@@ -30,6 +30,15 @@ from flows.state.tables import canonical, expiry, unexpired
 def task_path(settings: Settings, flow: str, partition: int) -> Path:
     """Where a task's state lies."""
     return settings.state / flow / f"{partition:04d}"
+
+
+class Judged(Protocol):
+    """What a task makes of some batches: how many of their records it takes, and the greatest event time up to their end, ms."""
+
+    @property
+    def records(self) -> int: ...
+    @property
+    def watermark(self) -> int | None: ...
 
 
 class Task:
@@ -86,6 +95,8 @@ class Task:
             self.outbox.publish()
             self.reached = self.position
             """Next offset to judge."""
+            self.seen = self.watermark
+            """Greatest event time judged, ms; commits come after it."""
             self._pass()
         except BaseException:
             self.store.close()
@@ -102,7 +113,7 @@ class Task:
         return self.store.meta.watermark
 
     def apply(self, batches: Sequence[LogBatch], decoded: Any = None) -> int:
-        """Apply what is new of some batches, commit, publish. Returns how many records were new.
+        """Apply what is new of some batches, commit, publish. Returns how many records were taken: repeats are not.
 
         With lanes, commits may still be under way; their errors are raised by a later call of this or of `settled`, at the latest by `close`.
 
@@ -116,19 +127,19 @@ class Task:
         records = 0
         for part in self._parts(batches):
             held = sum(b.records.num_rows for b in part)
-            records += held
             whole = len(part) == len(batches) and all(a is b for a, b in zip(part, batches, strict=True))
             judged, end = self._judge(part, decoded if whole else None), part[-1].end_offset
             if self._lanes is None:
                 self._commit(judged, end)
             else:
                 self._written = self._lanes.commits.do(partial(self._commit_behind, judged, end), held)
-            self.reached = end
+            self.reached, self.seen = end, judged.watermark
+            records += judged.records
             self._pass()
         return records
 
     def catch_up(self, position: int) -> int:
-        """Read by itself the next stretch of what lies before `position`; returns how many records that was."""
+        """Read by itself the next stretch of what lies before `position`; returns how many records were taken."""
         if self.reached >= position:
             return 0
         return self.apply(self.source.read(self.partition, self.reached, min(self.settings.batch_records, position - self.reached)))
@@ -287,7 +298,7 @@ class Task:
         """Make sure that what was put out is still there, and that what will be is not taken for something else."""
         self.outbox.check()
 
-    def _judge(self, batches: list[LogBatch], decoded: Any) -> Any:
+    def _judge(self, batches: list[LogBatch], decoded: Any) -> Judged:
         """What batches mean, given all before them. Touches nothing that `_put` does: the two may run at once, for different batches."""
         raise NotImplementedError
 
