@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from flows.errors import TidemarkError
+from flows.errors import TidemarkError, one_line
 from flows.lazy_group import LazyGroup
 from flows.settings import load_settings
+
+# Click calls them "integer range" and "float range", also where somebody typed no number at all.
+click.IntRange.name, click.FloatRange.name = "whole number", "number"
+_INTERRUPTED = "interrupted; what was committed is safe, run the same command again to continue"
 
 COMMANDS = {
     "demo": ("feature_repo.demo:demo", "Simulate, ingest, run, look: the whole main job in a minute."),
@@ -109,25 +115,41 @@ def main() -> None:
     os._exit(code)
 
 
+class _Terminated(SystemExit):
+    """SIGTERM, where no command has taken it over: it ends as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: Any) -> None:
+    # A second one ends it whatever it is at.
+    signal.signal(number, signal.SIG_DFL)
+    raise _Terminated(128 + number)
+
+
 def command_line() -> None:
     """Run the command line; errors meant for the user are one line and an exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
-        click.echo("interrupted; what was committed is safe, run the same command again to continue", err=True)
+        click.echo(_INTERRUPTED, err=True)
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(0)
     except click.ClickException as error:
+        error.message = one_line(error.message)  # type: ignore[misc]
         error.show()
         sys.exit(error.exit_code)
     except TidemarkError as error:
-        click.echo(f"tidemark: {error}", err=True)
+        click.echo(f"tidemark: {one_line(str(error))}", err=True)
         sys.exit(error.exit_code)
+    except _Terminated as terminated:
+        click.echo(_INTERRUPTED, err=True)
+        sys.exit(terminated.code)
     except KeyboardInterrupt:
-        click.echo("interrupted; what was committed is safe, run the same command again to continue", err=True)
+        click.echo(_INTERRUPTED, err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output has gone, as `| head` does.

@@ -16,7 +16,7 @@ from flows.errors import SettingsError
 from flows.events import MAX_EVENT_TIME, id_of
 from flows.export import ENTITIES, export_features
 from flows.reading import FeatureReader
-from flows.run.display import moment
+from flows.run.display import NOTHING_APPLIED, moment
 from flows.settings import Settings
 
 as_of_option = click.option(
@@ -28,16 +28,21 @@ as_of_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-@click.group()
+@click.group(epilog="Example: tidemark features user 42")
 def features() -> None:
     """Features of a user, a pin or a topic as Feast serves them, or of all in a file."""
 
 
-# An ID may be negative, which must not be taken for an option.
-_ids = {"ignore_unknown_options": True}
+class _OfId(click.Command):
+    """A command for an ID that may be negative, which is no option, with or without -- before it."""
+
+    ignore_unknown_options = True
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [one for one in args if one != "--"])
 
 
-@features.command(epilog="Example: tidemark features user 42 --json", context_settings=_ids)
+@features.command(cls=_OfId, epilog="Example: tidemark features user 42 --json")
 @click.argument("id")
 @as_of_option
 @json_option
@@ -66,7 +71,7 @@ def user(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     console.print(counter_table(row["counters"], "pins"))
 
 
-@features.command(epilog="Example: tidemark features pin 1234 --as-of 1700000000000 --json", context_settings=_ids)
+@features.command(cls=_OfId, epilog="Example: tidemark features pin 1234 --as-of 1700000000000 --json")
 @click.argument("id")
 @as_of_option
 @json_option
@@ -136,11 +141,11 @@ def export(settings: Settings, entity: str, as_of: int | None, out: Path, as_jso
         with FeatureReader(settings, read) as reader:
             time = as_of if as_of is not None else reader.default_as_of() or 0
             rows = export_features(reader, entity, time, out)
-    click.echo(
-        json.dumps({"entity": entity, "rows": rows, "as_of": time, "out": str(out)})
-        if as_json
-        else f"{out}: {rows:,} {entity}s as of {time}"
-    )
+            applied = reader.default_as_of() is not None
+    if as_json:
+        click.echo(json.dumps({"entity": entity, "rows": rows, "as_of": time, "out": str(out)}))
+    else:
+        click.echo(f"{out}: {rows:,} {entity}s" + (f" as of {time}" if applied else f"; {NOTHING_APPLIED}"))
 
 
 @features.command(epilog="Example: tidemark features history --entities seen.parquet --service ranking_v1_user --out training.parquet")
@@ -204,5 +209,7 @@ def _number(text: str) -> int:
 
 
 def _headline(console: Console, kind: str, name: str, row: dict[str, Any]) -> None:
+    if row["as_of"] is None:
+        click.echo(NOTHING_APPLIED, err=True)
     state = "" if row["found"] else " (nothing is known of it)"
     console.print(f"[bold]{kind} {name}[/bold] as of {moment(row['as_of'])} UTC{state}")

@@ -87,9 +87,8 @@ def demo(settings: Settings, events: int, users: int, seed: int, workers: int, o
     report = out / "report.html"
     write_html(found, report)
     console.rule("Done")
-    console.print(
-        f"In {time.monotonic() - started:.0f} s: {done.events:,} events at {throughput.per_second:,.0f}/s on {done.workers} worker(s)."
-    )
+    on = f"{done.workers} worker{'s' * (done.workers > 1)}"
+    console.print(f"In {time.monotonic() - started:.0f} s: {done.events:,} events at {throughput.per_second:,.0f}/s on {on}.")
     console.print(f"The report with plots: [bold]{report}[/bold] (open it in a browser)")
     console.print("Try next:")
     # As it was called, where the environment isn't active.
@@ -101,7 +100,8 @@ def demo(settings: Settings, events: int, users: int, seed: int, workers: int, o
         f"{us} run --workers 2 --data {settings.data}   (nothing new: it says so)",
         f"{us} ingest YOUR_EVENTS.parquet --help",
     ):
-        console.print(f"  {line}", highlight=False)
+        # A command that is wrapped can't be copied.
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def _fresh(out: Path) -> None:

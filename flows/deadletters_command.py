@@ -14,7 +14,7 @@ from rich.text import Text
 
 from flows import deadletters as letters
 from flows.deadletters import DeadLetter
-from flows.errors import InputError, SettingsError
+from flows.errors import InputError, SettingsError, one_line
 from flows.events import EVENT_SCHEMA
 from flows.open_log import open_log
 from flows.outputs import ACTIONS
@@ -22,7 +22,7 @@ from flows.settings import Settings
 from flows.vocabulary import suggestion
 
 
-@click.group()
+@click.group(epilog="Example: tidemark deadletters list")
 def deadletters() -> None:
     """Records that the actions flow couldn't take: look at them, and put them back after a fix."""
 
@@ -53,10 +53,13 @@ def list_(settings: Settings, reason: str | None, limit: int, as_json: bool) -> 
     if reason is not None and reason not in by_reason:
         click.echo(f"no dead letter has the reason '{reason}'{suggestion(reason, by_reason)}")
     if shown:
-        table = Table("id", "arrival", "reason", "detail", "re-driven", title=f"The newest {len(shown)}", title_justify="left")
+        click.echo(f"The newest {len(shown)} (`tidemark deadletters show ID` has all of one):")
+        width = max(len(letter.id) for letter in shown)
         for letter, flag in zip(shown, done, strict=True):
-            table.add_row(letter.id, _moment(letter.timestamp), letter.reason, Text(letter.detail), "yes" if flag else "")
-        console.print(table)
+            detail = f"{'(re-driven) ' * flag}{one_line(letter.detail)}"
+            line = Text(f"{letter.id:<{width}}  {_moment(letter.timestamp)[:19]}  {letter.reason}: {detail}")
+            # One line of a terminal each; whoever reads them from elsewhere has all of it.
+            console.print(line, no_wrap=True, overflow="ellipsis" if console.is_terminal else "ignore", crop=console.is_terminal)
 
 
 @deadletters.command(epilog="Example: tidemark deadletters show 3:1041")

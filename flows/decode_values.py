@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,18 @@ def parse_json(values: list[bytes | None], faults: Faults) -> list[dict[str, Any
     return out
 
 
+def _as_json(value: Any) -> str:
+    """The beginning of a value, as JSON has it; a text in quotes."""
+    if type(value) is bool:
+        return "true" if value else "false"
+    if type(value) is float and value.is_integer() and abs(value) < 1e40:
+        # What is too long for an integer comes as a float.
+        return f"{Decimal(repr(value)):f}".removesuffix(".0")
+    if type(value) in (int, float):
+        return str(value)[:80]
+    return repr(str(value)[:80])
+
+
 def python_integers(values: list[Any], name: str, default: int, faults: Faults) -> np.ndarray:
     """int64 of JSON values: whole numbers within int64; for IDs also strings."""
     try:
@@ -182,7 +195,7 @@ def python_integers(values: list[Any], name: str, default: int, faults: Faults) 
         elif type(value) is float and value.is_integer() and abs(value) < 2**53:
             out[i] = int(value)
         else:
-            note_fault(faults, i, "wrong_type", f"{name}: {str(value)[:80]!r} is not a whole number within int64")
+            note_fault(faults, i, "wrong_type", f"{name}: {_as_json(value)} is not a whole number within int64")
     return out
 
 
@@ -194,7 +207,7 @@ def python_texts(values: list[Any], name: str, faults: Faults) -> list[str | Non
             out.append(value)
         else:
             out.append(None)
-            note_fault(faults, i, "wrong_type", f"{name}: {str(value)[:80]!r} is not a string")
+            note_fault(faults, i, "wrong_type", f"{name}: {_as_json(value)} is not a string")
     return out
 
 

@@ -13,6 +13,11 @@ MAKE_ANEW = (
 """The way out that always works: everything else follows from ACTIONS and CORRECTIONS. SERVED follows from nothing, and nothing rests on it."""
 
 
+def one_line(text: str) -> str:
+    """A message as one line of a terminal: names that it quotes may hold line breaks and other control characters, which are escaped."""
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
+
+
 class TidemarkError(Exception):
     """Base of all errors with a message meant for the user."""
 

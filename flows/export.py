@@ -177,6 +177,8 @@ def write_tables(out: Path, schema: pa.Schema, tables: Iterator[pa.Table], about
     """
     if not out.name:
         raise InputError(f"can't write to '{out}': it names no file")
+    if not out.parent.is_dir():
+        raise InputError(f"can't write {out}: there is no folder {out.parent}; make it, or give another")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     rows = 0
     try:

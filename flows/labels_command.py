@@ -10,10 +10,11 @@ import click
 from flows.events import MAX_EVENT_TIME
 from flows.export import export_labels
 from flows.reading import FeatureReader
+from flows.run.display import NOTHING_APPLIED
 from flows.settings import Settings
 
 
-@click.group()
+@click.group(epilog="Example: tidemark labels export --out labels.parquet")
 def labels() -> None:
     """Labels of saves: what came of each within a day and a week."""
 
@@ -33,4 +34,8 @@ def export(settings: Settings, as_of: int | None, out: Path, as_json: bool) -> N
     with FeatureReader(settings) as reader:
         time = as_of if as_of is not None else reader.default_as_of() or 0
         rows = export_labels(reader, time, out)
-    click.echo(json.dumps({"rows": rows, "as_of": time, "out": str(out)}) if as_json else f"{out}: {rows:,} saves as of {time}")
+        applied = reader.default_as_of() is not None
+    if as_json:
+        click.echo(json.dumps({"rows": rows, "as_of": time, "out": str(out)}))
+    else:
+        click.echo(f"{out}: {rows:,} saves" + (f" as of {time}" if applied else f"; {NOTHING_APPLIED}"))

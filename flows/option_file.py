@@ -27,8 +27,10 @@ def option_lines(setting: str, path: Path) -> Iterator[tuple[str, str, str]]:
     """
     try:
         lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{setting} {path}: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{setting} {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{setting} {path}: it is no text in UTF-8 (byte {error.start})") from error
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -54,6 +56,8 @@ def option_value(where: str, value: str) -> str:
     if colon and kind == "file":
         try:
             return Path(name).read_text("utf-8").rstrip("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{where}: {error}") from error
+        except OSError as error:
+            raise SettingsError(f"{where}: {name}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{where}: {name} is no text in UTF-8 (byte {error.start})") from error
     return value

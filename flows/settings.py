@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.errors import SettingsError
+from flows.toml_file import read_toml
 from flows.vocabulary import Vocabulary, suggestion
 
 HOUR_MS = 3_600_000
@@ -189,11 +189,7 @@ def load_settings(
     named = config or env.get("TIDEMARK_CONFIG")
     path = Path(named) if named else Path("tidemark.toml")
     if named or path.exists():
-        try:
-            content = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise SettingsError(f"config {path}: {error}") from error
-        for name, value in content.items():
+        for name, value in read_toml("config", path).items():
             if name not in fields:
                 raise SettingsError(f"config {path}: there is no setting '{name}'{suggestion(name, fields)}; settings: {', '.join(fields)}")
             if name in _PATHS or name in _TEXTS:
@@ -206,6 +202,7 @@ def load_settings(
                 elif name == "checkpoints" and "://" not in value:
                     value = str(path.parent / value)
             values[name] = value
+            _check(f"config {path}", name, value)
 
     for variable, text in env.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _OTHER_VARIABLES or not text:
@@ -216,6 +213,7 @@ def load_settings(
                 f"environment variable {variable}: there is no setting '{name}'{suggestion(name, fields)}; settings: {', '.join(fields)}"
             )
         values[name] = text if name in _PATHS or name in _TEXTS else _whole(variable, text)
+        _check(f"environment variable {variable}", name, values[name])
 
     if data is not None:
         values["data"] = data
@@ -224,6 +222,14 @@ def load_settings(
         if values.get(name) is not None:
             values[name] = Path(values[name])
     return Settings(**values)
+
+
+def _check(where: str, name: str, value: Any) -> None:
+    """Refuse a value while it is known where it stands."""
+    try:
+        Settings(**{name: value})
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from None
 
 
 def _whole(where: str, text: str) -> int:

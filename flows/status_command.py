@@ -12,7 +12,7 @@ from rich.table import Table
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.reading import FeatureReader
-from flows.run.display import moment
+from flows.run.display import NOTHING_APPLIED, moment
 from flows.settings import Settings
 from flows.state.actions_task import ActionsTask
 from flows.state.revisits_task import RevisitsTask
@@ -81,11 +81,19 @@ def digest_of(settings: Settings, flow: str, partition: int) -> str:
 
 def _print(rows: list[dict[str, Any]], counts: dict[str, int]) -> None:
     console = Console()
-    table = Table(*rows[0], title="Tasks", title_justify="left")
+    columns = [name for name in rows[0] if name != "digest"]
+    table = Table(*columns, title="Tasks", title_justify="left")
     for row in rows:
         shown = {**row, "watermark": moment(row["watermark"])}
-        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in shown.values()))
+        table.add_row(*(f"{shown[name]:,}" if isinstance(shown[name], int) else str(shown[name]) for name in columns))
     console.print(table)
+    if "digest" in rows[0]:
+        # By themselves: a digest that is cut says nothing.
+        for row in rows:
+            click.echo(f"{row['flow']}/{row['partition']} {row['digest']}")
+    if not counts:
+        click.echo(NOTHING_APPLIED)
+        return
     counted = Table("records", "number", title="Records of ACTIONS", title_justify="left")
     for name, number in counts.items():
         counted.add_row(name, f"{number:,}")

@@ -22,7 +22,7 @@ from flows.settings import Settings
 DAY_MS = 86_400_000
 
 
-@click.group()
+@click.group(epilog="Example: tidemark topics list")
 def topics() -> None:
     """Kafka topics: make them, and see how full they are and how far readers have come."""
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.errors import SettingsError
+from flows.toml_file import read_toml
 
 IMPRESSION, SAVE, GRID_CLICK = "impression", "save", "grid_click"
 RELATED_PINS, OWN_PROFILE = "related_pins", "own_profile"
@@ -64,10 +64,7 @@ class Vocabulary:
         """
         if path is None:
             return cls()
-        try:
-            declared = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise SettingsError(f"vocabulary {path}: {error}") from error
+        declared = read_toml("vocabulary", path)
         for table in declared:
             if table not in ("actions", "surfaces"):
                 raise SettingsError(f"vocabulary {path}: unknown table [{table}]; there are [actions] and [surfaces]")

@@ -18,7 +18,7 @@ COMMANDS = {
 }
 
 
-@click.group(cls=LazyGroup, table=COMMANDS)
+@click.group(cls=LazyGroup, table=COMMANDS, epilog="Example: tidemark replay checkpoint")
 def replay() -> None:
     """Checkpoints of state, and the way back after damage.
 

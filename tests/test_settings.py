@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -79,13 +80,17 @@ def test_a_wrong_file_is_an_error_that_says_what(elsewhere: Path, text: str, mes
     with pytest.raises(SettingsError) as error:
         load_settings(config=write(elsewhere / "my.toml", text), environment={})
     assert message in str(error.value)
+    assert str(error.value).startswith(f"config {elsewhere / 'my.toml'}: ")
 
 
 def test_a_file_that_can_not_be_read_is_an_error(elsewhere: Path) -> None:
     (elsewhere / "latin.toml").write_bytes(b"data = '\xe9'")
-    for path in (elsewhere / "none.toml", elsewhere, elsewhere / "latin.toml"):
-        with pytest.raises(SettingsError, match=str(path)):
+    for name, why in (("none.toml", "there is no such file"), ("", "Is a directory"), ("latin.toml", "no text in UTF-8")):
+        path = elsewhere / name
+        with pytest.raises(SettingsError, match=f"^config {re.escape(str(path))}: .*{why}"):
             load_settings(config=path, environment={})
+        with pytest.raises(SettingsError, match=f"^vocabulary {re.escape(str(path))}: .*{why}"):
+            Settings(vocabulary=path).load_vocabulary()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from flows.settings import Settings
 _LOG = click.option("--log", "logs", type=click.Choice(LOGS), multiple=True, help="Only this log (may be given several times).")
 
 
-@click.group()
+@click.group(epilog="Example: tidemark archive run")
 def archive() -> None:
     """Parquet segments of the logs, for what a broker's retention takes: make them, and check them.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from flows.dataflow.source import Ends, LogSource
 from flows.dataflow.step import TaskLogic
 from flows.dataflow.together import clear_stop, stop_together
 from flows.decode import Decoder
-from flows.errors import DataDirectoryError
+from flows.errors import DataDirectoryError, TidemarkError, one_line
 from flows.log import Log
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, CORRECTIONS, DEADLETTERS, LATE, REVISITS
@@ -48,8 +49,15 @@ def build(flows: Sequence[str], follow: bool | None = None) -> Dataflow:
         Go on for ever; by default what the environment's plan says.
     """
     plan = Plan.from_environment()
-    with reporting(plan.progress):
-        return _build(flows, load_settings(), plan, follow)
+    try:
+        with reporting(plan.progress):
+            return _build(flows, load_settings(), plan, follow)
+    except TidemarkError as error:
+        # Bytewax's command would show a traceback.
+        if getattr(sys.modules["__main__"].__spec__, "name", "") != "bytewax.run":
+            raise
+        print(f"tidemark: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | None) -> Dataflow:

@@ -105,7 +105,8 @@ def _report(results: list[Added], seconds: float, as_json: bool) -> None:
         if result.rows == 0 and result.already:
             click.echo(f"{result.path}: already ingested, 0 added")
         else:
-            notes = [f"{result.raw:,} are no actions and become dead letters"] * bool(result.raw)
+            # What can be written as an event may still be none: an unknown action, a time to come.
+            notes = [f"at least {result.raw:,} dead letter{'s' * (result.raw != 1)}, `tidemark run` judges the rest"] * bool(result.raw)
             notes += [f"continued after {result.already:,}"] * bool(result.already)
             click.echo(f"{result.path}: {result.rows:,} rows added" + (f" ({'; '.join(notes)})" if notes else ""))
     if len(results) > 1:

@@ -23,6 +23,11 @@ SUFFIXES = {
 }  # fmt: skip
 FORMATS = ("parquet", "csv", "tsv", "jsonl")
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+# What lies beside the events of a simulation, by columns that nothing else has together.
+_SIMULATED = {
+    "the log of served requests": {"request_id", "candidates", "propensities"},
+    "the table of true labels": {"save_time", "label_7dRevGrid", "matured"},
+}
 _VERSION = 1  # raise it when the same file and options would give other records: the ledger then takes them for new
 
 
@@ -140,7 +145,8 @@ class IngestOptions:
         InputError
             A mapped or needed column isn't there, or is there twice.
         """
-        names = {}
+        names: dict[str, str] = {}
+        missing: list[str] = []
         taken = set(self.columns.values())
         for target in TARGETS:
             source = self.columns.get(target)
@@ -149,17 +155,16 @@ class IngestOptions:
                     near = suggestion(source, list(present))
                     raise InputError(f"{path} has no column '{source}' for {target}{near}; its columns: {_list(present)}")
             elif target in taken or target not in present:
-                if strict and target in NEEDED:
-                    raise InputError(
-                        f"{path} has no column '{target}'{suggestion(target, list(present))}; name the one that stands for it with "
-                        f"--columns {target}=NAME; its columns: {_list(present)}"
-                    )
+                if target in NEEDED:
+                    missing.append(target)
                 continue
             else:
                 source = target
             if list(present).count(source) > 1:
                 raise InputError(f"{path} has several columns '{source}'; rename all but one")
             names[target] = source
+        if strict and missing:
+            raise InputError(f"{path} {_lacks(missing, present)}; its columns: {_list(present)}")
         return names
 
 
@@ -198,6 +203,18 @@ def _check_surface(vocabulary: Vocabulary, where: str, name: str) -> None:
     if name not in vocabulary.surfaces:
         near = suggestion(name, list(vocabulary.surfaces))
         raise SettingsError(f"{where}: there is no surface '{name}'{near}; surfaces: {', '.join(vocabulary.surfaces)}")
+
+
+def _lacks(missing: Sequence[str], present: Sequence[str]) -> str:
+    """Which columns a file hasn't, and what to do about it."""
+    for about, columns in _SIMULATED.items():
+        if columns <= set(present):
+            return f"is {about} that `tidemark simulate` writes, and no actions: give it events-*.parquet and events-bad.jsonl"
+    named = [f"'{name}'{suggestion(name, list(present))}" for name in missing]
+    them = f"--columns {','.join(f'{name}=NAME' for name in missing)}"
+    if len(missing) == 1:
+        return f"has no column {named[0]}; name the one that stands for it with {them}"
+    return f"has no columns {', '.join(named[:-1])} and {named[-1]}; name those that stand for them with {them}, if it holds actions at all"
 
 
 def _list(names: Sequence[str], most: int = 30) -> str:

@@ -68,6 +68,8 @@ def check_file(path: Path, options: IngestOptions) -> CheckedFile:
     """
     if path.is_dir():
         raise InputError(f"{path} is a directory; name its files, e.g. {path}/*.parquet")
+    if not path.exists():
+        raise InputError(f"{path}: No such file")
     format, compression = format_of(path, options.format)
     try:
         stamp = _stamp(path)

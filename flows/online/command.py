@@ -19,7 +19,7 @@ from flows.settings import Settings
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-@click.group()
+@click.group(epilog="Example: tidemark online sync")
 def online() -> None:
     """Redis beside task state, for who serves features without the data directory: fill it, and see where it stands.
 

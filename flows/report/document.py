@@ -45,6 +45,8 @@ def write_document(content: str, out: Path) -> None:
     StorageFullError
         The disk is full.
     """
+    if not out.parent.is_dir():
+        raise InputError(f"can't write {out}: there is no folder {out.parent}; make it, or give another")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         temporary.write_text(content, "utf-8", newline="\n")

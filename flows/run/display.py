@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+NOTHING_APPLIED = "nothing has been applied yet: `tidemark run` applies what is in the log"
+
 # What all but the bar needs, so that none of it is cut on a terminal of 80 columns; the bar has what is left.
 _TEXT_COLUMNS = 79
 _BAR = range(6, 25)

@@ -12,19 +12,27 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows.settings import Settings
 from flows.simulate import simulate as run_simulation
+from flows.simulate.parameters import GREATEST_RATE, SIZES
+
+
+def _whole(name: str) -> click.IntRange:
+    return click.IntRange(*SIZES[name])
+
+
+_RATE = click.FloatRange(0, GREATEST_RATE)
 
 
 @click.command(epilog="Example: tidemark simulate --users 5000 --events 200000 --out simulated")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Directory for the files.")
-@click.option("--users", default=20_000, show_default=True, help="Users in the population.")
-@click.option("--pins", default=50_000, show_default=True, help="Pins.")
-@click.option("--days", default=60, show_default=True, help="Days simulated.")
-@click.option("--events", default=1_000_000, show_default=True, help="Well-formed events, about.")
-@click.option("--seed", default=7, show_default=True, help="Same seed, same bytes.")
-@click.option("--late-rate", default=0.002, show_default=True, help="Share of events past the allowed lateness.")
-@click.option("--out-of-order-rate", default=0.05, show_default=True, help="Share delayed within it.")
-@click.option("--duplicate-rate", default=0.002, show_default=True, help="Share sent twice.")
-@click.option("--bad-rate", default=0.001, show_default=True, help="Malformed records, as a share.")
+@click.option("--users", type=_whole("users"), default=20_000, show_default=True, help="Users in the population.")
+@click.option("--pins", type=_whole("pins"), default=50_000, show_default=True, help="Pins.")
+@click.option("--days", type=_whole("days"), default=60, show_default=True, help="Days simulated.")
+@click.option("--events", type=_whole("events"), default=1_000_000, show_default=True, help="Well-formed events, about.")
+@click.option("--seed", type=_whole("seed"), default=7, show_default=True, help="Same seed, same bytes.")
+@click.option("--late-rate", type=_RATE, default=0.002, show_default=True, help="Share of events past the allowed lateness.")
+@click.option("--out-of-order-rate", type=_RATE, default=0.05, show_default=True, help="Share delayed within it.")
+@click.option("--duplicate-rate", type=_RATE, default=0.002, show_default=True, help="Share sent twice.")
+@click.option("--bad-rate", type=_RATE, default=0.001, show_default=True, help="Malformed records, as a share.")
 @click.option("--json", "as_json", is_flag=True, help="Print the ground truth as JSON.")
 @click.pass_obj
 def simulate(settings: Settings, /, out: Path, as_json: bool, **options: Any) -> None:
@@ -33,12 +41,13 @@ def simulate(settings: Settings, /, out: Path, as_json: bool, **options: Any) ->
     Users have drifting interests and come back to what they saved at published rates. Beside the events lie truth.json and
     truth-labels.parquet; ingest events-*.parquet and events-bad.jsonl.
     """
+    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description:<12}"),
         BarColumn(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=as_json,
+        console=console,
+        disable=as_json or not console.is_terminal,
         transient=True,
     ) as bar:
         task = bar.add_task("simulating", total=None)

@@ -16,6 +16,20 @@ RETENTION_MS = 7 * DAY_MS
 RESAVE_MS = 8 * DAY_MS
 """A user saves a pin at most once in such a span, so that a revisit within 7 days can belong to one save only."""
 
+SIZES = {
+    "users": (1, 100_000_000),
+    "pins": (1, 100_000_000),
+    "days": (1, 3650),
+    "events": (1, 1_000_000_000),
+    "seed": (0, 2**63 - 1),
+    "partitions": (1, 4096),
+    "allowed_lateness_ms": (0, 30 * DAY_MS),
+    "dedup_horizon_ms": (0, 30 * DAY_MS),
+    "clock_skew_ms": (0, 30 * DAY_MS),
+}
+"""Parameters that are whole numbers, with the least and the greatest that are taken."""
+GREATEST_RATE = 0.5
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -46,24 +60,14 @@ class Parameters:
     clock_skew_ms: int = 5 * 60_000
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("users", 1, 100_000_000),
-            ("pins", 1, 100_000_000),
-            ("days", 1, 3650),
-            ("events", 1, 1_000_000_000),
-            ("seed", 0, 2**63 - 1),
-            ("partitions", 1, 4096),
-            ("allowed_lateness_ms", 0, 30 * DAY_MS),
-            ("dedup_horizon_ms", 0, 30 * DAY_MS),
-            ("clock_skew_ms", 0, 30 * DAY_MS),
-        ):
+        for name, (least, most) in SIZES.items():
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise SettingsError(f"simulate: '{name}' is {value!r}; it must be a whole number from {least} to {most}")
         for name in ("late_rate", "out_of_order_rate", "duplicate_rate", "bad_rate"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and 0 <= value <= 0.5):
-                raise SettingsError(f"simulate: '{name}' is {value!r}; it must be a number from 0 to 0.5")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and 0 <= value <= GREATEST_RATE):
+                raise SettingsError(f"simulate: '{name}' is {value!r}; it must be a number from 0 to {GREATEST_RATE}")
 
     @property
     def end_ms(self) -> int:

@@ -13,7 +13,7 @@ COMMANDS = {
 }
 
 
-@click.group(cls=LazyGroup, table=COMMANDS)
+@click.group(cls=LazyGroup, table=COMMANDS, epilog="Example: tidemark skew check")
 def skew() -> None:
     """Whether what was served is what the log says, and how what is served has moved.
 
