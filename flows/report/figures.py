@@ -42,10 +42,14 @@ def decay(report: Report, paper: dict[int, float] | None, width: int) -> str:
         if paper:
             at, published = list(paper), list(paper.values())
             axes.plot(at, published, color=PAPER, marker="D", linestyle="", fillstyle="none", markersize=11, markeredgewidth=2, zorder=4)
-        for day, value in zip(days, every, strict=True):
-            axes.annotate(f"{value:.2f}", (float(day), value), (9, 8), textcoords="offset points", color=INK, fontsize=12)
         top = max([*every, *(paper or {}).values()], default=0)
         axes.set(xlim=(-0.3, AGES - 0.45), ylim=(0, top * 1.14 if top else 1), xlabel="days after the save", xticks=days)
+        for day, (value, after) in enumerate(zip(every, [*every[1:], 0.0], strict=True)):
+            here, there = axes.transData.transform([(day, value), (day + 1, after)])
+            slope = (there[1] - here[1]) / (there[0] - here[0])
+            # Where the line rises from here it would run through the figure: that is put above it, or below it where it is steep.
+            offset = (9, 8) if slope <= 0.12 else (0, 5 + 27 * slope) if slope < 1 else (9, -4)
+            axes.annotate(f"{value:.2f}", (day, value), offset, textcoords="offset points", color=INK, fontsize=12)
         percent_axis(axes, "y")
         axes.grid(False, axis="x")
 
