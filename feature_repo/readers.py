@@ -185,10 +185,6 @@ def _by_code(names: dict[int, str]) -> npt.NDArray[np.object_]:
 
 def _open(settings: Settings) -> EntityReader:
     # Not at the top: `feast apply` and `feast ui` need no state, and shall start without what reads it.
-    if settings.online is not None:
-        from flows.online.reader import RedisReader
+    from flows.open_reader import open_reader
 
-        return RedisReader(settings)
-    from flows.reading import FeatureReader
-
-    return FeatureReader(settings)
+    return open_reader(settings)

@@ -5,6 +5,7 @@ What lies in files is mapped, not read, so that taking a stretch of rows costs t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,12 @@ import pyarrow as pa
 
 from flows.errors import StorageFullError
 
-# Rows of an answer that are put away together.
-STRETCH = 16_384
+
+@dataclass(eq=False)
+class _Part:
+    rows: np.ndarray
+    answers: pa.RecordBatch
+    path: Path | None
 
 
 class Shelf:
@@ -30,47 +35,54 @@ class Shelf:
 
     def __init__(self, schema: pa.Schema, directory: Path | None, name: str) -> None:
         self._schema, self._directory, self._name = schema, directory, name
-        self._parts: list[tuple[np.ndarray, list[int], list[pa.RecordBatch]]] = []
+        self._parts: list[_Part] = []
+        self._filed = 0
 
-    def put(self, rows: np.ndarray, batches: list[pa.RecordBatch]) -> None:
+    def put(self, rows: np.ndarray, answers: pa.RecordBatch) -> None:
         """Answers to some rows.
 
         Parameters
         ----------
         rows : int64[k]
             Which ones, ascending.
-        batches : list of RecordBatch
-            A row for each, in all.
+        answers : RecordBatch
+            A row for each.
         """
         if not len(rows):
             return
+        path = None
         if self._directory is not None:
-            batches = self._filed(self._directory / f"{self._name}-{len(self._parts)}.arrow", batches)
-        self._parts.append((rows, np.cumsum([0, *(batch.num_rows for batch in batches)]).tolist(), batches))
+            path = self._directory / f"{self._name}-{self._filed}.arrow"
+            self._filed += 1
+            answers = self._in_file(path, answers)
+        self._parts.append(_Part(rows, answers, path))
 
     def take(self, begin: int, end: int) -> pa.Table:
-        """The answers to the rows from `begin` to `end`, all of which must have been put."""
+        """The answers to the rows from `begin` to `end`, all of which must have been put; they are gone then, and so is what comes before them."""
         found, rows = [], []
-        for held, starts, batches in self._parts:
-            low, high = np.searchsorted(held, [begin, end]).tolist()
-            rows.append(held[low:high])
-            for start, batch in zip(starts, batches, strict=False):
-                first, last = max(low - start, 0), min(high - start, batch.num_rows)
-                if first < last:
-                    found.append(batch.slice(first, last - first))
+        for part in self._parts:
+            low, high = np.searchsorted(part.rows, [begin, end]).tolist()
+            if low < high:
+                rows.append(part.rows[low:high])
+                found.append(part.answers.slice(low, high - low))
         if not found:
             return self._schema.empty_table()
-        return pa.Table.from_batches(found, self._schema).combine_chunks().take(pa.array(np.argsort(np.concatenate(rows))))
+        # A copy, so that nothing holds a file that has been used up.
+        table = pa.Table.from_batches(found, self._schema).combine_chunks().take(pa.array(np.argsort(np.concatenate(rows))))
+        found.clear()
+        for part in [part for part in self._parts if part.rows[-1] < end]:
+            self._parts.remove(part)
+            if part.path is not None:
+                part.path.unlink()
+        return table
 
-    def _filed(self, path: Path, batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    def _in_file(self, path: Path, answers: pa.RecordBatch) -> pa.RecordBatch:
         try:
             with pa.ipc.new_file(str(path), self._schema) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
+                writer.write_batch(answers)
         except OSError as error:
             raise StorageFullError(
                 f"{path.parent}: what a historical read puts aside can't be written there ({error.strerror or error}); "
                 "free space, or let TMPDIR name another place"
             ) from error
-        file = pa.ipc.open_file(pa.memory_map(str(path)))
-        return [file.get_batch(i) for i in range(file.num_record_batches)]
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

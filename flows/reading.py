@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flows.answers import EntityReader, Tiles, reaches_all, reaches_counters
-from flows.errors import DataDirectoryError
+from flows.errors import OtherFingerprintError
 from flows.kernels.rows import fold_groups
 from flows.log import Log
 from flows.open_log import open_log
@@ -48,7 +48,9 @@ class FeatureReader(EntityReader):
     Raises
     ------
     DataDirectoryError
-        There is no log, or state was made under other features or settings.
+        There is no log.
+    OtherFingerprintError
+        State was made under other features or settings.
     """
 
     def __init__(self, settings: Settings, progress: Callable[[int], None] | None = None) -> None:
@@ -92,7 +94,7 @@ class FeatureReader(EntityReader):
                     continue
                 self._moved.add(flow)
                 if view.meta is not None and view.meta.fingerprint != self._fingerprint:
-                    raise DataDirectoryError(
+                    raise OtherFingerprintError(
                         f"state {path} was made under other features or settings (fingerprint {view.meta.fingerprint}, now {self._fingerprint}); "
                         "read it with the settings that it was made with"
                     )

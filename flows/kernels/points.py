@@ -188,8 +188,8 @@ def _from_prefix(mark, limits, low, high, stream, order):  # type: ignore[no-unt
     return low
 
 
-def revisits_at(rows: np.ndarray, entities: int, tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
-    """Revisit counters of queries.
+class Revisits:
+    """Revisit rows, ready for queries.
 
     Parameters
     ----------
@@ -197,20 +197,26 @@ def revisits_at(rows: np.ndarray, entities: int, tracks: Tracks) -> tuple[np.nda
         Credit changes, columns REVISIT_COLUMNS, in any order.
     entities : int
         How many there are.
-
-    Returns
-    -------
-    values : int64[n, 24]
-        In the order in which the queries were asked.
-    found : bool[n]
-        Whether the entity has a revisit in the prefix at or before the time at all.
     """
-    rows = sort_rows(rows, 3)
-    bounds = np.searchsorted(rows[:, 0], np.arange(entities + 1))
-    values = np.zeros((len(tracks.order), N_COUNTERS), np.int64)
-    found = np.zeros(len(tracks.order), np.int64)
-    _revisits_at(rows, bounds, tracks.entity, tracks.time, tracks.mark, tracks.bounds, tracks.limits, values, found)
-    return _as_asked(values, tracks.order), _as_asked(found > 0, tracks.order)
+
+    def __init__(self, rows: np.ndarray, entities: int) -> None:
+        self._rows = sort_rows(rows, 3)
+        self._bounds = np.searchsorted(self._rows[:, 0], np.arange(entities + 1))
+
+    def at(self, tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
+        """Revisit counters of queries.
+
+        Returns
+        -------
+        values : int64[n, 24]
+            In the order in which the queries were asked.
+        found : bool[n]
+            Whether the entity has a revisit in the prefix at or before the time at all.
+        """
+        values = np.zeros((len(tracks.order), N_COUNTERS), np.int64)
+        found = np.zeros(len(tracks.order), np.int64)
+        _revisits_at(self._rows, self._bounds, tracks.entity, tracks.time, tracks.mark, tracks.bounds, tracks.limits, values, found)
+        return _as_asked(values, tracks.order), _as_asked(found > 0, tracks.order)
 
 
 def _as_asked(values: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -381,39 +387,40 @@ def _topics_at(rows, bounds, entity, time, mark, tracks, limits, counts, found):
                 counts[j, column] += counts[j - 1, column]
 
 
-def entries_at(
-    rows: np.ndarray, entities: int, entity: np.ndarray, time: np.ndarray, limit: np.ndarray, length: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class Entries:
     """The newest entries of queries.
 
     Parameters
     ----------
     rows : int64[k, 7]
         Columns ENTRY_COLUMNS, in any order.
+    entities : int
+        How many there are.
     entity, time, limit : int64[n]
         A query takes the rows of its entity that are not after its time and whose order is below its limit.
     length : int
         At most so many of them.
 
-    Returns
-    -------
-    rows : int64[k, 7]
-        Sorted.
-    index : int64[m]
-        Rows taken, newest first within each query, in the order in which the queries were asked.
+    Attributes
+    ----------
     offsets : int64[n + 1]
-        Where each query's part of `index` lies.
+        Where each query's entries lie among those of all queries, in the order in which they were asked.
     """
-    rows = sort_rows(rows, 6)
-    bounds = np.searchsorted(rows[:, 0], np.arange(entities + 1))
-    by_entity = np.argsort(entity, kind="stable")
-    offsets = np.zeros(len(entity) + 1, np.int64)
-    tops = np.empty(len(entity), np.int64)
-    _entries_at(rows, bounds, by_entity, entity, time, limit, length, tops, offsets)
-    np.cumsum(offsets, out=offsets)
-    index = np.empty(int(offsets[-1]), np.int64)
-    _entry_indexes(rows, tops, limit, offsets, index)
-    return rows, index, offsets
+
+    def __init__(self, rows: np.ndarray, entities: int, entity: np.ndarray, time: np.ndarray, limit: np.ndarray, length: int) -> None:
+        self._rows, self._limit = sort_rows(rows, 6), limit
+        bounds = np.searchsorted(self._rows[:, 0], np.arange(entities + 1))
+        self.offsets = np.zeros(len(entity) + 1, np.int64)
+        self._tops = np.empty(len(entity), np.int64)
+        by_entity = np.argsort(entity, kind="stable")
+        _entries_at(self._rows, bounds, by_entity, entity, time, limit, length, self._tops, self.offsets)
+        np.cumsum(self.offsets, out=self.offsets)
+
+    def of(self, begin: int, end: int) -> np.ndarray:
+        """Entries of queries from `begin` to `end`, newest first within each: int64[m, 7]."""
+        out = np.empty((int(self.offsets[end] - self.offsets[begin]), len(ENTRY_COLUMNS)), np.int64)
+        _entries_of(self._rows, self._tops, self._limit, self.offsets, begin, end, out)
+        return out
 
 
 @compiled
@@ -455,12 +462,14 @@ def _entries_at(rows, bounds, by_entity, entity, time, limit, length, tops, leng
 
 
 @compiled
-def _entry_indexes(rows, tops, limit, offsets, index):  # type: ignore[no-untyped-def]
-    for q in range(tops.shape[0]):
+def _entries_of(rows, tops, limit, offsets, begin, end, out):  # type: ignore[no-untyped-def]
+    at = 0
+    for q in range(begin, end):
         k = tops[q]
-        at = offsets[q]
-        while at < offsets[q + 1]:
+        until = offsets[q + 1] - offsets[begin]
+        while at < until:
             if rows[k, 6] < limit[q]:
-                index[at] = k
+                for column in range(rows.shape[1]):
+                    out[at, column] = rows[k, column]
                 at += 1
             k -= 1

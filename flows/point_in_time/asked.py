@@ -73,7 +73,7 @@ class UsersAt:
     pin_id, event_time, duration_ms : int64[m]
     action, surface : int16[m]
         Codes of the vocabulary.
-    counters : int64[n, 24]
+    counters : int64[n, 24 or 0]
         In the order of features.USER_COUNTERS.
     found_sequence, found_counters : bool[n]
     """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from flows.corrections.history import History
+from flows.corrections.history import GoneOut, History
 from flows.errors import CorruptionError
-from flows.kernels.points import REVISIT_COLUMNS, Tracks, indexes, numbered, places, revisit_keys, revisits_at, table_of
+from flows.kernels.points import REVISIT_COLUMNS, Revisits, Tracks, indexes, numbered, places, revisit_keys, table_of
 from flows.outputs import REVISITS
 from flows.partition import partition_of
 from flows.point_in_time.asked import Asked, PinsAt
@@ -19,6 +19,8 @@ from flows.point_in_time.prefixes import ChangeCounts
 from flows.positions import Positions
 from flows.state.actions_task import JudgedBatch
 
+# Queries that are answered together, or a few more.
+_BLOCK = 1 << 17
 _EMITTED = ("pin_id", "user_id", "time", "kind", "weight")
 
 
@@ -66,12 +68,23 @@ class _Pins(Collector):
     def settle(self, limits_of: Callable[[np.ndarray], list[tuple[np.ndarray, np.ndarray, np.ndarray]]]) -> None:
         """Answer all queries of pins whose rows were kept; what `limits_of` gives of some queries: parts, and the mark and limits of each."""
         now = np.flatnonzero(self._entity < self.room.below)
-        rows, entity, queries = self.rows.take(), self._entity[now], self._queries[now]
+        revisits, entity, queries = Revisits(self.rows.take(), len(self.distinct)), self._entity[now], self._queries[now]
         for part, mark, limits in limits_of(queries):
-            tracks = Tracks(entity[part], self._asked_times[queries[part]], mark, limits)
-            values, found = revisits_at(rows, len(self.distinct), tracks)
-            self._answer(PinPart(queries[part], PinsAt(values, found)))
+            for some in _blocks(entity[part]):
+                chosen = part[some]
+                tracks = Tracks(entity[chosen], self._asked_times[queries[chosen]], mark[some], limits)
+                self._answer(PinPart(queries[chosen], PinsAt(*revisits.at(tracks))))
         self._queries = self._queries[self._entity >= self.room.below]
+
+
+def _blocks(entity: np.ndarray) -> Iterator[np.ndarray]:
+    """Queries in parts, each ascending; all of an entity in one, so that its rows are looked at once."""
+    order = np.argsort(entity, kind="stable")
+    begin = 0
+    while begin < len(order):
+        end = int(np.searchsorted(entity[order], entity[order[min(begin + _BLOCK, len(order)) - 1]], "right"))
+        yield np.sort(order[begin:end])
+        begin = end
 
 
 class PinsArrived(_Pins):
@@ -144,9 +157,13 @@ class PinsByPosition(_Pins):
         applied = self.applied[:, :, origin]
         found = _Origin(np.zeros_like(applied), np.zeros_like(applied), applied.copy())
         if any(c.made.position is not None for c in history.corrections):
+            known: dict[tuple[int, int], GoneOut] = {}
             for m in range(len(applied)):
                 for partition in range(self.partitions):
-                    span = history.gone_out(REVISITS, partition, int(applied[m, partition]))
+                    count = int(applied[m, partition])
+                    if (partition, count) not in known:
+                        known[partition, count] = history.gone_out(REVISITS, partition, count)
+                    span = known[partition, count]
                     found.number[m, partition], found.position[m, partition] = span.corrected_to, span.position
                     found.left[m, partition] = span.left
                     if len(span.emitted):

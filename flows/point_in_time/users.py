@@ -12,13 +12,13 @@ from flows.features import SEQUENCE_LENGTH, USER_COUNTERS
 from flows.kernels.points import (
     ENTRY_COLUMNS,
     REVISIT_COLUMNS,
+    Entries,
+    Revisits,
     Tracks,
-    entries_at,
     entry_rows,
     indexes,
     places,
     revisit_keys,
-    revisits_at,
     table_of,
 )
 from flows.kernels.rows import SEQUENCE_CODES
@@ -28,6 +28,9 @@ from flows.point_in_time.collecting import Collector, Pass, Reach, Taker
 from flows.point_in_time.gathered import Gathered, Room
 from flows.point_in_time.prefixes import Ends
 from flows.state.actions_task import JudgedBatch
+
+# Queries that are answered together: with the longest sequences, some 100 MB.
+_PART = 8_192
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,34 +154,36 @@ class _Taking(Taker):
         limit[~self._by_position] = self._ends.of_arrivals(self._arrivals[~self._by_position])
         now = np.flatnonzero(self._entity < self._room.below)
         entity, times, limit = self._entity[now], self._times[now], limit[now]
-        offsets, found_sequence = np.zeros(len(now) + 1, np.int64), np.zeros(len(now), np.bool_)
-        values, found_counters = np.zeros((0, len(USER_COUNTERS)), np.int64), np.zeros(len(now), np.bool_)
-        taken = np.empty((0, len(ENTRY_COLUMNS)), np.int64)
+        values, found_counters = np.zeros((len(now), 0), np.int64), np.zeros(len(now), np.bool_)
         if self._users.counters:
             tracks = Tracks(entity, times, np.arange(len(now)), limit[:, None])
-            values, found_counters = revisits_at(self._changes.take(), self._count, tracks)
+            values, found_counters = Revisits(self._changes.take(), self._count).at(tracks)
+        entries = None
         if self._users.sequences:
-            rows, index, offsets = entries_at(self._entries.take(), self._count, entity, times, limit, SEQUENCE_LENGTH)
-            taken = rows[index]
-            found_sequence = np.diff(offsets) > 0
-        codes = taken[:, SEQUENCE_CODES]
-        found = UsersAt(
-            offsets, taken[:, 4].copy(), (codes & 0xFF).astype(np.int16), (codes >> 8 & 0xFF).astype(np.int16), taken[:, 1].copy(),
-            taken[:, 5].copy(), values, found_sequence, found_counters,
-        )  # fmt: skip
+            entries = Entries(self._entries.take(), self._count, entity, times, limit, SEQUENCE_LENGTH)
         self._users.leave(self._of.partition, self._queries[now])
-        self._users.answer(UserPart(self._queries[now], found))
+        for begin in range(0, len(now), _PART):
+            end = min(begin + _PART, len(now))
+            taken = entries.of(begin, end) if entries is not None else np.empty((0, len(ENTRY_COLUMNS)), np.int64)
+            offsets = (
+                entries.offsets[begin : end + 1] - entries.offsets[begin] if entries is not None else np.zeros(end - begin + 1, np.int64)
+            )
+            codes = taken[:, SEQUENCE_CODES]
+            found = UsersAt(
+                offsets, taken[:, 4].copy(), (codes & 0xFF).astype(np.int16), (codes >> 8 & 0xFF).astype(np.int16), taken[:, 1].copy(),
+                taken[:, 5].copy(), values[begin:end], np.diff(offsets) > 0, found_counters[begin:end],
+            )  # fmt: skip
+            self._users.answer(UserPart(self._queries[now[begin:end]], found))
 
 
 def joined(parts: list[UserPart], n: int, counters: bool) -> UsersAt:
     """Parts as one answer to n queries; they are used up."""
     lengths = np.zeros(n + 1, np.int64)
-    values = np.zeros((n if counters else 0, len(USER_COUNTERS)), np.int64)
+    values = np.zeros((n, len(USER_COUNTERS) if counters else 0), np.int64)
     found_sequence, found_counters = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
     for part in parts:
         lengths[part.query + 1] = np.diff(part.found.offsets)
-        if counters:
-            values[part.query] = part.found.counters
+        values[part.query] = part.found.counters
         found_sequence[part.query], found_counters[part.query] = part.found.found_sequence, part.found.found_counters
     offsets = np.cumsum(lengths)
     m = int(offsets[-1])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flows.kernels import points
 from flows.kernels.layout import NEVER
-from flows.kernels.points import Tracks, entries_at, numbered, places, revisit_keys, revisits_at, table_of, topics_at
+from flows.kernels.points import Entries, Revisits, Tracks, numbered, places, revisit_keys, table_of, topics_at
 from flows.kernels.reads import counters, group_bounds, newest, topic_statistics
 from flows.kernels.rows import fold_sums, sort_rows
 
@@ -50,7 +50,7 @@ def test_counters(seed: int, n_rows: int, n_queries: int, streams: int) -> None:
     order = numbered(stream.astype(np.int32), np.zeros(streams, np.int64))
     entity, time, mark, limits = queries(rng, n_queries, entities, streams, n_rows)
     given_rows = np.column_stack([rows[:, 0], rows[:, 1], revisit_keys(rows[:, 3], rows[:, 2]), order, (stream << 1) | (rows[:, 4] > 0)])
-    values, found = revisits_at(given_rows.astype(np.int64), entities, Tracks(entity, time, mark, limits))
+    values, found = Revisits(given_rows.astype(np.int64), entities).at(Tracks(entity, time, mark, limits))
     for q in range(n_queries):
         seen = rows[(rows[:, 0] == entity[q]) & (order < limits[mark[q]][stream])]
         folded = fold_sums(sort_rows(np.ascontiguousarray(seen), 4), 4)
@@ -116,11 +116,13 @@ def test_entries(seed: int, n_rows: int, n_queries: int, length: int) -> None:
     ).astype(np.int64)
     entity, time = rng.integers(0, entities, n_queries), rng.choice([*times(rng, n_queries), -1, 2**62], n_queries)
     limit = rng.integers(0, n_rows + 1, n_queries)
-    taken, index, offsets = entries_at(rows, entities, entity, time, limit, length)
+    entries = Entries(rows, entities, entity, time, limit, length)
+    cut = int(rng.integers(0, n_queries + 1))
+    taken = np.concatenate([entries.of(0, cut), entries.of(cut, n_queries)])
     for q in range(n_queries):
         seen = sort_rows(np.ascontiguousarray(rows[(rows[:, 0] == entity[q]) & (rows[:, 6] < limit[q])]), 6)
         want, _, _ = newest(seen[:, :6], group_bounds(seen[:, 0]), int(time[q]), length)
-        assert taken[index[offsets[q] : offsets[q + 1]]].tolist() == seen[want].tolist()
+        assert taken[entries.offsets[q] : entries.offsets[q + 1]].tolist() == seen[want].tolist()
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6)), max_size=30))
