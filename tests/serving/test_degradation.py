@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from flows.answers import EntityReader
-from flows.errors import CorruptionError, DataDirectoryError, OtherFingerprintError
+from flows.errors import CorruptionError, DataDirectoryError, OnlineStoreError, OtherFingerprintError, TidemarkError
 from flows.open_reader import open_reader
 from flows.outputs import ACTIONS
 from flows.past import Past
@@ -234,6 +234,25 @@ def test_rows_of_another_fingerprint_are_never_served(options: Options, settings
     with pytest.raises(OtherFingerprintError, match="was made under other features or settings"):
         service.warm_up()
     service.close()
+
+
+def files_open_after(error: type[TidemarkError], settings: Settings) -> int:
+    with pytest.raises(error):
+        open_reader(settings)
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_reader_that_can_not_be_opened_leaves_no_files_open(settings: Settings) -> None:
+    other = dataclasses.replace(settings, allowed_lateness_ms=5)
+    first = files_open_after(OtherFingerprintError, other)
+    assert [files_open_after(OtherFingerprintError, other) for _ in range(5)] == [first] * 5
+
+
+@pytest.mark.redis
+def test_a_reader_that_can_not_be_opened_leaves_no_connections_open(settings: Settings, server: RedisServer) -> None:
+    online = dataclasses.replace(settings, online=server.url)
+    first = files_open_after(OnlineStoreError, online)
+    assert [files_open_after(OnlineStoreError, online) for _ in range(5)] == [first] * 5
 
 
 def test_a_warm_up_without_a_store_is_no_reason_not_to_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
