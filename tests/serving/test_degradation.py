@@ -203,7 +203,10 @@ def test_state_that_a_restore_replaces_meanwhile_is_what_is_served_then(site: Si
         assert made.client.post(asked) == before
 
 
-def test_a_task_whose_state_is_damaged_is_named_and_served_again_once_it_is_restored(site: Site, tmp_path: Path) -> None:
+def test_a_task_whose_state_is_damaged_is_named_and_served_again_once_it_is_restored(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "online_model.serving.lane")
     data = tmp_path / "data"
     shutil.copytree(site.settings.data, data)
     with running(dataclasses.replace(site.settings, data=data), SOON) as made:
@@ -221,6 +224,8 @@ def test_a_task_whose_state_is_damaged_is_named_and_served_again_once_it_is_rest
         (data / "old").rename(data / "state" / ACTIONS / "0000")
         await_true(lambda: made.client.ask("GET", "/readyz").status == 200, "the task is there again")
         assert made.client.post({"users": site.users, "request_id": "a"}) == before
+    # Or its files would stay open.
+    assert "could not be closed" not in caplog.text
 
 
 @pytest.mark.parametrize("options", [SOON, DEFAULTS])
