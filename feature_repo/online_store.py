@@ -24,7 +24,7 @@ from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from feature_repo.asking import Plan, Plans, check_fingerprint, columns_of
 from feature_repo.columns import VIEWS, Keys, read_columns
@@ -58,12 +58,13 @@ class TaskStateOnlineStoreConfig(FeastConfigBaseModel):
     type: Literal["feature_repo.online_store.TaskStateOnlineStore"] = "feature_repo.online_store.TaskStateOnlineStore"
     data: str | None = None
     settings: Settings | None = Field(default=None, exclude=True)
+    _resolved: Settings | None = PrivateAttr(default=None)
 
     def resolve(self) -> Settings:
-        """The settings to read with."""
-        if self.settings is not None:
-            return self.settings
-        return repository_settings() if self.data is None else load_settings(data=self.data)
+        """The settings to read with; found out once, for each read asks."""
+        if self._resolved is None:
+            self._resolved = self.settings or (repository_settings() if self.data is None else load_settings(data=self.data))
+        return self._resolved
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Literal
 
 from feast.repo_config import FeastConfigBaseModel
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from feature_repo.online_store import TaskStateOnlineStore
 from feature_repo.repository import repository_settings
@@ -38,15 +38,18 @@ class RedisOnlineStoreConfig(FeastConfigBaseModel):
     online: str | None = None
     online_prefix: str | None = None
     settings: Settings | None = Field(default=None, exclude=True)
+    _resolved: Settings | None = PrivateAttr(default=None)
 
     def resolve(self) -> Settings:
-        """The settings to read with.
+        """The settings to read with; found out once, for each read asks.
 
         Raises
         ------
         SettingsError
             Neither they nor this name a Redis.
         """
+        if self._resolved is not None:
+            return self._resolved
         settings = self.settings or (repository_settings() if self.data is None else load_settings(data=self.data))
         if self.online is not None:
             settings = dataclasses.replace(settings, online=self.online)
@@ -56,6 +59,7 @@ class RedisOnlineStoreConfig(FeastConfigBaseModel):
             raise SettingsError(
                 "online_store of feature_store.yaml is RedisOnlineStore, and neither it nor the setting 'online' names a Redis"
             )
+        self._resolved = settings
         return settings
 
 
