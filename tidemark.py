@@ -23,6 +23,8 @@ COMMANDS = {
     "status": ("flows.status_command:status", "Where every task stands."),
     "features": ("feature_repo.command:features", "Features of a user, a pin or a topic, or of all."),
     "online": ("flows.online.command:online", "Redis beside task state: fill it, and see where it stands."),
+    "serve": ("online_model.serving.command:serve", "Features over HTTP, each answer kept in a log."),
+    "skew": ("flows.skew.command:skew", "Whether what was served is what the log says, and how it moves."),
     "labels": ("flows.labels_command:labels", "Labels of saves."),
     "deadletters": ("flows.deadletters_command:deadletters", "Records that could not be taken."),
     "topics": ("flows.topics_command:topics", "The topics of Kafka that stand for the logs."),

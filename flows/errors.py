@@ -7,10 +7,10 @@ the class's `exit_code`; a traceback at a user is a defect.
 from __future__ import annotations
 
 MAKE_ANEW = (
-    "delete state/, checkpoints/, every log (or topic) but 'actions' and 'corrections' and what archive/ has of the others, "
+    "delete state/, checkpoints/, every log (or topic) but 'actions', 'corrections' and 'served' and what archive/ has of the others, "
     "and run again to make them anew"
 )
-"""The way out that always works: everything else follows from ACTIONS and CORRECTIONS."""
+"""The way out that always works: everything else follows from ACTIONS and CORRECTIONS. SERVED follows from nothing, and nothing rests on it."""
 
 
 class TidemarkError(Exception):
@@ -61,5 +61,13 @@ class MovedOnError(OnlineStoreError):
     """A task was written between two reads that were to reflect one position; whoever reads again reads both as they are now."""
 
 
+class OtherFingerprintError(DataDirectoryError, OnlineStoreError):
+    """What is to be read, of task state or of Redis, was made under other features or settings."""
+
+
 class StorageFullError(TidemarkError):
     """The disk is full; nothing that was committed is lost."""
+
+
+class FingerprintError(TidemarkError):
+    """Values follow from other definitions or settings than those that they are to be read with."""

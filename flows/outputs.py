@@ -13,7 +13,7 @@ from flows.errors import CorruptionError
 
 ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS = "actions", "revisits", "late", "deadletters", "corrections"
 SERVED = "served"
-LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS)
+LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS, SERVED)
 OUTPUTS = (REVISITS, LATE, DEADLETTERS)
 """What tasks put out: it follows from the other logs."""
 

@@ -2,7 +2,7 @@
 
 Offsets, ledger and groups stay as they were, so that everything that rests on the log goes on.
 
-Of ACTIONS and CORRECTIONS nothing may be missing. The other logs follow from them: one of those is cut where neither has what comes next, and
+Of ACTIONS, CORRECTIONS and SERVED nothing may be missing. The other logs follow from them: one of those is cut where neither has what comes next, and
 the tasks that write to it put that out again, once they are put back to before it.
 """
 
@@ -23,11 +23,12 @@ from flows.errors import CorruptionError, DataDirectoryError, StorageFullError
 from flows.log import LocalLog
 from flows.log_file import alone, whole_path
 from flows.log_salvage import Salvage
-from flows.outputs import ACTIONS, OUTPUTS
+from flows.outputs import ACTIONS, OUTPUTS, SERVED
 from flows.settings import Settings
 from replay.in_place import REPLACED, delete
 
 _APPEND_BYTES = 64 << 20
+_GIVEN_UP = "; nothing rests on what was served: where no copy is, move logs/served.db and archive/served away, and serving begins another"
 
 
 @dataclass
@@ -78,7 +79,7 @@ def restore_log(
     Raises
     ------
     CorruptionError
-        Offsets of ACTIONS or CORRECTIONS are neither in the file nor in the archive.
+        Offsets of ACTIONS, CORRECTIONS or SERVED are neither in the file nor in the archive.
     LockedError
         Another process has the log open.
     StorageFullError
@@ -137,7 +138,7 @@ def _plan(salvage: Salvage, archive: Archive, name: str, partitions: int, reache
     if lost:
         raise CorruptionError(
             f"log '{name}': offsets {', '.join(lost)} are neither in its file nor in its archive; put the archive's segments back from a copy, "
-            "then run this again (nothing was changed)"
+            f"then run this again (nothing was changed){_GIVEN_UP if name == SERVED else ''}"
         )
     restored.sound = (
         salvage.whole

@@ -5,12 +5,28 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from flows.compile_cache import CACHE
+from flows.kernels import what_if, what_if_sequences
 from tests.processes import simulate
+
+
+def explain_nothing() -> None:
+    """What explains skew takes longest of all to compile."""
+    none = np.empty(0, np.int64)
+    bounds, cuts, shifts = none.reshape(0, 2), none.reshape(0, 1), none.reshape(0, 2)
+    hits = np.empty((0, what_if.FIRST_SHIFT + what_if_sequences.MORE), np.bool_)
+    what_if.explain(none.reshape(0, 8), bounds, cuts, none, none.reshape(0, 25), shifts, 0, False, hits)
+    what_if.agrees(none.reshape(0, 8), bounds, cuts, none, none.reshape(0, 25), 0, False, hits[:, 0].copy())
+    offsets = np.zeros(1, np.int64)
+    what_if_sequences.explain_sequences(none.reshape(0, 12), bounds, cuts, none, none.reshape(0, 5), offsets, shifts, 100, hits)
+
 
 if __name__ == "__main__":
     done = CACHE / "compiled-before-tests"
     if not done.exists():
         with tempfile.TemporaryDirectory() as directory:
             simulate(Path(directory), events=500)
+        explain_nothing()
         done.touch()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flows.answers import EntityReader, Tiles
-from flows.errors import MovedOnError, OnlineStoreError, TidemarkError
+from flows.errors import MovedOnError, OnlineStoreError, OtherFingerprintError, TidemarkError
 from flows.events import hash_id
 from flows.kernels.rows import fold_sums
 from flows.log import Log
@@ -42,7 +42,9 @@ class RedisReader(EntityReader):
     Raises
     ------
     OnlineStoreError
-        Redis doesn't answer, or holds no features of these settings.
+        Redis doesn't answer, or holds no features.
+    OtherFingerprintError
+        They were made under other features or settings.
     """
 
     def __init__(self, settings: Settings, progress: Callable[[int], None] | None = None) -> None:
@@ -56,7 +58,12 @@ class RedisReader(EntityReader):
         self._values: dict[_Task, dict[bytes, bytes | None]] = {}
         self._moved = False
         self._log: Log | None = None
-        self.refresh()
+        try:
+            self.refresh()
+        except BaseException:
+            # Whoever serves opens a reader again and again until one can be.
+            self.close()
+            raise
 
     def refresh(self) -> None:
         """Take the marks of all tasks, of one moment; after a MovedOnError also the values that had been asked for."""
@@ -136,7 +143,7 @@ class RedisReader(EntityReader):
                 f"{self._where(*task)} is of a format that this Tidemark doesn't read; `tidemark online sync` writes it anew"
             )
         if mark.fingerprint != self._fingerprint:
-            raise OnlineStoreError(
+            raise OtherFingerprintError(
                 f"{self._where(*task)} was made under other features or settings (fingerprint {mark.fingerprint}, now {self._fingerprint}); "
                 "read it with those, or have `tidemark online sync` follow a data directory that was made with these"
             )

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from flows.errors import InputError, StorageFullError
 from flows.report import sections
-from flows.report.markup import section, terms, text, tiles
+from flows.report.document import document, write_document
+from flows.report.markup import section, terms
 from flows.report.values import Report, percent
 from flows.report.words import moment, number, share, span
-
-_DISK_FULL = (28, 27, 122)  # ENOSPC, EFBIG, EDQUOT
 
 
 def write(report: Report, out: Path, compare: bool) -> None:
     """See `flows.report.write_html`."""
-    content = render(report, compare)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(content, "utf-8", newline="\n")
-        os.replace(temporary, out)
-    except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise StorageFullError(f"{out}: the disk is full ({error.strerror}); nothing was written, free space and run again") from error
-        raise InputError(f"can't write {out}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_document(render(report, compare), out)
 
 
 def render(report: Report, compare: bool) -> str:
@@ -40,16 +27,11 @@ def render(report: Report, compare: bool) -> str:
         sections.dead(report),
         section("terms", "What each term means", "docs/semantics.md says it exactly.", terms(_terms(report, compare)), shape="full"),
     ]
-    style = Path(__file__).with_name("page.css").read_text("utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
-        # Without an icon of its own a page on a server makes the browser ask for one.
-        f'<title>Tidemark report</title>\n<link rel="icon" href="data:,"/>\n<style>\n{style}</style>\n</head>\n<body>\n'
-        f'<header>\n<h1>Tidemark report</h1>\n<p class="about">{text(_about(report))}</p>\n{tiles(_tiles(report))}</header>\n'
-        f"<main>\n{''.join(parts)}</main>\n"
-        "<footer><p>Records, late records and dead letters are those of all that is committed; saves, labels, clicks and events by action are as of "
-        "the time above.</p></footer>\n</body>\n</html>\n"
+    footer = (
+        "Records, late records and dead letters are those of all that is committed; saves, labels, clicks and events by action are as of "
+        "the time above."
     )
+    return document("Tidemark report", _about(report), _tiles(report), parts, footer)
 
 
 def _about(report: Report) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.report import figures
+from flows.report import drawing, figures
 from flows.report.markup import Cell, figure, note, section, table
 from flows.report.values import LABELS, Report, margin, percent
 from flows.report.words import day, number, points, share, span
@@ -56,7 +56,7 @@ def decay(report: Report, compare: bool) -> str:
     if compare:
         caption += " The paper gives no figure for days 2 and 4, and “about 0.5 %” after day 5."
     legend = [("line", "any click"), ("dash", "first click"), *([("diamond", "any click, paper")] if compare else [])]
-    wide, narrow = (figures.decay(report, paper, width) for width in (figures.WIDE, figures.NARROW))
+    wide, narrow = (figures.decay(report, paper, width) for width in (drawing.WIDE, drawing.NARROW))
     return section(
         "decay",
         heading,
@@ -85,7 +85,7 @@ def topics(report: Report, compare: bool) -> str:
     plotted = [(t.topic, percent(t.clicked_days_3_6, t.clicked), paper.get(t.topic)) for t in clicked[:_TOPICS]]
     rows = [
         [
-            figures.short(t.topic, 40),
+            drawing.short(t.topic, 40),
             number(t.clicked),
             number(t.clicked_days_3_6),
             *_against(t.clicked_days_3_6, t.clicked, paper.get(t.topic), compare),
@@ -119,7 +119,7 @@ def events(report: Report) -> str:
         caption += f" {number(left_out)} records of days far off are not drawn: the data reach from {reach}."
     if len(report.actions) > figures.MOST_PANELS:
         caption += f" The {figures.MOST_PANELS} most frequent of {len(report.actions)} actions."
-    wide, narrow = figures.events(report, figures.FULL), figures.events(report, figures.NARROW)
+    wide, narrow = figures.events(report, drawing.FULL), figures.events(report, drawing.NARROW)
     sums, most = report.events.sum(axis=0).tolist(), report.events.max(axis=0).tolist()
     rows: list[list[str | Cell]] = [
         [Cell(name, code=True), number(n), share(percent(n, total)), number(round(n / len(report.days))), number(peak)]
@@ -166,7 +166,7 @@ def dead(report: Report) -> str:
     sums = {reason: int(by.sum()) for reason, by in report.deadletters.items()}
     few = report.partitions <= _PARTITIONS
     # Beside a row of partitions the plot has less room.
-    plot = _bars(list(sums.items()), "dead", "Dead letters by reason", "Records by reason.", figures.SLIM if few else figures.WIDE)
+    plot = _bars(list(sums.items()), "dead", "Dead letters by reason", "Records by reason.", drawing.SLIM if few else drawing.WIDE)
     rows: list[list[str | Cell]]
     if few:
         headings = ["reason", "all", *(f"p{p}" for p in range(report.partitions))]
@@ -203,11 +203,11 @@ def _against(count: int, total: int, paper: float | None, compare: bool) -> list
 
 def _pairs(rows: list[tuple[str, float, float | None]], key: str, label: str, caption: str, compare: bool) -> str:
     legend = [("bar", "ours"), ("tick", "paper")] if compare else []
-    return figure(figures.pairs(rows, figures.WIDE, key, label), figures.pairs(rows, figures.NARROW, key, label), caption, legend)
+    return figure(figures.pairs(rows, drawing.WIDE, key, label), figures.pairs(rows, drawing.NARROW, key, label), caption, legend)
 
 
-def _bars(rows: list[tuple[str, int]], key: str, label: str, caption: str, wide: int = figures.WIDE) -> str:
-    return figure(figures.bars(rows, wide, key, label), figures.bars(rows, figures.NARROW, key, label), caption)
+def _bars(rows: list[tuple[str, int]], key: str, label: str, caption: str, wide: int = drawing.WIDE) -> str:
+    return figure(figures.bars(rows, wide, key, label), figures.bars(rows, drawing.NARROW, key, label), caption)
 
 
 def _none_matured(report: Report) -> str:

@@ -70,10 +70,12 @@ def compare(served: np.ndarray, there: np.ndarray, recomputed: np.ndarray, known
         low, high = np.minimum(served[both], recomputed[both]), np.maximum(served[both], recomputed[both])
         apart = (high.view(np.uint64) - low.view(np.uint64)).astype(np.float64)
     else:
-        apart = np.where(same_bits[both], 0.0, np.abs(a - b))
-    size = np.abs(a) + np.abs(b)
+        with np.errstate(invalid="ignore", over="ignore"):
+            apart = np.where(same_bits[both], 0.0, np.abs(a - b))
+    # Of halves, whose sum is never too large.
+    size = np.abs(a) / 2 + np.abs(b) / 2
     with np.errstate(invalid="ignore"):
-        relative = np.where(apart == 0, 0.0, 2 * apart / np.where(size == 0, 1.0, size))
+        relative = np.where(apart == 0, 0.0, 2 * np.minimum(apart / 2 / np.where(size == 0, 1.0, size), 1.0))
     return (
         Compared(
             rows=len(served),

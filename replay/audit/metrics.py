@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
-from flows.errors import SettingsError
+from flows.metrics_http import serve_metrics
 from replay.audit.audit import Audited
 from replay.audit.pace import Pace
 from replay.audit.said import ENTITIES
@@ -54,17 +54,5 @@ class Metrics:
             self._position.labels(*task).set(done.position or 0)
 
     def serve(self, address: str, port: int) -> int:
-        """Serve them over HTTP in a thread; gives the port, which the system picks for 0.
-
-        Raises
-        ------
-        SettingsError
-            The port is taken, or the address is none of this machine's.
-        """
-        try:
-            server, _ = start_http_server(port, address, self.registry)
-        except OSError as error:
-            raise SettingsError(
-                f"metrics can't be served at {address}:{port}: {error.strerror or error}; give another --metrics-port"
-            ) from error
-        return int(server.server_port)
+        """Serve them over HTTP; see `flows.metrics_http.serve_metrics`."""
+        return serve_metrics(self.registry, address, port)

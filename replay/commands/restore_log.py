@@ -11,7 +11,7 @@ import click
 
 from flows.archive.archive import Range
 from flows.errors import TidemarkError
-from flows.outputs import ACTIONS, OUTPUTS
+from flows.outputs import ACTIONS, OUTPUTS, SERVED
 from flows.settings import Settings
 from flows.state.store import TaskView
 from flows.state.task import task_path
@@ -64,9 +64,8 @@ def _print(settings: Settings, one: RestoredLog, dry_run: bool) -> None:
             "  nothing of the old file could be read; `tidemark replay restore` puts the tasks back that put out again what the archive lacks"
         )
     elif not one.readable:
-        click.echo(
-            "  nothing of the old file could be read: what was appended behind the archive's end, if anything, is lost; ingest it again"
-        )
+        again = "" if one.log == SERVED else "; ingest it again"
+        click.echo(f"  nothing of the old file could be read: what was appended behind the archive's end, if anything, is lost{again}")
     if not one.ledger_whole and one.log == ACTIONS:
         click.echo("  its ledger could not be read: don't ingest the same files again, they would be taken for new ones")
     old = settings.logs / f"{one.log}.db{REPLACED}"

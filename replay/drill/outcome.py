@@ -63,6 +63,8 @@ def _bytes(column: pa.Array) -> bytes:
     """The same for the same values, however they are encoded."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if pa.types.is_list(column.type):
+        return bytes(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).tobytes()) + _bytes(column.flatten())
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
         return b"".join(len(v).to_bytes(4, "big") + v for v in pc.fill_null(column.cast(pa.binary()), b"").to_pylist())
     return bytes(pc.fill_null(column, 0).to_numpy(zero_copy_only=False).tobytes())

@@ -196,10 +196,10 @@ def test_other_numbers_of_partitions_are_refused(on_kafka: Settings, tmp_path: P
 def test_topics_are_made_once_and_listed(on_kafka: Settings) -> None:
     again = tidemark("topics", "create", "--json", data=on_kafka.data, **options(on_kafka)).json()
     assert again["made"] == []
-    assert len(again["there"]) == 6
+    assert len(again["there"]) == 7
     listed = tidemark("topics", "list", "--json", data=on_kafka.data, **options(on_kafka)).json()["topics"]
     assert [(row["topic"].removeprefix(on_kafka.kafka_prefix), row["partitions"], row["offsets"]) for row in listed] == [
-        (name, on_kafka.partitions, 0) for name in ("actions", "revisits", "late", "deadletters", "corrections")
+        (name, on_kafka.partitions, 0) for name in ("actions", "revisits", "late", "deadletters", "corrections", "served")
     ]
     assert "set TIDEMARK_KAFKA=host:port" in refused("topics", "list", data=on_kafka.data)
 

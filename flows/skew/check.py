@@ -1,0 +1,206 @@
+"""Whether what was served is what the log says: every row recomputed at its own position and time, every difference with its cause.
+
+A difference is a bug and no noise, for the same prefix gives the same bits. So a check has found something unless each difference has a
+cause that the row states itself and that makes no value wrong (`causes.Cause.benign`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flows.log import Log
+from flows.open_log import open_log
+from flows.outputs import ACTIONS
+from flows.settings import Settings
+from flows.skew.causes import BY_NAME, CAUSES, Cause, Mistake, chosen
+from flows.skew.explaining import EXAMPLES, Difference, Explaining
+from flows.skew.names import EVERY, Feature
+from flows.skew.recomputing import Apart, Recomputing
+from flows.skew.served import Chosen, Question
+from flows.skew.tallies import Figures
+from flows.state.actions_task import state_fingerprint
+
+
+@dataclass
+class Found:
+    """What was put down to one cause.
+
+    Attributes
+    ----------
+    cause : Cause
+    rows : Counter
+        By kind of row.
+    details : Counter
+        Rows by what exactly was wrong, where a cause leaves that open.
+    columns : Counter
+        Values that differ, by kind and column.
+    examples : list
+        The first few rows: `Difference`, or `Apart` for rows that could not be compared.
+    """
+
+    cause: Cause
+    rows: Counter[str] = field(default_factory=Counter)
+    details: Counter[str] = field(default_factory=Counter)
+    columns: Counter[tuple[str, int]] = field(default_factory=Counter)
+    examples: list[Difference | Apart] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """Rows of all kinds."""
+        return sum(self.rows.values())
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of a check.
+
+    Attributes
+    ----------
+    question : Question
+    records : int
+        Of SERVED.
+    first, last : int or None
+        Times of the first and the last request among them, ms.
+    rows : dict of str to int
+        Entity rows that were compared, by kind.
+    apart : int
+        Those that could not be.
+    figures : tuple of Figures
+        Of each feature that was asked for.
+    entries : (int, int)
+        Inserted and deleted entries of sequences, as wholes.
+    causes : tuple of Found
+        Those that occur, in the order of `causes.CAUSES`.
+    seconds : float
+    log_records : int
+        Read for recomputing and explaining.
+    fingerprint : str
+        Under which was recomputed.
+    """
+
+    question: Question
+    records: int
+    first: int | None
+    last: int | None
+    rows: dict[str, int]
+    apart: int
+    figures: tuple[Figures, ...]
+    entries: tuple[int, int]
+    causes: tuple[Found, ...]
+    seconds: float
+    log_records: int
+    fingerprint: str
+
+    @property
+    def compared(self) -> int:
+        """Entity rows that were compared."""
+        return sum(self.rows.values())
+
+    @property
+    def differing(self) -> int:
+        """Entity rows that were compared and differ."""
+        return sum(found.total for found in self.causes) - self.apart
+
+    @property
+    def findings(self) -> int:
+        """Rows with a cause that says that something is wrong."""
+        return sum(found.total for found in self.causes if not found.cause.benign)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What to call as a check goes on: with served records, and with log records, just read; and with how many of the former there are."""
+
+    total: Callable[[int], None] = lambda n: None
+    served: Callable[[int], None] = lambda n: None
+    log: Callable[[int], None] = lambda n: None
+
+
+def check(
+    settings: Settings,
+    served: Log,
+    question: Question = Question(),  # noqa: B008 - frozen
+    features: tuple[Feature, ...] = EVERY,
+    progress: Progress = Progress(),
+) -> Checked:
+    """Check served rows.
+
+    Parameters
+    ----------
+    served : Log
+        SERVED.
+    question : Question
+        Which of its records.
+    features : tuple of Feature
+        Which columns are compared.
+
+    Raises
+    ------
+    DataDirectoryError
+        There is no ACTIONS log.
+    """
+    began = time.monotonic()
+    read = records = 0
+    first: int | None = None
+    last: int | None = None
+
+    def log_read(n: int) -> None:
+        nonlocal read
+        read += n
+        progress.log(n)
+
+    vocabulary = settings.load_vocabulary()
+    fingerprint = state_fingerprint(settings, vocabulary)
+    with (
+        open_log(settings, ACTIONS, read_only=True) as actions,
+        Recomputing(settings, actions, fingerprint, features, log_read) as recomputing,
+    ):
+        explaining = Explaining(settings, vocabulary, actions, progress=log_read)
+        of_question = Chosen(served, question)
+        progress.total(of_question.to_read)
+        for stretch in of_question.stretches(progress.served):
+            records += len(stretch)
+            first = min(int(stretch.timestamp.min()), first if first is not None else 2**63 - 1)
+            last = max(int(stretch.timestamp.max()), last if last is not None else -(2**63))
+            explaining.add(recomputing.compare(stretch))
+        explaining.flush()
+    tallies = recomputing.tallies
+    return Checked(
+        question=question,
+        records=records,
+        first=first,
+        last=last,
+        rows=dict(recomputing.rows),
+        apart=sum(recomputing.apart.values()),
+        figures=tallies.figures(),
+        entries=(int(tallies.entries[0]), int(tallies.entries[1])),
+        causes=_found(recomputing, explaining),
+        seconds=time.monotonic() - began,
+        log_records=read,
+        fingerprint=fingerprint,
+    )
+
+
+def _found(recomputing: Recomputing, explaining: Explaining) -> tuple[Found, ...]:
+    found: dict[str, Found] = {}
+
+    def of(cause: Cause) -> Found:
+        return found.setdefault(cause.name, Found(cause))
+
+    for (name, kind), rows in recomputing.apart.items():
+        of(BY_NAME[name]).rows[kind] += rows
+    for name, examples in recomputing.examples.items():
+        of(BY_NAME[name]).examples += examples
+    patterns = explaining.patterns
+    put_down: dict[bytes, Mistake] = chosen({pattern: sum(one.rows.values()) for pattern, one in patterns.items()})
+    for pattern, mistake in put_down.items():
+        one, into = patterns[pattern], of(mistake.cause)
+        into.rows += one.rows
+        into.columns += one.columns
+        if mistake.detail:
+            into.details[mistake.detail] += sum(one.rows.values())
+        into.examples += one.examples[: max(0, EXAMPLES - len(into.examples))]
+    return tuple(found[cause.name] for cause in CAUSES if cause.name in found)

@@ -1,0 +1,188 @@
+"""The HTTP of serving: paths, statuses, and one form for everything that is refused. What is served is `service.Service`'s matter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flows.errors import OtherFingerprintError, TidemarkError
+from flows.events import id_of
+from online_model.serving import examples
+from online_model.serving.answer import Answer, Ask
+from online_model.serving.errors import BadRequestError, ServingError, TooLargeError
+from online_model.serving.metrics import Metrics
+from online_model.serving.packing import Request as Asked
+from online_model.serving.schema import MAX_BODY_BYTES, BatchRequest, GetQuery, checked, parsed, refused
+from online_model.serving.service import Service
+
+_JSON = "application/json"
+# An answer holds for a moment.
+_HEADERS = {"cache-control": "no-store"}
+_NO_IDS = np.empty(0, np.int64)
+_FEATURES = "/v1/features"
+_LONGEST_ID = 65_536
+
+_Said = Annotated[GetQuery, Query()]
+_DESCRIPTION = """Action sequences and revisit counters as the flows have them now, or had them at a time.
+
+Every answer says which prefix of the logs it reflects (`positions`), and is kept in the log `served` with all its values."""
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application over a service; whoever runs it closes the service."""
+    app = FastAPI(title="Tidemark", description=_DESCRIPTION, version="1", redoc_url=None)
+    app.add_middleware(_Measured, metrics=service.metrics)
+    _refusals(app)
+    _features(app, service)
+    _operations(app, service)
+    return app
+
+
+def _features(app: FastAPI, service: Service) -> None:
+    async def one(said: GetQuery, ask: Ask, pack: Callable[[Asked, Answer], bytes]) -> Response:
+        request = checked(said, time.time_ns() // 1_000_000, service.vocabulary, service.fingerprint)
+        return Response(await service.serve(request, ask, pack), media_type=_JSON, headers=_HEADERS)
+
+    # The first, for paths are looked for in this order.
+    schema = BatchRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    body = {"requestBody": {"required": True, "content": {_JSON: {"schema": schema, "examples": examples.BATCH_REQUESTS}}}}
+
+    @app.post(
+        _FEATURES,
+        openapi_extra=body,
+        responses=examples.BATCH,
+        summary="Many users, pins and topics at once, as columns",
+        tags=["features"],
+    )
+    async def batch(http: Request) -> Response:
+        """All of one log prefix. A list stands for each value of the single answers: of all entities, in the order asked."""
+        timestamp = time.time_ns() // 1_000_000
+        said, ask = parsed(await _body(http), service.options)
+        request = checked(said, timestamp, service.vocabulary, service.fingerprint)
+        return Response(await service.serve(request, ask, service.packer.batch), media_type=_JSON, headers=_HEADERS)
+
+    @app.get(_FEATURES + "/user/{id:path}", responses=examples.USER, summary="A user's sequence and counters", tags=["features"])
+    async def user(id: str, said: _Said) -> Response:
+        """ID is a number, or the text that was ingested. Someone of whom nothing is known has an empty sequence and zeros, and found=false."""
+        return await one(said, Ask(_one_id(id), _NO_IDS, (), said.as_of), service.packer.user)
+
+    @app.get(_FEATURES + "/pin/{id:path}", responses=examples.PIN, summary="A pin's counters", tags=["features"])
+    async def pin(id: str, said: _Said) -> Response:
+        """ID is a number, or the text that was ingested."""
+        return await one(said, Ask(_NO_IDS, _one_id(id), (), said.as_of), service.packer.pin)
+
+    @app.get(_FEATURES + "/topic/{name:path}", responses=examples.TOPIC, summary="A topic's statistics", tags=["features"])
+    async def topic(name: str, said: _Said) -> Response:
+        """NAME is the topic as it was ingested."""
+        if not 0 < len(name) <= _LONGEST_ID:
+            raise BadRequestError("the topic has no name, or too long a one", "name one: /v1/features/topic/NAME")
+        return await one(said, Ask(_NO_IDS, _NO_IDS, (name,), said.as_of), service.packer.topic)
+
+
+def _operations(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", summary="Whether the process lives", tags=["operations"])
+    async def healthz() -> Response:
+        """200 as long as it answers at all."""
+        return Response(b'{"status":"ok"}', media_type=_JSON, headers=_HEADERS)
+
+    @app.get("/readyz", summary="Whether requests get what they ask for", tags=["operations"], responses=examples.READY)
+    async def readyz() -> Response:
+        """503 with the reasons, if not. `served_log` says how the log of what is served does."""
+        ready, said = await service.readiness()
+        return Response(orjson.dumps(said), 200 if ready else 503, media_type=_JSON, headers=_HEADERS)
+
+    @app.get("/metrics", summary="Metrics for Prometheus", tags=["operations"])
+    async def metrics() -> Response:
+        """In Prometheus's text format."""
+        return Response(service.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _refusals(app: FastAPI) -> None:
+    @app.exception_handler(TidemarkError)
+    async def refuse(_: Request, error: Exception) -> Response:
+        if isinstance(error, ServingError):
+            retry = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+            return _refusal(error.status, error.error, error.advice, retry)
+        advice = "serve it with the settings that it was made with" if isinstance(error, OtherFingerprintError) else "see /readyz"
+        return _refusal(503, str(error), advice, {"retry-after": "1"})
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = refused([dict(one) for one in error.errors()])
+        return _refusal(found.status, found.error, found.advice)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(http: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        what = {404: f"there is nothing at {http.url.path}", 405: f"{http.method} is not for {http.url.path}"}
+        return _refusal(error.status_code, what.get(error.status_code, str(error.detail)), "see /docs for what there is", error.headers)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> Response:
+        # Its traceback goes to standard error.
+        return _refusal(
+            500, f"something that nobody has foreseen: {type(error).__name__}", "see what the server has written to its standard error"
+        )
+
+
+def _refusal(status: int, error: str, advice: str, headers: Mapping[str, str] | None = None) -> Response:
+    body = orjson.dumps({"error": error.encode("utf-8", "replace").decode(), "what_to_do": advice})
+    return Response(body, status, media_type=_JSON, headers={**_HEADERS, **(headers or {})})
+
+
+def _one_id(text: str) -> np.ndarray:
+    if not 0 < len(text) <= _LONGEST_ID:
+        raise BadRequestError("the ID is empty, or too long", "give one: a whole number, or the text that was ingested")
+    return np.array([id_of(text)], np.int64)
+
+
+async def _body(http: Request) -> bytes:
+    parts, size = [], 0
+    async for part in http.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise TooLargeError(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", "send several requests")
+        parts.append(part)
+    return b"".join(parts)
+
+
+class _Measured:
+    """Counts requests and times them, from the head to the last byte, whatever becomes of them."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        finally:
+            self._metrics.request(_endpoint(scope["path"]), status, time.perf_counter() - began)
+
+
+def _endpoint(path: str) -> str:
+    if path == _FEATURES:
+        return "batch"
+    kind = path.removeprefix(_FEATURES + "/").partition("/")[0] if path.startswith(_FEATURES + "/") else path.removeprefix("/")
+    allowed: dict[str, Any] = dict.fromkeys(("user", "pin", "topic") if path.startswith(_FEATURES) else ("healthz", "readyz", "metrics"))
+    return kind if kind in allowed else "other"

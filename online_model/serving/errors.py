@@ -1,0 +1,55 @@
+"""What serving refuses, as errors of the project's one tree; each has the status that HTTP knows it by."""
+
+from __future__ import annotations
+
+from flows.errors import TidemarkError
+
+
+class ServingError(TidemarkError):
+    """A request that gets no features.
+
+    Parameters
+    ----------
+    error : str
+        What is wrong, and where.
+    advice : str
+        What to do next.
+    """
+
+    status = 500
+    retry_after_s: int | None = None
+
+    def __init__(self, error: str, advice: str) -> None:
+        super().__init__(f"{error}; {advice}")
+        self.error, self.advice = error, advice
+
+
+class BadRequestError(ServingError):
+    """Something that is asked for can't be meant."""
+
+    status = 422
+
+
+class NotJsonError(ServingError):
+    """The body can't be read at all."""
+
+    status = 400
+
+
+class TooLargeError(ServingError):
+    """A body larger than any request needs."""
+
+    status = 413
+
+
+class OtherFingerprintAskedError(ServingError):
+    """The client works with other features than are served."""
+
+    status = 409
+
+
+class UnavailableError(ServingError):
+    """The store doesn't answer, or too much waits for it, or what is served can't be kept as it must be."""
+
+    status = 503
+    retry_after_s = 1

@@ -1,0 +1,82 @@
+"""Examples for the OpenAPI docs: answers as they are, cut short."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HEAD = {
+    "request_id": "4f1c0a7e",
+    "fingerprint": "5a0b6f2c9d1e4871",
+    "as_of": 1_700_000_000_000,
+    "positions": {"actions": [1200, 1187], "revisits": [310, 295]},
+}
+_COUNTERS = {"revisits_impression_all_7d_count": 3, "revisits_impression_all_7d_pins": 2}
+_PIN_COUNTERS = {"revisits_impression_all_7d_count": 5, "revisits_impression_all_7d_users": 4}
+_ACTION = {"pin_id": 1234, "action": "save", "surface": "homefeed", "event_time": 1_699_999_000_000, "duration_ms": 1800}
+_STATISTICS = {"saves_7d_count": 12, "saves_7d_clicked": 3, "click_rate_7d": 0.25}
+_FOUND = {"found": True, "status": "FOUND"}
+
+
+def _responses(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    def refusal(description: str, error: str, what_to_do: str) -> dict[str, Any]:
+        return {"description": description, "content": {"application/json": {"example": {"error": error, "what_to_do": what_to_do}}}}
+
+    return {
+        200: {"description": "Values, in part.", "content": {"application/json": {"example": example}}},
+        409: refusal(
+            "The client was made for other features.",
+            "the client was made for features with fingerprint '69a7205ab19b72b2', and '5a0b6f2c9d1e4871' is served here",
+            "train with what is served, or ask where the other features are served",
+        ),
+        422: refusal(
+            "What is asked for can't be meant.", "there is no surface 'homefed' (did you mean 'homefeed'?)", "surfaces are: homefeed, …"
+        ),
+        503: refusal(
+            "The store does not answer.",
+            "the store has not answered within 1 s",
+            "ask again later; if it goes on, see what the store is busy with",
+        ),
+    }
+
+
+USER = _responses({"user_id": 42, **_FOUND, **_HEAD, "sequence": [_ACTION], "counters": _COUNTERS})
+PIN = _responses({"pin_id": 1234, **_FOUND, **_HEAD, "counters": _PIN_COUNTERS})
+TOPIC = _responses({"topic": "Home Decor", **_FOUND, **_HEAD, "statistics": _STATISTICS})
+BATCH = _responses(
+    {
+        **_HEAD,
+        "users": {
+            "user_id": [42],
+            "found": [True],
+            "status": ["FOUND"],
+            "sequence": {"offsets": [0, 1], **{name: [value] for name, value in _ACTION.items()}},
+            "counters": {name: [value] for name, value in _COUNTERS.items()},
+        },
+        "pins": {
+            "pin_id": [1234, 77],
+            "found": [True, False],
+            "status": ["FOUND", "NOT_FOUND"],
+            "counters": {name: [value, 0] for name, value in _PIN_COUNTERS.items()},
+        },
+    }
+)
+BATCH_REQUESTS = {
+    "a user and candidates": {"value": {"users": [42], "pins": [1234, 77, "my-pin"], "surface": "homefeed", "request_id": "4f1c0a7e"}},
+    "topics at a time": {"value": {"topics": ["Home Decor"], "as_of": 1_700_000_000_000}},
+}
+READY: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "Not ready, and why.",
+        "content": {
+            "application/json": {
+                "example": {
+                    "ready": False,
+                    "reasons": ["the flows have accepted no event yet; `tidemark run` applies what the log holds"],
+                    "fingerprint": "5a0b6f2c9d1e4871",
+                    "store": "task state",
+                    "served_log": {"ok": True, "lost_rows": 0},
+                }
+            }
+        },
+    }
+}

@@ -1,0 +1,148 @@
+"""A thread with a reader of its own: whatever waits for it is read together, under one catch-up.
+
+A reader is for one thread at a time, and a read blocks; so requests wait here, off the event loop, in a queue that is bounded. What comes while a
+read goes on is answered by the next one, so that many requests at once cost few catch-ups. A reader that has failed is opened anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from flows.answers import EntityReader
+from flows.errors import TidemarkError
+from online_model.serving.answer import Answer, Ask, catch_up
+from online_model.serving.errors import UnavailableError
+
+_log = logging.getLogger(__name__)
+
+# Of one read; a single request may ask for more.
+_MOST_ENTITIES = 4_096
+# Whoever comes so soon after a failure is told of it at once: a store that is down, or state that is damaged, is not asked by each request.
+_PAUSE_S = 0.2
+_CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    ask: Ask
+    answer: Future[Answer] = field(default_factory=Future)
+
+
+class Lane:
+    """A reader in a thread.
+
+    Parameters
+    ----------
+    name : str
+    open_reader : callable
+        Called in the thread.
+    most_waiting : int
+        Requests that may wait; more are refused at once.
+    """
+
+    def __init__(self, name: str, open_reader: Callable[[], EntityReader], most_waiting: int) -> None:
+        self.name = name
+        self.trouble: TidemarkError | None = None
+        self._open = open_reader
+        self._most_waiting = most_waiting
+        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._reader: EntityReader | None = None
+        self._again_at = 0.0
+        self._thread = threading.Thread(target=self._work, name=f"reading-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return self._queue.qsize()
+
+    def read(self, ask: Ask) -> Future[Answer]:
+        """What the store says, in time; the future fails with a TidemarkError.
+
+        Raises
+        ------
+        UnavailableError
+            Too many wait already.
+        """
+        if self.waiting >= self._most_waiting:
+            raise UnavailableError(f"{self.waiting} requests wait for the store already", "ask again later, or serve from more processes")
+        one = _Waiting(ask)
+        self._queue.put(one)
+        return one.answer
+
+    def close(self) -> None:
+        """Release the reader; one that hangs in a read is left to the end of the process."""
+        self._queue.put(None)
+        self._thread.join(_CLOSE_S)
+
+    # In the thread -------------------------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (first := self._queue.get()) is not None:
+            ended = False
+            batch, entities = [first], first.ask.entities
+            while entities < _MOST_ENTITIES:
+                try:
+                    one = self._queue.get_nowait()
+                except Empty:
+                    break
+                if one is None:
+                    ended = True
+                    break
+                batch.append(one)
+                entities += one.ask.entities
+            # Those that have waited too long are nobody's any more.
+            alive = [one for one in batch if one.answer.set_running_or_notify_cancel()]
+            times: dict[int | None, list[_Waiting]] = {}
+            for one in alive:
+                times.setdefault(one.ask.as_of, []).append(one)
+            for together in times.values():
+                self._answer(together)
+            if ended:
+                break
+        self._drop()
+
+    def _answer(self, together: list[_Waiting]) -> None:
+        if self.trouble is not None and time.monotonic() < self._again_at:
+            for one in together:
+                one.answer.set_exception(self.trouble)
+            return
+        opened = self._reader is not None
+        try:
+            if self._reader is None:
+                self._reader = self._open()
+                opened = True
+            answers = catch_up(self._reader, [one.ask for one in together])
+        except Exception as error:
+            # Of a time that can't be read any more others need hear nothing: they have asked for another.
+            self._fail(together, error, pause=not opened or together[0].ask.as_of is None)
+            return
+        self.trouble = None
+        for one, answer in zip(together, answers, strict=True):
+            one.answer.set_result(answer)
+
+    def _fail(self, together: list[_Waiting], error: Exception, pause: bool) -> None:
+        if not isinstance(error, TidemarkError):
+            _log.exception("a read has failed in a way that nobody has foreseen")
+            error = UnavailableError(f"a read has failed: {type(error).__name__}", "see what the server has written to its standard error")
+        if pause:
+            self.trouble = error
+            self._again_at = time.monotonic() + _PAUSE_S
+        self._drop()
+        for one in together:
+            one.answer.set_exception(error)
+
+    def _drop(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            try:
+                reader.close()
+            except Exception as error:
+                # What it held is released or gone; the next one says what is wrong.
+                _log.debug("a reader that is not used any more could not be closed: %s", error)

@@ -1,0 +1,46 @@
+"""What an operator may choose of serving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class OnStoreError(StrEnum):
+    """What a request gets that the store does not answer."""
+
+    ERROR = "error"
+    DEFAULTS = "defaults"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Limits and policies.
+
+    Attributes
+    ----------
+    on_store_error : OnStoreError
+    timeout_s : float
+        How long a request waits for the store.
+    past_timeout_s : float
+        The same for one that names a time, which may have to go through the log.
+    most_entities : int
+        Of one request.
+    most_waiting : int
+        Requests that may wait for the store at once.
+    require_log : bool
+        Serve nothing that SERVED has no room for.
+    log_queue_bytes : int
+        Memory for rows that are not durable yet.
+    drain_s : float
+        How long, at the end, rows are still made durable.
+    """
+
+    on_store_error: OnStoreError = OnStoreError.ERROR
+    timeout_s: float = 1.0
+    past_timeout_s: float = 30.0
+    most_entities: int = 2_000
+    most_waiting: int = 256
+    require_log: bool = False
+    log_queue_bytes: int = 64 << 20
+    drain_s: float = 10.0

@@ -1,0 +1,158 @@
+"""What a request may say, and how it becomes arrays. Whatever is not declared here is refused, never ignored."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+
+from flows.events import INT64_MAX, INT64_MIN, MAX_EVENT_TIME, ids_of
+from flows.vocabulary import Vocabulary, suggestion
+from online_model.serving.answer import Ask
+from online_model.serving.errors import BadRequestError, NotJsonError, OtherFingerprintAskedError
+from online_model.serving.options import Options
+from online_model.serving.packing import Request
+
+MAX_BODY_BYTES = 4 << 20
+
+Id = StrictInt | Annotated[StrictStr, Field(max_length=1_024)]
+Topic = Annotated[StrictStr, Field(max_length=65_536)]
+
+_AS_OF = Field(
+    default=None,
+    ge=0,
+    le=MAX_EVENT_TIME,
+    description="Take events up to this time, ms UTC; by default the greatest accepted event time.",
+    examples=[None],
+)
+_REQUEST_ID = Field(
+    default=None,
+    min_length=1,
+    max_length=200,
+    description="Under which the answer is kept in SERVED; by default one is made.",
+    examples=["4f1c0a7e"],
+)
+_SURFACE = Field(default=None, max_length=200, description="Where it will be shown, a surface of the vocabulary.", examples=["homefeed"])
+_FINGERPRINT = Field(
+    default=None,
+    max_length=64,
+    description="Of the features that the client was made for; with others, which mean something else, it is refused (409).",
+    examples=[None],
+)
+_ALLOWING = "Serve a client that was made for other features all the same."
+
+
+class GetQuery(BaseModel):
+    """What stands behind the question mark."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    as_of: int | None = _AS_OF
+    request_id: str | None = _REQUEST_ID
+    surface: str | None = _SURFACE
+    fingerprint: str | None = _FINGERPRINT
+    allow_other_fingerprint: bool = Field(default=False, description=_ALLOWING)
+
+
+class BatchRequest(BaseModel):
+    """Users, pins and topics whose features are asked for at once; an ID is a whole number, or the text that was ingested."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"users": [42], "pins": [1234, 77, "my-pin"], "surface": "homefeed", "request_id": "4f1c0a7e"}]},
+    )
+
+    users: list[Id] = Field(default_factory=list, description="For each one the action sequence and the revisit counters.")
+    pins: list[Id] = Field(default_factory=list, description="For each one the revisit counters.")
+    topics: list[Topic] = Field(default_factory=list, description="For each one the revisit statistics.")
+    as_of: StrictInt | None = _AS_OF
+    request_id: StrictStr | None = _REQUEST_ID
+    surface: StrictStr | None = _SURFACE
+    fingerprint: StrictStr | None = _FINGERPRINT
+    allow_other_fingerprint: bool = Field(default=False, strict=True, description=_ALLOWING)
+
+
+def parsed(body: bytes, options: Options) -> tuple[BatchRequest, Ask]:
+    """A batch from its JSON.
+
+    Raises
+    ------
+    NotJsonError
+        It is none.
+    BadRequestError
+        It says what can't be meant, nothing, or more than a request may.
+    """
+    try:
+        said = BatchRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise NotJsonError(
+                f"the body is no JSON: {first['ctx']['error']}", 'send an object such as {"users": [42], "pins": [1, 2]}'
+            ) from None
+        raise refused([dict(first)], BatchRequest.model_fields) from None
+    ask = Ask(_ids("users", said.users), _ids("pins", said.pins), tuple(said.topics), said.as_of)
+    if not ask.entities:
+        raise BadRequestError("no entity is asked for", "name some in users, pins or topics")
+    if ask.entities > options.most_entities:
+        raise BadRequestError(
+            f"{ask.entities} entities are asked for, and a request may ask for {options.most_entities}",
+            "send several requests, or have the server started with a larger --max-entities",
+        )
+    return said, ask
+
+
+def refused(errors: list[dict[str, Any]], names: Iterable[str] = GetQuery.model_fields) -> BadRequestError:
+    """The first thing that is wrong with a request that may have fields of these names, in our words."""
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body", "int", "constrained-str", "str"))
+    if first["type"] == "extra_forbidden":
+        return BadRequestError(f"there is no field '{where}'{suggestion(where, list(names))}", f"fields are: {', '.join(names)}; see /docs")
+    if len(first["loc"]) > 1 and first["loc"][0] in ("users", "pins"):
+        return BadRequestError(f"{where} is no ID", "an ID is a whole number, or the text that was ingested, of 1024 characters at most")
+    return BadRequestError(f"{where or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", "see /docs for what may be said")
+
+
+def checked(said: GetQuery | BatchRequest, timestamp: int, vocabulary: Vocabulary, fingerprint: str) -> Request:
+    """What a request says of itself.
+
+    Raises
+    ------
+    BadRequestError
+        There is no such surface.
+    OtherFingerprintAskedError
+        The client was made for other features.
+    """
+    if said.surface is not None and said.surface not in vocabulary.surfaces:
+        raise BadRequestError(
+            f"there is no surface '{said.surface}'{suggestion(said.surface, vocabulary.surfaces)}",
+            f"surfaces are: {', '.join(vocabulary.surfaces)}; others are declared in the vocabulary file",
+        )
+    if said.fingerprint is not None and said.fingerprint != fingerprint and not said.allow_other_fingerprint:
+        raise OtherFingerprintAskedError(
+            f"the client was made for features with fingerprint '{said.fingerprint}', and '{fingerprint}' is served here",
+            "train with what is served, or ask where the other features are served; allow_other_fingerprint serves them all the same",
+        )
+    return Request(timestamp, said.request_id if said.request_id is not None else uuid.uuid4().hex, said.surface)
+
+
+def _ids(name: str, said: list[int | str]) -> np.ndarray:
+    if str in set(map(type, said)):
+        return ids_of([str(one) if type(one) is int and INT64_MIN <= one <= INT64_MAX else _text(name, one) for one in said])
+    try:
+        return np.array(said, np.int64)
+    except OverflowError:
+        raise _too_far(name, next(one for one in said if isinstance(one, int) and not INT64_MIN <= one <= INT64_MAX)) from None
+
+
+def _text(name: str, one: int | str) -> str:
+    if isinstance(one, int):
+        raise _too_far(name, one)
+    return one
+
+
+def _too_far(name: str, one: int) -> BadRequestError:
+    return BadRequestError(f"{name}: {one} is no 64-bit ID", f"IDs are whole numbers from {INT64_MIN} to {INT64_MAX}, or texts")

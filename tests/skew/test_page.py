@@ -1,0 +1,71 @@
+"""The pages of a check and of drift stand alone and can be read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from tests.conftest import Chromium
+from tests.skew.conftest import Drill, skew
+from tests.test_report import image
+
+
+@pytest.fixture(scope="module")
+def pages(mistaken: Path, sound: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("pages")
+    skew("check", "--html", directory / "mistaken.html", data=mistaken, code=1)
+    skew("check", "--html", directory / "sound.html", data=sound)
+    skew("drift", "--reference", "..2024-01-18", "--current", "2024-01-18..", "--html", directory / "drift.html", data=sound)
+    return {path.stem: path for path in directory.iterdir()}
+
+
+def test_a_page_says_what_the_command_says(pages: dict[str, Path], drill: Drill) -> None:
+    mistaken, sound, drift = (pages[name].read_text() for name in ("mistaken", "sound", "drift"))
+    for name in ("late_event_ignored", "stale_tile", "other_fingerprint", "defaulted"):
+        assert name in mistaken
+        assert name not in sound
+    assert "Every row is equal to the bit." in sound
+    assert "No row differs, and none was left out." in sound
+    for page in (mistaken, sound, drift):
+        for heading in ("Actions over time", "What moved", "How values are spread"):
+            assert heading in page
+    seeded = {row["wanted"]: row["seeded"] for row in drill.said["rows"]}
+    assert f"{seeded['stale_tile']:,}".replace(",", "\u202f") in mistaken
+
+
+def test_a_page_needs_nothing_else(pages: dict[str, Path]) -> None:
+    for path in pages.values():
+        content = path.read_text()
+        ElementTree.fromstring(content.removeprefix("<!DOCTYPE html>\n"))
+        assert "<script" not in content
+        assert not re.findall(r"(?:src|href)=\"(?!#|data:,)", content)
+        ids = re.findall(r'\bid="([^"]+)"', content)
+        assert len(ids) == len(set(ids))
+
+
+def test_a_page_of_nothing(drill: Drill, tmp_path: Path) -> None:
+    skew("check", "--html", tmp_path / "empty.html", data=drill.data(tmp_path / "data"))
+    assert "nothing is proved" in (tmp_path / "empty.html").read_text()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("name", ["mistaken", "drift"])
+def test_a_page_in_a_browser(pages: dict[str, Path], chromium: Chromium, name: str, width: int) -> None:
+    opened = chromium(pages[name], width=width, height=2400)
+    assert opened.console == ()
+    assert opened.dom.count('role="img"') == {"mistaken": 10, "drift": 6}[name]
+    pixels = image(opened.screenshot)
+    assert pixels.shape[1] == width
+    # Text and plots all the way down, and nothing that runs over the right edge.
+    background = pixels[2, 2]
+    marked = (np.abs(pixels.astype(int) - background.astype(int)).sum(axis=2) > 30).reshape(8, 300, width)
+    assert (marked.mean(axis=(1, 2)) > 0.005).all()
+    assert not marked[:, :, width - 4 :].any()
+    # Plots have their colours, of light or of dark.
+    colours = [((0x1C, 0x72, 0x93), (0x57, 0xB3, 0xD1)), ((0xBF, 0x4F, 0x14), (0xF3, 0x9A, 0x62))][name == "drift"]
+    assert sum(int((pixels == colour).all(axis=2).sum()) for colour in colours) > 2_000
