@@ -98,13 +98,13 @@ def main(data_dir: Path | None, pairs: int, moments: int, as_json: bool, quick: 
     """Point-in-time reads, proved at random pairs: online = offline = oracle."""
     if quick:
         pairs, moments = 300, 2
+    sources = {name: data_dir / dataset.file for name, dataset in DATASETS.items()} if data_dir is not None else {}
+    missing = [source.name for source in sources.values() if not source.exists()]
+    if missing:
+        raise click.ClickException(f"{data_dir} lacks {' and '.join(missing)}")
     results = {"simulated": simulated(20_000 if quick else 300_000, pairs, moments)}
-    for name, dataset in DATASETS.items():
-        if data_dir is None:
-            continue
-        if not (data_dir / dataset.file).exists():
-            raise click.ClickException(f"{data_dir} lacks {dataset.file}")
-        results[name] = real(name, data_dir / dataset.file, pairs, moments, 20_000 if quick else None)
+    for name, source in sources.items():
+        results[name] = real(name, source, pairs, moments, 20_000 if quick else None)
     result = {"benchmark": "point_in_time", "results": results, "ratios": {}, "machine": _measure.machine(), "seed": SEED}
     if as_json:
         print(json.dumps(result))

@@ -6,7 +6,6 @@ All views of a read go through the log together, once. Values are those that the
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from feature_repo import views
 from feature_repo.entity_frame import EntityFrame
 from feature_repo.errors import HistoricalReadError
 from feature_repo.online_store import READS
-from feature_repo.shelf import STRETCH, Shelf
+from feature_repo.shelf import Shelf
 from flows import features
 from flows.errors import SettingsError
 from flows.point_in_time import Asked, PointInTime
@@ -29,6 +28,7 @@ from flows.point_in_time.pins import PinPart
 from flows.point_in_time.topics import TopicPart
 from flows.point_in_time.users import UserPart, Users
 from flows.settings import Settings
+from flows.state import scratch
 
 # Rows that leave together where memory is bounded.
 BATCH_ROWS = 16_384
@@ -117,7 +117,7 @@ class Historical:
         spill : bool
             Put answers aside in a temporary directory, so that memory holds the frame, one partition's rows, and a stretch.
         """
-        directory = Path(tempfile.mkdtemp(prefix="tidemark-history-")) if spill else None
+        directory = Path(scratch.take()) if spill else None
         try:
             yield self._made(self._shelves(directory, progress))
         finally:
@@ -173,18 +173,18 @@ class Historical:
                             self._settings.partitions,
                             views.USER_ACTION_SEQUENCE in asks,
                             views.USER_REVISIT_COUNTERS in asks,
-                            lambda part, group=group, shelf=shelf: shelf.put(part.query, _user_batches(group, part, names)),  # type: ignore[misc]
+                            lambda part, group=group, shelf=shelf: shelf.put(part.query, _user_rows(group, part, names)),  # type: ignore[misc]
                         )
                     )
                 elif kind == "pin":
                     collectors += point.collect_pins(
                         queries,
-                        lambda part, group=group, shelf=shelf: shelf.put(part.query, _number_batches(group, part)),  # type: ignore[misc]
+                        lambda part, group=group, shelf=shelf: shelf.put(part.query, _number_rows(group, part)),  # type: ignore[misc]
                     )
                 else:
                     collectors += point.collect_topics(
                         queries,
-                        lambda part, group=group, shelf=shelf: shelf.put(part.query, _number_batches(group, part)),  # type: ignore[misc]
+                        lambda part, group=group, shelf=shelf: shelf.put(part.query, _number_rows(group, part)),  # type: ignore[misc]
                     )
             if len(self._frame):
                 point.run(collectors, *asked)
@@ -202,37 +202,30 @@ class Historical:
             yield table
 
 
-def _user_batches(group: Group, part: UserPart, names: tuple[dict[int, str], dict[int, str]]) -> list[pa.RecordBatch]:
-    found, schema = part.found, group.schema()
+def _user_rows(group: Group, part: UserPart, names: tuple[dict[int, str], dict[int, str]]) -> pa.RecordBatch:
+    found = part.found
     words = dict(zip(("action", "surface"), names, strict=True))
-    out = []
-    for begin in range(0, len(part.query), STRETCH):
-        end = min(begin + STRETCH, len(part.query))
-        low, high = int(found.offsets[begin]), int(found.offsets[end])
-        offsets = pa.array((found.offsets[begin : end + 1] - low).astype(np.int32))
-        missing = pa.array(~found.found_sequence[begin:end])
-        columns = []
-        for view, feature in group.columns.values():
-            if view == views.USER_ACTION_SEQUENCE:
-                name = feature.removeprefix(views.SEQUENCE_PREFIX)
-                numbers = getattr(found, name)[low:high]
-                values = _texts(name, numbers, words[name]) if name in words else pa.array(numbers)
-                columns.append(pa.ListArray.from_arrays(offsets, values, mask=missing))
-            else:
-                place = features.USER_COUNTERS.index(feature)
-                columns.append(pa.array(found.counters[begin:end, place], mask=~found.found_counters[begin:end]))
-        out.append(pa.RecordBatch.from_arrays(columns, schema=schema))
-    return out
+    offsets, missing = pa.array(found.offsets.astype(np.int32)), pa.array(~found.found_sequence)
+    columns = []
+    for view, feature in group.columns.values():
+        if view == views.USER_ACTION_SEQUENCE:
+            name = feature.removeprefix(views.SEQUENCE_PREFIX)
+            numbers = getattr(found, name)
+            values = _texts(name, numbers, words[name]) if name in words else pa.array(numbers)
+            columns.append(pa.ListArray.from_arrays(offsets, values, mask=missing))
+        else:
+            columns.append(pa.array(found.counters[:, features.USER_COUNTERS.index(feature)], mask=~found.found_counters))
+    return pa.RecordBatch.from_arrays(columns, schema=group.schema())
 
 
-def _number_batches(group: Group, part: PinPart | TopicPart) -> list[pa.RecordBatch]:
+def _number_rows(group: Group, part: PinPart | TopicPart) -> pa.RecordBatch:
     declared = features.PIN_COUNTERS if group.kind == "pin" else tuple(name for name, _ in features.TOPIC_STATS)
     schema = group.schema()
     columns = [
         pa.array(part.found.values[:, declared.index(feature)].astype(kind.to_pandas_dtype(), copy=False), mask=~part.found.found)
         for (_, feature), kind in zip(group.columns.values(), schema.types, strict=True)
     ]
-    return [pa.RecordBatch.from_arrays(columns, schema=schema)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _texts(field: str, codes: np.ndarray, names: dict[int, str]) -> pa.Array:

@@ -13,15 +13,11 @@ import pyarrow as pa
 
 from flows.errors import StorageFullError
 
-# Rows of an answer that are put away together.
-STRETCH = 16_384
-
 
 @dataclass(eq=False)
 class _Part:
     rows: np.ndarray
-    starts: list[int]
-    batches: list[pa.RecordBatch]
+    answers: pa.RecordBatch
     path: Path | None
 
 
@@ -42,15 +38,15 @@ class Shelf:
         self._parts: list[_Part] = []
         self._filed = 0
 
-    def put(self, rows: np.ndarray, batches: list[pa.RecordBatch]) -> None:
+    def put(self, rows: np.ndarray, answers: pa.RecordBatch) -> None:
         """Answers to some rows.
 
         Parameters
         ----------
         rows : int64[k]
             Which ones, ascending.
-        batches : list of RecordBatch
-            A row for each, in all.
+        answers : RecordBatch
+            A row for each.
         """
         if not len(rows):
             return
@@ -58,21 +54,17 @@ class Shelf:
         if self._directory is not None:
             path = self._directory / f"{self._name}-{self._filed}.arrow"
             self._filed += 1
-            batches = self._in_file(path, batches)
-        self._parts.append(_Part(rows, np.cumsum([0, *(batch.num_rows for batch in batches)]).tolist(), batches, path))
+            answers = self._in_file(path, answers)
+        self._parts.append(_Part(rows, answers, path))
 
     def take(self, begin: int, end: int) -> pa.Table:
         """The answers to the rows from `begin` to `end`, all of which must have been put; they are gone then, and so is what comes before them."""
         found, rows = [], []
         for part in self._parts:
             low, high = np.searchsorted(part.rows, [begin, end]).tolist()
-            if low == high:
-                continue
-            rows.append(part.rows[low:high])
-            for start, batch in zip(part.starts, part.batches, strict=False):
-                first, last = max(low - start, 0), min(high - start, batch.num_rows)
-                if first < last:
-                    found.append(batch.slice(first, last - first))
+            if low < high:
+                rows.append(part.rows[low:high])
+                found.append(part.answers.slice(low, high - low))
         if not found:
             return self._schema.empty_table()
         # A copy, so that nothing holds a file that has been used up.
@@ -84,15 +76,13 @@ class Shelf:
                 part.path.unlink()
         return table
 
-    def _in_file(self, path: Path, batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    def _in_file(self, path: Path, answers: pa.RecordBatch) -> pa.RecordBatch:
         try:
             with pa.ipc.new_file(str(path), self._schema) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
+                writer.write_batch(answers)
         except OSError as error:
             raise StorageFullError(
                 f"{path.parent}: what a historical read puts aside can't be written there ({error.strerror or error}); "
                 "free space, or let TMPDIR name another place"
             ) from error
-        file = pa.ipc.open_file(pa.memory_map(str(path)))
-        return [file.get_batch(i) for i in range(file.num_record_batches)]
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

