@@ -34,11 +34,14 @@ from flows.settings import Settings
 PINS = 100
 _REQUESTS = 400
 _PATIENCE_S = 60.0
+_MEASURED = ("reader", "one_client", "clients")
+_FIGURES = ("p50_ms", "p99_ms", "p99.9_ms", "cpu_ms")
 
 NOTES = {
     "reader": "one catch-up, sequence and counters of a user, counters of 100 pins, as arrays, in this process: what the server itself calls",
     "one_client": "the same over HTTP, one request after another, from the call to the last byte of its JSON",
     "clients": "several at once; server and clients share the machine's cores",
+    "cpu_ms": "of the reader, and of the server's process (reading, JSON, HTTP, and the appends to SERVED) for each request",
 }
 
 
@@ -135,25 +138,35 @@ def over_http(port: int, asked: list[Asked], clients: int, seconds: float) -> di
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(client,)) for client in range(clients)]
-    began = time.perf_counter()
+    before, began = _cpu_of(port), time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     if failures:
         raise failures[0]
+    seconds, number = time.perf_counter() - began, sum(map(len, delays))
     told = _percentiles(np.concatenate([np.array(one) for one in delays]))
-    return {**told, "requests": sum(map(len, delays)), "requests_per_s": round(sum(map(len, delays)) / (time.perf_counter() - began), 1)}
+    cpu = round((_cpu_of(port) - before) * 1000 / number, 3)
+    return {**told, "cpu_ms": cpu, "requests": number, "requests_per_s": round(number / seconds, 1)}
+
+
+def _cpu_of(port: int) -> float:
+    """CPU seconds of the server so far, by its own metrics."""
+    with _connection(port) as connection:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("process_cpu_seconds_total "))
 
 
 def alone(reader: EntityReader, asked: list[Asked], seconds: float) -> dict[str, float]:
     """The same reads without a server."""
-    delays, end, at = [], time.perf_counter() + seconds, 0
+    delays, end, at, cpu = [], time.perf_counter() + seconds, 0, time.process_time()
     while (began := time.perf_counter()) < end:
         read(reader, asked[at % len(asked)])
         delays.append(time.perf_counter() - began)
         at += 1
-    return _percentiles(np.array(delays))
+    return {**_percentiles(np.array(delays)), "cpu_ms": round((time.process_time() - cpu) * 1000 / at, 3)}
 
 
 def _percentiles(delays: np.ndarray) -> dict[str, float]:
@@ -190,7 +203,7 @@ def measure(events: int, users: int, clients: int, seconds: float, repeats: int,
     return {
         "benchmark": "serving",
         "results": {
-            **{f"{what}_{p}": _measure.spread(of(what, p)) for what in NOTES for p in ("p50_ms", "p99_ms", "p99.9_ms")},
+            **{f"{what}_{p}": _measure.spread(of(what, p)) for what in _MEASURED for p in _FIGURES},
             "requests_per_s": _measure.spread(of("clients", "requests_per_s"), 1),
             "clients": clients,
             "answer_bytes": size,
@@ -200,6 +213,7 @@ def measure(events: int, users: int, clients: int, seconds: float, repeats: int,
         },
         "ratios": {
             "http_vs_reader_p50": _measure.ratio(of("one_client", "p50_ms"), of("reader", "p50_ms")),
+            "cpu_vs_reader": _measure.ratio(of("clients", "cpu_ms"), of("reader", "cpu_ms")),
             "http_vs_reader_p99": _measure.ratio(of("one_client", "p99_ms"), of("reader", "p99_ms")),
         },
         "machine": _measure.machine(),
@@ -210,9 +224,9 @@ def measure(events: int, users: int, clients: int, seconds: float, repeats: int,
 def show(result: dict[str, Any], console: Console) -> None:
     """The figures for a reader."""
     results = result["results"]
-    table = Table("ms", "p50", "p99", "p99.9", title="serving: one user and 100 pins")
-    for what in NOTES:
-        cells = (results[f"{what}_{p}"] for p in ("p50_ms", "p99_ms", "p99.9_ms"))
+    table = Table("ms", "p50", "p99", "p99.9", "CPU", title="serving: one user and 100 pins")
+    for what in _MEASURED:
+        cells = (results[f"{what}_{p}"] for p in _FIGURES)
         name = f"{results['clients']} clients" if what == "clients" else what.replace("_", " ")
         table.add_row(name, *(f"{cell['median']:.2f} ({cell['min']:.2f} to {cell['max']:.2f})" for cell in cells))
     console.print(table)

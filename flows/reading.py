@@ -66,7 +66,12 @@ class FeatureReader(EntityReader):
         }
         # The commits that they follow, by partition.
         self._followed: dict[str, list[Meta | None]] = {}
-        self.refresh()
+        try:
+            self.refresh()
+        except BaseException:
+            # Whoever serves opens a reader again and again until one can be.
+            self.close()
+            raise
 
     def refresh(self) -> None:
         """Catch up with the writers."""

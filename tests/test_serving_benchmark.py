@@ -34,7 +34,7 @@ def test_it_prints_its_contract() -> None:
     result = json.loads(done.output)
     assert list(result) == ["benchmark", "results", "ratios", "machine", "seed"]
     assert (result["benchmark"], result["seed"], result["results"]["clients"]) == ("serving", 5, 3)
-    assert set(result["ratios"]) == {"http_vs_reader_p50", "http_vs_reader_p99"}
+    assert set(result["ratios"]) == {"http_vs_reader_p50", "http_vs_reader_p99", "cpu_vs_reader"}
     assert result["results"]["rows_kept"] > 400
     assert result["results"]["log_bytes_per_row"] > 100
     assert result["results"]["requests_per_s"]["median"] > 0

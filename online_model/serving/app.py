@@ -52,23 +52,7 @@ def _features(app: FastAPI, service: Service) -> None:
         request = checked(said, time.time_ns() // 1_000_000, service.vocabulary, service.fingerprint)
         return Response(await service.serve(request, ask, pack), media_type=_JSON, headers=_HEADERS)
 
-    @app.get(_FEATURES + "/user/{id:path}", responses=examples.USER, summary="A user's sequence and counters", tags=["features"])
-    async def user(id: str, said: _Said) -> Response:
-        """ID is a number, or the text that was ingested. Someone of whom nothing is known has an empty sequence and zeros, and found=false."""
-        return await one(said, Ask(_one_id(id), _NO_IDS, (), said.as_of), service.packer.user)
-
-    @app.get(_FEATURES + "/pin/{id:path}", responses=examples.PIN, summary="A pin's counters", tags=["features"])
-    async def pin(id: str, said: _Said) -> Response:
-        """ID is a number, or the text that was ingested."""
-        return await one(said, Ask(_NO_IDS, _one_id(id), (), said.as_of), service.packer.pin)
-
-    @app.get(_FEATURES + "/topic/{name:path}", responses=examples.TOPIC, summary="A topic's statistics", tags=["features"])
-    async def topic(name: str, said: _Said) -> Response:
-        """NAME is the topic as it was ingested."""
-        if not 0 < len(name) <= _LONGEST_ID:
-            raise BadRequestError("the topic has no name, or too long a one", "name one: /v1/features/topic/NAME")
-        return await one(said, Ask(_NO_IDS, _NO_IDS, (name,), said.as_of), service.packer.topic)
-
+    # The first, for paths are looked for in this order.
     schema = BatchRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     body = {"requestBody": {"required": True, "content": {_JSON: {"schema": schema, "examples": examples.BATCH_REQUESTS}}}}
 
@@ -85,6 +69,23 @@ def _features(app: FastAPI, service: Service) -> None:
         said, ask = parsed(await _body(http), service.options)
         request = checked(said, timestamp, service.vocabulary, service.fingerprint)
         return Response(await service.serve(request, ask, service.packer.batch), media_type=_JSON, headers=_HEADERS)
+
+    @app.get(_FEATURES + "/user/{id:path}", responses=examples.USER, summary="A user's sequence and counters", tags=["features"])
+    async def user(id: str, said: _Said) -> Response:
+        """ID is a number, or the text that was ingested. Someone of whom nothing is known has an empty sequence and zeros, and found=false."""
+        return await one(said, Ask(_one_id(id), _NO_IDS, (), said.as_of), service.packer.user)
+
+    @app.get(_FEATURES + "/pin/{id:path}", responses=examples.PIN, summary="A pin's counters", tags=["features"])
+    async def pin(id: str, said: _Said) -> Response:
+        """ID is a number, or the text that was ingested."""
+        return await one(said, Ask(_NO_IDS, _one_id(id), (), said.as_of), service.packer.pin)
+
+    @app.get(_FEATURES + "/topic/{name:path}", responses=examples.TOPIC, summary="A topic's statistics", tags=["features"])
+    async def topic(name: str, said: _Said) -> Response:
+        """NAME is the topic as it was ingested."""
+        if not 0 < len(name) <= _LONGEST_ID:
+            raise BadRequestError("the topic has no name, or too long a one", "name one: /v1/features/topic/NAME")
+        return await one(said, Ask(_NO_IDS, _NO_IDS, (name,), said.as_of), service.packer.topic)
 
 
 def _operations(app: FastAPI, service: Service) -> None:
