@@ -16,9 +16,9 @@ import pyarrow as pa
 from feast import FeatureView
 
 from feature_repo import views
+from feature_repo.columns import VIEWS
 from feature_repo.entity_frame import EntityFrame
 from feature_repo.errors import HistoricalReadError
-from feature_repo.online_store import READS
 from feature_repo.shelf import Shelf
 from flows import features
 from flows.errors import SettingsError
@@ -130,9 +130,9 @@ class Historical:
             return pa.concat_tables(batches)
 
     def _add(self, view: FeatureView, names: Sequence[str], full_feature_names: bool) -> None:
-        if view.name not in READS:
+        if view.name not in VIEWS:
             raise HistoricalReadError(
-                f"feature view '{view.name}' doesn't follow from the log of actions; the offline store has the history of {', '.join(READS)}"
+                f"feature view '{view.name}' doesn't follow from the log of actions; the offline store has the history of {', '.join(VIEWS)}"
             )
         kind = _KINDS[view.name]
         key = view.join_keys[0]

@@ -31,10 +31,10 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from feature_repo.columns import VIEWS
 from feature_repo.entity_frame import EntityFrame
 from feature_repo.errors import HistoricalReadError, StateIsWrittenByItsLogError
 from feature_repo.historical import Historical
-from feature_repo.online_store import READS
 from feature_repo.repository import repository_settings
 from flows.export import write_tables
 from flows.run.display import RateColumn
@@ -278,7 +278,7 @@ _EXPORT = "_export"
 
 
 def _is_ours(source: DataSource) -> bool:
-    return source.name.removesuffix(_EXPORT) in READS
+    return source.name.removesuffix(_EXPORT) in VIEWS
 
 
 def _unread(source: DataSource, instead: str) -> HistoricalReadError:

@@ -7,28 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from feast import Entity, FeatureStore, FeatureView
+from feast import Entity, FeatureService, FeatureStore, FeatureView
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.registry.base_registry import BaseRegistry
 from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Int64List, StringList, Value
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import Field
 
-from feature_repo import views
-from feature_repo.errors import FeastReadError, StateIsWrittenByItsLogError
-from feature_repo.readers import CaughtUp, SharedReader, caught_up, read_together
+from feature_repo.asking import Plan, Plans, check_fingerprint, columns_of
+from feature_repo.columns import VIEWS, Keys, read_columns
+from feature_repo.errors import FeastReadError, StateIsWrittenByItsLogError, plain_in_feast_commands
+from feature_repo.readers import CaughtUp, caught_up, read_together
 from feature_repo.repository import repository_settings
-from flows import features
-from flows.errors import SettingsError
+from feature_repo.response import Answered, ArrayResponse
 from flows.settings import Settings, load_settings
 
 Row = dict[str, Value]
@@ -109,6 +112,9 @@ class TaskStateOnlineStore(OnlineStore):
     An entity that has nothing to say is NOT_FOUND. The event timestamp of a row is its as_of.
     """
 
+    def __init__(self) -> None:
+        self._plans = Plans()
+
     # Otherwise the first read imports the client of every database that Feast knows, to find out that none is ours.
     _versioned_read_supported = False
 
@@ -119,24 +125,57 @@ class TaskStateOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, Row | None]]:
-        read = READS.get(table.name)
-        if read is None:
-            raise FeastReadError(f"feature view '{table.name}' is not in task state, which holds {', '.join(READS)}")
+        check_fingerprint(table)
+        view = VIEWS.get(table.name)
+        if view is None:
+            raise FeastReadError(f"feature view '{table.name}' is not in task state, which holds {', '.join(VIEWS)}")
         names = [feature.name for feature in table.features] if requested_features is None else requested_features
+        keys = _integer_keys(entity_keys) if view.key is int else _text_keys(entity_keys)
 
         def rows(caught: CaughtUp) -> list[tuple[datetime | None, Row | None]]:
             as_of = current_as_of(caught)
             if as_of is None or not entity_keys:
                 return [(None, None)] * len(entity_keys)
             timestamp = _EPOCH + timedelta(milliseconds=as_of)
-            return [(None, None) if row is None else (timestamp, row) for row in read(caught.shared, entity_keys, as_of, names)]
+            columns = read_columns(view, caught.shared, keys, as_of)
+            values = zip(*(columns.protos(name) for name in names), strict=True) if names else iter([()] * len(entity_keys))
+            return [
+                (timestamp, dict(zip(names, row, strict=True))) if found else (None, None)
+                for found, row in zip(columns.found.tolist(), values, strict=True)
+            ]
 
         return read_together(config.online_store.resolve(), rows)
 
-    def get_online_features(self, config: RepoConfig, *args: Any, **kwargs: Any) -> OnlineResponse:
-        # Feast reads view by view; all views of a request shall reflect one prefix.
-        read = super().get_online_features
-        return read_together(config.online_store.resolve(), lambda _: read(config, *args, **kwargs))
+    def get_online_features(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        include_feature_view_version_metadata: bool = False,
+    ) -> OnlineResponse:
+        """As Feast's own, which makes an object of each value, but in columns; all views of a request reflect one prefix."""
+        with plain_in_feast_commands():
+            plan = self._plans.of(registry, project, features, full_feature_names)
+            keys = None if plan is None else columns_of(entity_rows, plan)
+            settings = config.online_store.resolve()
+            # Feast counts values for its metrics as it puts them into its own response.
+            if plan is not None and keys is not None and not include_feature_view_version_metadata and not _feast_counts():
+                return read_together(settings, partial(_by_columns, plan, keys))
+            rows = entity_rows if keys is None else {key: list(values) for key, values in keys.items()}
+            read = partial(
+                super().get_online_features,
+                config,
+                features,
+                rows,
+                registry,
+                project,
+                full_feature_names,
+                include_feature_view_version_metadata,
+            )
+            return read_together(settings, lambda _: read())
 
     async def get_online_features_async(self, config: RepoConfig, *args: Any, **kwargs: Any) -> OnlineResponse:
         # A read blocks (RocksDB has no other), so it goes to a thread; to_thread takes the as_of of the context along.
@@ -185,80 +224,18 @@ class TaskStateOnlineStore(OnlineStore):
         _log.warning("feast teardown empties the registry only; the task state in %s is kept", config.online_store.resolve().state)
 
 
-def _read_sequences(shared: SharedReader, keys: list[EntityKey], as_of: int, names: list[str]) -> list[Row | None]:
-    rows = shared.reader.user_sequences(_integer_keys(keys), as_of)
-    offsets = rows.offsets.tolist()
-    spans = list(zip(rows.found.tolist(), offsets[:-1], offsets[1:], strict=True))
-    out: list[Row | None] = [{} if found else None for found, _, _ in spans]
-    for name in names:
-        field = name.removeprefix(views.SEQUENCE_PREFIX)
-        if field in ("action", "surface"):
-            words = _words(field, getattr(rows, field), shared.actions if field == "action" else shared.surfaces)
-            cells = [Value(string_list_val=StringList(val=words[start:end])) for _, start, end in spans]
-        else:
-            numbers = getattr(rows, field).tolist()
-            cells = [Value(int64_list_val=Int64List(val=numbers[start:end])) for _, start, end in spans]
-        for row, cell in zip(out, cells, strict=True):
-            if row is not None:
-                row[name] = cell
-    return out
-
-
-def _read_user_counters(shared: SharedReader, keys: list[EntityKey], as_of: int, names: list[str]) -> list[Row | None]:
-    rows = shared.reader.user_counters(_integer_keys(keys), as_of)
-    return _integer_rows(rows.values, rows.found, features.USER_COUNTERS, names)
-
-
-def _read_pin_counters(shared: SharedReader, keys: list[EntityKey], as_of: int, names: list[str]) -> list[Row | None]:
-    rows = shared.reader.pin_counters(_integer_keys(keys), as_of)
-    return _integer_rows(rows.values, rows.found, features.PIN_COUNTERS, names)
-
-
-def _read_topic_stats(shared: SharedReader, keys: list[EntityKey], as_of: int, names: list[str]) -> list[Row | None]:
-    rows = shared.reader.topic_stats(_text_keys(keys), as_of)
-    kinds = dict(features.TOPIC_STATS)
-    columns = {name: index for index, name in enumerate(kinds)}
-    return [
-        {
-            name: Value(int64_val=int(values[columns[name]])) if kinds[name] == "int64" else Value(double_val=values[columns[name]])
-            for name in names
-        }
-        if found
-        else None
-        for found, values in zip(rows.found.tolist(), rows.values.tolist(), strict=True)
+def _by_columns(plan: Plan, keys: dict[str, Keys], caught: CaughtUp) -> OnlineResponse:
+    as_of = current_as_of(caught)
+    answers = [
+        Answered(part.wanted, None if as_of is None else read_columns(part.view, caught.shared, keys[part.key], as_of))
+        for part in plan.parts
     ]
+    return ArrayResponse(keys, answers, as_of, plan.tables)
 
 
-# The views that are task state. Whatever is named here is read-only through Feast.
-READS: dict[str, Callable[[SharedReader, list[EntityKey], int, list[str]], list[Row | None]]] = {
-    views.USER_ACTION_SEQUENCE: _read_sequences,
-    views.USER_REVISIT_COUNTERS: _read_user_counters,
-    views.PIN_REVISIT_COUNTERS: _read_pin_counters,
-    views.TOPIC_REVISIT_STATS: _read_topic_stats,
-}
-
-
-def _integer_rows(
-    values: npt.NDArray[np.int64], found: npt.NDArray[np.bool_], declared: tuple[str, ...], names: list[str]
-) -> list[Row | None]:
-    places = {name: index for index, name in enumerate(declared)}
-    wanted = values[:, [places[name] for name in names]]
-    # Feast copies values into its response, so equal ones can be one object: most of 24 counters are a few small numbers.
-    protos = {value: Value(int64_val=value) for value in np.unique(wanted).tolist()}
-    return [
-        {name: protos[value] for name, value in zip(names, row, strict=True)} if is_found else None
-        for is_found, row in zip(found.tolist(), wanted.tolist(), strict=True)
-    ]
-
-
-def _words(field: str, codes: npt.NDArray[np.int16], names: dict[int, str]) -> list[str]:
-    try:
-        return [names[code] for code in codes.tolist()]
-    except KeyError as error:
-        raise SettingsError(
-            f"task state holds {field} code {error.args[0]}, which the vocabulary does not name; "
-            "set `vocabulary` to the file that the flows run with"
-        ) from None
+def _feast_counts() -> bool:
+    metrics = sys.modules.get("feast.metrics")
+    return metrics is not None and metrics._config.online_features
 
 
 def _integer_keys(keys: list[EntityKey]) -> npt.NDArray[np.int64]:

@@ -16,6 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from flows.errors import MovedOnError, SettingsError
 from flows.settings import Settings
 
@@ -45,14 +48,14 @@ class SharedReader:
     held: bool = False
 
     @cached_property
-    def actions(self) -> dict[int, str]:
-        """Action names by code."""
-        return self.settings.load_vocabulary().action_names()
+    def action_names(self) -> npt.NDArray[np.object_]:
+        """Names of actions by code; None where a code has none."""
+        return _by_code(self.settings.load_vocabulary().action_names())
 
     @cached_property
-    def surfaces(self) -> dict[int, str]:
-        """Surface names by code."""
-        return self.settings.load_vocabulary().surface_names()
+    def surface_names(self) -> npt.NDArray[np.object_]:
+        """Names of surfaces by code; None where a code has none."""
+        return _by_code(self.settings.load_vocabulary().surface_names())
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,12 @@ def close_readers() -> None:
             shared = _readers.pop(key)
             with shared.lock:
                 shared.reader.close()
+
+
+def _by_code(names: dict[int, str]) -> npt.NDArray[np.object_]:
+    table = np.full(256, None, object)
+    table[list(names)] = list(names.values())
+    return table
 
 
 def _open(settings: Settings) -> EntityReader:

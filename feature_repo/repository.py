@@ -10,6 +10,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from feature_repo.errors import plain_in_feast_commands
 from flows.settings import Settings, load_settings
 
 REPOSITORY = Path(__file__).resolve().parent
@@ -25,6 +26,11 @@ def repository_settings() -> Settings:
 
     The config file is TIDEMARK_CONFIG, else ``tidemark.toml`` in the directory of the shell or beside the repository.
     """
+    with plain_in_feast_commands():
+        return _settings()
+
+
+def _settings() -> Settings:
     root = REPOSITORY.parent
     named = os.environ.get("TIDEMARK_CONFIG")
     beside = [directory / "tidemark.toml" for directory in (_LAUNCHED_IN, root)]

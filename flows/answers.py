@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flows.features import PIN_COUNTERS, TOPIC_STATS
+from flows.features import TOPIC_STATS
 from flows.kernels.reads import counters, group_bounds, newest, topic_statistics
 from flows.kernels.rows import SEQUENCE_CODES, fold_sums, merge_rows
 from flows.log import Log
@@ -135,17 +135,22 @@ class EntityReader:
 
     def user_sequences(self, user_ids: np.ndarray, as_of: int | None = None) -> SequenceRows:
         """Action sequences of users, in the order asked."""
-        time = self._time(as_of)
+        time, ids = self._time(as_of), np.ascontiguousarray(user_ids, np.int64)
 
         def is_whole(rows: np.ndarray) -> bool:
             _, _, exact = newest(rows, group_bounds(rows[:, 0]), time)
             return bool(exact.all())
 
-        rows, bounds = self._gather(
-            ACTIONS, tables.SEQUENCES, user_ids, lambda meta: True, is_whole, lambda p, ids: self._past_users(p, time, ids).sequences
-        )
-        index, offsets, _ = newest(rows, bounds, time)
-        taken = rows[index]
+        held = self._held_rows(ACTIONS, tables.SEQUENCES, ids, None)
+        if held is not None:
+            rows, bounds = held
+            index, offsets, exact = newest(rows, bounds, time)
+        if held is None or not exact.all():
+            rows, bounds = self._gather(
+                ACTIONS, tables.SEQUENCES, ids, lambda meta: True, is_whole, lambda p, users: self._past_users(p, time, users).sequences
+            )
+            index, offsets, _ = newest(rows, bounds, time)
+        taken = np.take(rows, index, axis=0)
         codes = taken[:, SEQUENCE_CODES]
         return SequenceRows(
             offsets, taken[:, 4], (codes & 0xFF).astype(np.int16), (codes >> 8 & 0xFF).astype(np.int16), taken[:, 1], taken[:, 5],
@@ -215,9 +220,22 @@ class EntityReader:
         return [listed[i] for i in order], values[order]
 
     def _counters(self, flow: str, ids: np.ndarray, time: int, past: Callable[[int, np.ndarray], np.ndarray]) -> CounterRows:
-        rows, bounds = self._gather(flow, tables.REVISITS, ids, lambda meta: reaches_counters(meta, time), lambda rows: True, past)
-        values, found = counters(rows, bounds, time) if len(ids) else (np.zeros((0, len(PIN_COUNTERS)), np.int64), np.zeros(0, np.bool_))
+        ids = np.ascontiguousarray(ids, np.int64)
+        held = self._held_rows(flow, tables.REVISITS, ids, time - LONGEST_WINDOW_MS)
+        if held is None:
+            held = self._gather(flow, tables.REVISITS, ids, lambda meta: reaches_counters(meta, time), lambda rows: True, past)
+        values, found = counters(*held, time)
         return CounterRows(values, found, time)
+
+    def _held_rows(self, flow: str, table: Table, ids: np.ndarray, expired_to: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """What `_gather` gives, of a store that can do it at once for all partitions; None where it can't, or none knows.
+
+        Parameters
+        ----------
+        expired_to : int or None
+            No row at or behind it may have expired.
+        """
+        return None
 
     def _gather(
         self,

@@ -5,14 +5,14 @@ Values and the position that they reflect are taken under one catch-up with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from flows.answers import EntityReader, Tiles, reaches_all, reaches_counters
 from flows.errors import OtherFingerprintError
-from flows.kernels.rows import fold_sums
+from flows.kernels.rows import fold_groups
 from flows.log import Log
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
@@ -25,6 +25,7 @@ from flows.state.held_blocks import HeldBlocks, Source
 from flows.state.runs import Table
 from flows.state.store import Meta, TaskView
 from flows.state.task import task_path
+from flows.state.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,19 @@ class FeatureReader(EntityReader):
         self._log = None if settings.kafka and settings.state.is_dir() else open_log(settings, ACTIONS, read_only=True)
         self._fingerprint = state_fingerprint(settings, self.vocabulary)
         self._views: dict[tuple[str, int], TaskView] = {}
+        self._paths = {flow: [task_path(settings, flow, p) for p in range(settings.partitions)] for flow in (ACTIONS, REVISITS)}
+        self._watch = Watch()
+        self._behind: set[Hashable] = set()
         room = settings.read_cache_mb << 20
         self._held = {
             (ACTIONS, tables.SEQUENCES): HeldBlocks(tables.SEQUENCES, room // 2),
             (ACTIONS, tables.REVISITS): HeldBlocks(tables.REVISITS, room // 4),
             (REVISITS, tables.REVISITS): HeldBlocks(tables.REVISITS, room // 4),
         }
-        # The commits that they follow, by partition.
-        self._followed: dict[str, list[Meta | None]] = {}
+        # Flows of which a task has been looked at again since they last followed it.
+        self._moved = {ACTIONS, REVISITS}
+        # The latest time before which rows of a task of a flow may have expired.
+        self._expired_to: dict[str, int] = {}
         try:
             self.refresh()
         except BaseException:
@@ -75,23 +81,35 @@ class FeatureReader(EntityReader):
 
     def refresh(self) -> None:
         """Catch up with the writers."""
-        # REVISITS first: what it has applied was committed by ACTIONS before, so the positions seen after it cover it.
+        # REVISITS first: what it has applied was committed by ACTIONS before, so the positions seen after it cover it; so what has changed of
+        # ACTIONS is asked for behind that, too.
         for flow in (REVISITS, ACTIONS):
-            for partition in range(self.settings.partitions):
-                view = self._views.get((flow, partition))
-                path = task_path(self.settings, flow, partition)
-                if view is not None:
+            # What is left of an attempt that failed is looked at again.
+            self._behind |= self._watch.changed()
+            for partition, path in enumerate(self._paths[flow]):
+                task = flow, partition
+                view = self._views.get(task)
+                if view is None and (path / "CURRENT").exists():
+                    # Before it is read, or what is written meanwhile would never be told.
+                    self._watch.add(task, path)
+                    view = self._views[task] = TaskView(path)
+                    # Until it has been found to be of these features: a view that was refused is refused again.
+                    self._behind.add(task)
+                elif view is not None and task in self._behind:
                     view.refresh()
-                elif (path / "CURRENT").exists():
-                    view = self._views[flow, partition] = TaskView(path)
-                if view is not None and view.meta is not None and view.meta.fingerprint != self._fingerprint:
+                else:
+                    continue
+                self._moved.add(flow)
+                if view.meta is not None and view.meta.fingerprint != self._fingerprint:
                     raise OtherFingerprintError(
                         f"state {path} was made under other features or settings (fingerprint {view.meta.fingerprint}, now {self._fingerprint}); "
                         "read it with the settings that it was made with"
                     )
+                self._behind.discard(task)
 
     def close(self) -> None:
         """Release all files."""
+        self._watch.close()
         for view in self._views.values():
             view.close()
         self._views.clear()
@@ -127,37 +145,25 @@ class FeatureReader(EntityReader):
                 found[partition] = view.runs.rows_of(table, meta.manifest.get(table.name, []), ids)
         return found
 
-    def _gather(
-        self,
-        flow: str,
-        table: Table,
-        ids: np.ndarray,
-        reaches: Callable[[Meta], bool],
-        is_whole: Callable[[np.ndarray], bool],
-        past: Callable[[int, np.ndarray], np.ndarray],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Out of what is held in memory, if all of it can be; else partition by partition."""
-        distinct, at = np.unique(np.asarray(ids, np.int64), return_inverse=True)
-        homes = partition_of(distinct, self.settings.partitions)
-        metas = (self.meta(flow, p) for p in np.unique(homes).tolist())
-        rows = self._follow(flow, table).rows_of(distinct, homes) if all(m is None or reaches(m) for m in metas) else None
-        if rows is not None and table is tables.REVISITS:
-            rows = fold_sums(rows, table.keys)
-        if rows is None or not is_whole(rows):
-            return super()._gather(flow, table, ids, reaches, is_whole, past)
-        starts, ends = (np.searchsorted(rows[:, 0], distinct, side) for side in ("left", "right"))
-        lengths = (ends - starts)[at]
-        bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return rows[np.repeat(starts[at] - bounds[:-1], lengths) + np.arange(bounds[-1])], bounds
+    def _held_rows(self, flow: str, table: Table, ids: np.ndarray, expired_to: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Out of what is held in memory, if all of it can be."""
+        held = self._follow(flow, table)
+        if expired_to is not None and self._expired_to[flow] > expired_to:
+            return None
+        found = held.rows_of(ids, partition_of(ids, self.settings.partitions))
+        if found is None or table is not tables.REVISITS:
+            return found
+        return fold_groups(*found, table.keys)
 
     def _follow(self, flow: str, table: Table) -> HeldBlocks:
         """What is held of a table, where its tasks are now."""
-        metas = [self.meta(flow, p) for p in range(self.settings.partitions)]
-        if len(metas) != len(known := self._followed.get(flow, [])) or any(a is not b for a, b in zip(metas, known, strict=True)):
+        if flow in self._moved:
             for (of, each), held in self._held.items():
                 if of == flow:
                     held.follow([self._source(flow, p, each) for p in range(self.settings.partitions)])
-            self._followed[flow] = metas
+            metas = [self.meta(flow, p) for p in range(self.settings.partitions)]
+            self._expired_to[flow] = max((meta.expired_to for meta in metas if meta is not None), default=-(2**62))
+            self._moved.discard(flow)
         return self._held[flow, table]
 
     def _source(self, flow: str, partition: int, table: Table) -> Source | None:

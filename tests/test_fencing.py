@@ -78,8 +78,10 @@ def test_no_bare_bytewax_beside_a_run_not_even_beside_what_is_left_of_it(
         kill(orphans[0], signal.SIGSTOP)
         kill(run.pid)
         ended(run)
-        monkeypatch.setattr(flows.state.lock, "GRACE_SECONDS", 0.5)
-        said = front_door("run", data=data, monkeypatch=monkeypatch, code=None)
+        # Not for the run below, which waits for the worker to end.
+        with monkeypatch.context() as impatient:
+            impatient.setattr(flows.state.lock, "GRACE_SECONDS", 0.5)
+            said = front_door("run", data=data, monkeypatch=impatient, code=None)
         assert (said.code > 0, f"whose first (process {run.pid}) has gone" in said.err) == (True, True), said
     finally:
         for orphan in orphans:

@@ -68,6 +68,12 @@ def fold_sums(rows: np.ndarray, keys: int) -> np.ndarray:
     return out[: _fold_sums(rows, keys, out)]
 
 
+def fold_groups(rows: np.ndarray, bounds: np.ndarray, keys: int) -> tuple[np.ndarray, np.ndarray]:
+    """`fold_sums` within groups of rows, of which group i is bounds[i] to bounds[i + 1]: the rows, and the bounds of their groups."""
+    out, ends = np.empty_like(rows), np.zeros_like(bounds)
+    return out[: _fold_groups(rows, bounds, keys, out, ends)], ends
+
+
 def fold_sequences(rows: np.ndarray, kept: int = SEQUENCE_KEPT) -> np.ndarray:
     """Keep the newest `kept` rows of each entity; the oldest kept one is marked CUT where any was ever cut off."""
     out = np.empty_like(rows)
@@ -169,6 +175,13 @@ def _fold_sums(rows, keys, out):  # type: ignore[no-untyped-def]
             done += 1
         i = j
     return done
+
+
+@compiled
+def _fold_groups(rows, bounds, keys, out, ends):  # type: ignore[no-untyped-def]
+    for i in range(bounds.shape[0] - 1):
+        ends[i + 1] = ends[i] + _fold_sums(rows[bounds[i] : bounds[i + 1]], keys, out[ends[i] :])
+    return ends[-1]
 
 
 @compiled

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flows.kernels.finding import copied, spans_of
-from flows.kernels.rows import sort_rows
+from flows.kernels.finding import merged, spans_of
 from flows.state.runs import BLOCK_ROWS, Run, RunReader, Table
 
 _ROOM = 256
@@ -85,27 +84,30 @@ class HeldBlocks:
         self._sources = list(sources)
         self._flat = None
 
-    def rows_of(self, ids: np.ndarray, homes: np.ndarray) -> np.ndarray | None:
-        """Sorted rows of entities over all runs, not folded.
+    def rows_of(self, ids: np.ndarray, homes: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Rows of entities over all runs, sorted for each, not folded.
 
         Parameters
         ----------
         ids : int64[n]
-            Distinct.
+            In any order.
         homes : int32[n]
             Partition of each.
 
         Returns
         -------
-        int64[m, columns] or None
-            None where more blocks are needed than can be held.
+        rows : int64[m, columns]
+            Entity by entity, in the order asked. No tuple but None where more blocks are needed than can be held.
+        bounds : int64[n + 1]
+            Where each entity's rows lie.
         """
         flat = self._flat = self._flat or self._flattened()
         self._tick += 1
+        ends = np.empty(len(ids), np.int64)
         while True:
-            found, lacking = spans_of(
+            found, lacking, total = spans_of(
                 ids, homes, flat.runs_from, flat.blocks_from, flat.firsts, flat.slots, self._lengths, self._arena, self._tick, self._used,
-                self._spans, self._missing,
+                self._spans, ends, self._missing,
             )  # fmt: skip
             if lacking > len(self._missing):
                 self._missing = np.empty(2 * lacking, np.int64)
@@ -116,10 +118,9 @@ class HeldBlocks:
                 self._spans = np.empty((2 * found, 3), np.int64)
             else:
                 break
-        spans = self._spans[:found]
-        out = np.empty((int((spans[:, 2] - spans[:, 1]).sum()), self._table.columns), np.int64)
-        copied(spans, self._arena, out)
-        return sort_rows(out, self._table.keys)
+        rows, bounds = np.empty((total, self._table.columns), np.int64), np.empty(len(ids) + 1, np.int64)
+        merged(self._spans, ends, self._arena, self._table.keys, rows, bounds)
+        return rows, bounds
 
     def _flattened(self) -> _Flat:
         runs_from, blocks_from = [0], [0]

@@ -14,7 +14,6 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -411,11 +410,14 @@ def _sizes(path: Path) -> _Sizes:
     sizes = []
     with _translated(path), os.scandir(path) as entries:
         for entry in entries:
-            if entry.name.endswith(".log") or entry.name.startswith("MANIFEST") or entry.name == "CURRENT":
+            name = entry.name
+            if name.endswith(".log") or name.startswith("MANIFEST") or name == "CURRENT":
                 # The writer may have deleted it this moment; that it is missing shows that there is something new.
-                with suppress(FileNotFoundError):
+                try:
                     found = entry.stat()
-                    sizes.append((entry.name, found.st_size if entry.name != "CURRENT" else found.st_mtime_ns ^ found.st_ino))
+                except FileNotFoundError:
+                    continue
+                sizes.append((name, found.st_size if name != "CURRENT" else found.st_mtime_ns ^ found.st_ino))
         return sorted(sizes)
 
 
