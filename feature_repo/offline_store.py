@@ -36,6 +36,7 @@ from feature_repo.entity_frame import EntityFrame
 from feature_repo.errors import HistoricalReadError, StateIsWrittenByItsLogError
 from feature_repo.historical import Historical
 from feature_repo.repository import repository_settings
+from feature_repo.views import FINGERPRINT_TAG
 from flows.export import write_tables
 from flows.run.display import RateColumn
 from flows.settings import Settings, load_settings
@@ -143,7 +144,7 @@ class HistoricalJob(_Job):
         """Write the result to a Parquet file, which is there when it is whole; returns the number of rows."""
         with self.batches(progress) as batches:
             first = next(batches)
-            return write_tables(Path(out), first.schema, _chain(first, batches), {})
+            return write_tables(Path(out), first.schema, _chain(first, batches), {FINGERPRINT_TAG: self._historical.fingerprint})
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool | None = False, timeout: int | None = None) -> None:
         """Write the result to a Parquet file of Feast's saved datasets.
