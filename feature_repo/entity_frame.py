@@ -81,8 +81,8 @@ class EntityFrame:
         if others:
             row = next(row for row, one in enumerate(said.to_pylist()) if one == others[0])
             raise HistoricalReadError(
-                f"row {row} of the entity frame was served under fingerprint {others[0]}, and features are {fingerprint} now: the same names may mean "
-                f"something else; leave such rows out, or drop the column '{FINGERPRINT}' to have them all the same"
+                f"row {row} of the entity frame was served under fingerprint {others[0]}, and features are {fingerprint} now: the same names may "
+                f"mean something else; leave such rows out, or drop the column '{FINGERPRINT}' to have them all the same"
             )
 
     def bounds(self) -> tuple[Any, Any]:
