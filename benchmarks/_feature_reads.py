@@ -48,7 +48,7 @@ def measure(events: int, users: int, reads: int, repeats: int, seed: int, scratc
     CheckFailedError
         Two stores differ.
     """
-    settings = _stream.make(scratch / "stream", events, users, seed)
+    settings = _stream.make(scratch / "stream", events, users, seed, pins=20 * users)
     flow = _process.Run(settings).finish()
     with ExitStack() as stack:
         redis, reason = _redis(stack, scratch)

@@ -31,17 +31,21 @@ class Stretch:
     columns: Columns
 
 
-def make(directory: Path, events: int, users: int, seed: int, partitions: int = 8, rates: dict[str, float] | None = None) -> Settings:
+def make(
+    directory: Path, events: int, users: int, seed: int, partitions: int = 8, rates: dict[str, float] | None = None, pins: int | None = None
+) -> Settings:
     """A data directory with nothing but a filled ACTIONS log of 30 days.
 
     Parameters
     ----------
     rates : dict, optional
         The simulator's, of late, disordered, doubled and malformed records.
+    pins : int, optional
+        As many as users by default.
     """
     settings = Settings(data=directory / "data", partitions=partitions)
     given: dict[str, Any] = dict(rates or {})
-    simulate(directory / "events", users=users, pins=users, days=30, events=events, seed=seed, partitions=partitions, **given)
+    simulate(directory / "events", users=users, pins=pins or users, days=30, events=events, seed=seed, partitions=partitions, **given)
     options = IngestOptions.parse(settings.load_vocabulary(), (), (), (), None, "ms", "event-time", None)
     with LocalLog.open(settings.logs, ACTIONS, settings.partitions, create=True) as log:
         for path in sorted((directory / "events").glob("events-*.parquet")):

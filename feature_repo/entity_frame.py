@@ -20,6 +20,7 @@ from flows.positions import Positions
 TIMESTAMP = "event_timestamp"
 POSITIONS = "tidemark_positions"
 AS_OF = "tidemark_as_of"
+FINGERPRINT = "tidemark_fingerprint"
 
 _FAR = 2**62
 # Parts of a millisecond in a unit, or milliseconds in it.
@@ -68,6 +69,21 @@ class EntityFrame:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def refuse_other(self, fingerprint: str) -> None:
+        """Refuse rows that say that they were served under other definitions or settings than these."""
+        if FINGERPRINT not in self.table.column_names:
+            return
+        said = self.table.column(FINGERPRINT)
+        if not _is_text(said.type) and not pa.types.is_null(said.type):
+            raise HistoricalReadError(f"column '{FINGERPRINT}' is of type {said.type}; a fingerprint is text, as the log 'served' has it")
+        others = [one for one in pc.unique(said.cast(pa.string())).to_pylist() if one is not None and one != fingerprint]
+        if others:
+            row = next(row for row, one in enumerate(said.to_pylist()) if one == others[0])
+            raise HistoricalReadError(
+                f"row {row} of the entity frame was served under fingerprint {others[0]}, and features are {fingerprint} now: the same names may "
+                f"mean something else; leave such rows out, or drop the column '{FINGERPRINT}' to have them all the same"
+            )
 
     def bounds(self) -> tuple[Any, Any]:
         """The least and the greatest moment, as datetimes; None of an empty frame."""

@@ -29,6 +29,7 @@ from flows.point_in_time.topics import TopicPart
 from flows.point_in_time.users import UserPart, Users
 from flows.settings import Settings
 from flows.state import scratch
+from flows.state.actions_task import state_fingerprint
 
 # Rows that leave together where memory is bounded.
 BATCH_ROWS = 16_384
@@ -84,6 +85,11 @@ class Historical:
     full_feature_names : bool
         Whether ``view__feature`` names a column, instead of the feature alone.
 
+    Attributes
+    ----------
+    fingerprint : str
+        Of the definitions and settings that values are made under.
+
     Raises
     ------
     HistoricalReadError
@@ -93,6 +99,8 @@ class Historical:
         self, settings: Settings, frame: EntityFrame, wanted: Mapping[FeatureView, Sequence[str]], full_feature_names: bool
     ) -> None:
         self._settings, self._frame = settings, frame
+        self.fingerprint = state_fingerprint(settings, settings.load_vocabulary())
+        frame.refuse_other(self.fingerprint)
         self._groups: dict[tuple[str, str], Group] = {}
         for view, names in wanted.items():
             self._add(view, names, full_feature_names)
@@ -101,10 +109,6 @@ class Historical:
         if twice:
             raise HistoricalReadError(f"two views of the read have a feature '{twice[0]}'; ask for full feature names")
         self._entities = {of: self._entities_of(group) for of, group in self._groups.items()}
-
-    def schema(self) -> pa.Schema:
-        """Of the result: the frame's columns, then features."""
-        return pa.schema([*self._frame.table.schema, *(column for group in self._groups.values() for column in group.schema())])
 
     @contextmanager
     def batches(self, progress: Callable[[int, int], None] | None = None, spill: bool = True) -> Iterator[Iterator[pa.Table]]:
@@ -199,7 +203,7 @@ class Historical:
                 answers = shelf.take(begin, end)
                 for name in answers.column_names:
                     table = table.append_column(answers.schema.field(name), answers.column(name))
-            yield table
+            yield table.replace_schema_metadata({views.FINGERPRINT_TAG: self.fingerprint})
 
 
 def _user_rows(group: Group, part: UserPart, names: tuple[dict[int, str], dict[int, str]]) -> pa.RecordBatch:

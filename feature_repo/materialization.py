@@ -1,7 +1,7 @@
 """What `feast materialize` and `materialize-incremental` do with views over task state: nothing is written, and it is said what each view reflects.
 
-The flows keep those views current by themselves, so a schedule that materialises every view of a repository goes on. Any other view materialises as
-Feast does it.
+The flows keep those views current by themselves, so a schedule that materialises every view of a repository goes on. Any other view goes Feast's own
+way, for which it needs stores that hold it: those of this repository hold what follows from the log alone.
 """
 
 from __future__ import annotations

@@ -24,10 +24,9 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
-from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 from feast.utils import _get_requested_feature_views_to_features_dict, _get_requested_on_demand_feature_views
-from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -35,34 +34,16 @@ from feature_repo.columns import VIEWS
 from feature_repo.entity_frame import EntityFrame
 from feature_repo.errors import HistoricalReadError, StateIsWrittenByItsLogError
 from feature_repo.historical import Historical
-from feature_repo.repository import repository_settings
+from feature_repo.store_config import DataDirectoryConfig
+from feature_repo.views import FINGERPRINT_TAG
 from flows.export import write_tables
 from flows.run.display import RateColumn
-from flows.settings import Settings, load_settings
 
 
-class LogOfflineStoreConfig(FeastConfigBaseModel):
-    """What `feature_store.yaml` may say under ``offline_store``.
-
-    Attributes
-    ----------
-    type : str
-        The store's class.
-    data : str or None
-        The data directory; None: that of `feature_repo.repository.repository_settings`.
-    settings : Settings or None
-        Settings of a data directory at hand, instead; for Python callers.
-    """
+class LogOfflineStoreConfig(DataDirectoryConfig):
+    """What `feature_store.yaml` may say under ``offline_store``: ``data``, as of its base."""
 
     type: Literal["feature_repo.offline_store.LogOfflineStore"] = "feature_repo.offline_store.LogOfflineStore"
-    data: str | None = None
-    settings: Settings | None = Field(default=None, exclude=True)
-
-    def resolve(self) -> Settings:
-        """The settings to read with."""
-        if self.settings is not None:
-            return self.settings
-        return repository_settings() if self.data is None else load_settings(data=self.data)
 
 
 class _Job(RetrievalJob):
@@ -143,7 +124,7 @@ class HistoricalJob(_Job):
         """Write the result to a Parquet file, which is there when it is whole; returns the number of rows."""
         with self.batches(progress) as batches:
             first = next(batches)
-            return write_tables(Path(out), first.schema, _chain(first, batches), {})
+            return write_tables(Path(out), first.schema, _chain(first, batches), {FINGERPRINT_TAG: self._historical.fingerprint})
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool | None = False, timeout: int | None = None) -> None:
         """Write the result to a Parquet file of Feast's saved datasets.

@@ -23,16 +23,14 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.repo_config import FeastConfigBaseModel, RepoConfig
-from pydantic import Field
+from feast.repo_config import RepoConfig
 
 from feature_repo.asking import Plan, Plans, check_fingerprint, columns_of
 from feature_repo.columns import VIEWS, Keys, read_columns
 from feature_repo.errors import FeastReadError, StateIsWrittenByItsLogError, plain_in_feast_commands
 from feature_repo.readers import CaughtUp, caught_up, read_together
-from feature_repo.repository import repository_settings
 from feature_repo.response import Answered, ArrayResponse
-from flows.settings import Settings, load_settings
+from feature_repo.store_config import DataDirectoryConfig
 
 Row = dict[str, Value]
 LATEST_AS_OF = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last event time there can be
@@ -42,28 +40,10 @@ _as_of: ContextVar[int | None] = ContextVar("as_of", default=None)
 _log = logging.getLogger(__name__)
 
 
-class TaskStateOnlineStoreConfig(FeastConfigBaseModel):
-    """What `feature_store.yaml` may say under ``online_store``.
-
-    Attributes
-    ----------
-    type : str
-        The store's class.
-    data : str or None
-        The data directory; None: that of `feature_repo.repository.repository_settings`.
-    settings : Settings or None
-        Settings of a data directory at hand, instead; for Python callers.
-    """
+class TaskStateOnlineStoreConfig(DataDirectoryConfig):
+    """What `feature_store.yaml` may say under ``online_store``: ``data``, as of its base."""
 
     type: Literal["feature_repo.online_store.TaskStateOnlineStore"] = "feature_repo.online_store.TaskStateOnlineStore"
-    data: str | None = None
-    settings: Settings | None = Field(default=None, exclude=True)
-
-    def resolve(self) -> Settings:
-        """The settings to read with."""
-        if self.settings is not None:
-            return self.settings
-        return repository_settings() if self.data is None else load_settings(data=self.data)
 
 
 @contextmanager

@@ -8,46 +8,31 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from feast.repo_config import FeastConfigBaseModel
-from pydantic import Field
-
 from feature_repo.online_store import TaskStateOnlineStore
-from feature_repo.repository import repository_settings
+from feature_repo.store_config import DataDirectoryConfig
 from flows.errors import SettingsError
-from flows.settings import Settings, load_settings
+from flows.settings import Settings
 
 
-class RedisOnlineStoreConfig(FeastConfigBaseModel):
+class RedisOnlineStoreConfig(DataDirectoryConfig):
     """What `feature_store.yaml` may say under ``online_store``.
+
+    Of the data directory (``data``, as of its base) only the settings are used and, for times that Redis doesn't reach back to, the log.
 
     Attributes
     ----------
     type : str
         The store's class.
-    data : str or None
-        The data directory, of which only the settings and, for times that Redis doesn't reach back to, the log are used; None: that of
-        `feature_repo.repository.repository_settings`.
     online, online_prefix : str or None
         The Redis, and what begins its keys; None: as the settings say. User and password stand in the file of the setting `online_options`.
-    settings : Settings or None
-        Settings at hand, instead; for Python callers.
     """
 
     type: Literal["feature_repo.redis_store.RedisOnlineStore"] = "feature_repo.redis_store.RedisOnlineStore"
-    data: str | None = None
     online: str | None = None
     online_prefix: str | None = None
-    settings: Settings | None = Field(default=None, exclude=True)
 
-    def resolve(self) -> Settings:
-        """The settings to read with.
-
-        Raises
-        ------
-        SettingsError
-            Neither they nor this name a Redis.
-        """
-        settings = self.settings or (repository_settings() if self.data is None else load_settings(data=self.data))
+    def _found(self) -> Settings:
+        settings = super()._found()
         if self.online is not None:
             settings = dataclasses.replace(settings, online=self.online)
         if self.online_prefix is not None:

@@ -72,7 +72,12 @@ class FeatureReader(EntityReader):
         self._moved = {ACTIONS, REVISITS}
         # The latest time before which rows of a task of a flow may have expired.
         self._expired_to: dict[str, int] = {}
-        self.refresh()
+        try:
+            self.refresh()
+        except BaseException:
+            # Whoever serves opens a reader again and again until one can be.
+            self.close()
+            raise
 
     def refresh(self) -> None:
         """Catch up with the writers."""
@@ -88,6 +93,8 @@ class FeatureReader(EntityReader):
                     # Before it is read, or what is written meanwhile would never be told.
                     self._watch.add(task, path)
                     view = self._views[task] = TaskView(path)
+                    # Until it has been found to be of these features: a view that was refused is refused again.
+                    self._behind.add(task)
                 elif view is not None and task in self._behind:
                     view.refresh()
                 else:

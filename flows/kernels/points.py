@@ -10,182 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from flows.compiled import compiled
-from flows.kernels.layout import ACCEPTED, DAY_MS, HOUR_MS, NEVER
-from flows.kernels.pairmap import new_table, put_at, slot_of
+from flows.kernels.gathering import CLICK_SHIFT, ENTRY_COLUMNS
+from flows.kernels.layout import DAY_MS, HOUR_MS, NEVER
 from flows.kernels.reads import N_COUNTERS, N_WINDOWS, WINDOWS_MS
-from flows.kernels.rows import OFFSET_SHIFT, sort_rows
-
-# Columns of rows that are gathered for queries. `entity` is an index into those asked for; `key` is of `revisit_keys`, `place` of `places`.
-ENTRY_COLUMNS = ("entity", "event_time", "event_id", "codes", "pin_id", "duration_ms", "order")
-REVISIT_COLUMNS = ("entity", "other", "key", "order", "place")
-MOVE_COLUMNS = ("entity", "save_time", "click_time", "order", "place")
-
-# Above any event time.
-_CLICK_SHIFT = 50
-# Tracks of an entity that wait for a query at a time.
-_OPEN = 8
-
-
-def table_of(ids: np.ndarray) -> np.ndarray:
-    """A hash table of distinct IDs: `indexes` gives each one's place among them."""
-    table = new_table(len(ids))
-    _fill(table, ids)
-    return table
-
-
-@compiled
-def _fill(table, ids):  # type: ignore[no-untyped-def]
-    for i in range(ids.shape[0]):
-        slot = slot_of(table, ids[i], 0)
-        put_at(table, -1 - slot, ids[i], 0, i)
-
-
-@compiled
-def indexes(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The index of each ID, -1 for one that isn't in the table: int64[n]."""
-    out = np.empty(ids.shape[0], np.int64)
-    for i in range(ids.shape[0]):
-        slot = slot_of(table, ids[i], 0)
-        out[i] = table[slot, 2] if slot >= 0 else -1
-    return out
-
-
-@compiled
-def entry_rows(table, status, action, surface, user_id, event_time, event_id, pin_id, duration_ms, impression, offsets, first):  # type: ignore[no-untyped-def]
-    """Rows of accepted engagements of wanted users, int64[m, 7]; record i has the order first + i."""
-    index = np.empty(status.shape[0], np.int64)
-    m = 0
-    for i in range(status.shape[0]):
-        index[i] = -1
-        if status[i] == ACCEPTED and action[i] != impression:
-            slot = slot_of(table, user_id[i], 0)
-            if slot >= 0:
-                index[i] = table[slot, 2]
-                m += 1
-    rows = np.empty((m, 7), np.int64)
-    at = 0
-    for i in range(status.shape[0]):
-        if index[i] >= 0:
-            row = rows[at]
-            row[0], row[1], row[2], row[4], row[5], row[6] = index[i], event_time[i], event_id[i], pin_id[i], duration_ms[i], first + i
-            row[3] = np.int64(action[i]) | np.int64(surface[i]) << 8 | offsets[i] << OFFSET_SHIFT
-            at += 1
-    return rows
-
-
-def revisit_keys(time: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Type, time and scope of revisits as one number each, in this order."""
-    return (kind & 1) << _CLICK_SHIFT | time << 1 | (kind >> 1 & 1)
-
-
-def places(stream: int, weight: np.ndarray) -> np.ndarray:
-    """Stream and sign of rows as one number each."""
-    return np.int64(stream) << 1 | (weight > 0)
-
-
-@compiled
-def numbered(partition, counts):  # type: ignore[no-untyped-def]
-    """The place of each record among those of its partition, int64[n]; moves the counts on."""
-    out = np.empty(partition.shape[0], np.int64)
-    for i in range(partition.shape[0]):
-        out[i] = counts[partition[i]]
-        counts[partition[i]] += 1
-    return out
-
-
-class Tracks:
-    """Queries in an order in which those of a track follow each other.
-
-    Parameters
-    ----------
-    entity : int64[n]
-        Index of each query's entity.
-    time : int64[n]
-        Events at or before it are taken, ms.
-    mark : int64[n]
-        Which row of `limits` says what lies in its prefix.
-    limits : int64[m, streams]
-        A row of a stream lies in the prefix if its order is below the limit.
-
-    Attributes
-    ----------
-    order : int64[n]
-        The queries, track by track.
-    bounds : int64[tracks + 1]
-        Queries of track i are order[bounds[i] : bounds[i + 1]].
-    """
-
-    def __init__(self, entity: np.ndarray, time: np.ndarray, mark: np.ndarray, limits: np.ndarray) -> None:
-        self.limits = np.ascontiguousarray(limits)
-        # Equal times in the order of what they see, by the first stream: for one stream that leaves no track short.
-        first = self.limits[mark, 0] if self.limits.shape[1] else mark
-        order = np.lexsort((mark, first, time, entity))
-        numbers = np.empty(len(order), np.int64)
-        _number_tracks(entity[order], mark[order], self.limits, numbers)
-        if numbers.any():
-            again = np.lexsort((numbers, entity[order]))
-            order, numbers = order[again], numbers[again]
-        self.order = order
-        self.entity, self.time, self.mark = entity[order], time[order], mark[order]
-        if len(order):
-            begins = (np.diff(self.entity) != 0) | (np.diff(numbers) != 0)
-            self.bounds = np.concatenate([[0], np.flatnonzero(begins) + 1, [len(order)]]).astype(np.int64)
-        else:
-            self.bounds = np.zeros(1, np.int64)
-
-
-@compiled
-def _follows(limits, before, after):  # type: ignore[no-untyped-def]
-    for s in range(limits.shape[1]):
-        if limits[after, s] < limits[before, s]:
-            return False
-    return True
-
-
-@compiled
-def _number_tracks(entity, mark, limits, numbers):  # type: ignore[no-untyped-def]
-    """Number the tracks of each entity from 0: a query joins the first open one that it follows, else it begins one, in place of the oldest open."""
-    last = np.empty(_OPEN, np.int64)
-    number = np.empty(_OPEN, np.int64)
-    begun = 0
-    for i in range(entity.shape[0]):
-        if i == 0 or entity[i] != entity[i - 1]:
-            begun = 0
-        joined = -1
-        for k in range(min(begun, _OPEN)):
-            if _follows(limits, last[k], mark[i]):
-                joined = k
-                break
-        if joined < 0:
-            joined = begun % _OPEN
-            number[joined] = begun
-            begun += 1
-        last[joined] = mark[i]
-        numbers[i] = number[joined]
-
-
-@compiled
-def _from_time(time, low, high, moment):  # type: ignore[no-untyped-def]
-    """The first query of a track whose time has reached a moment."""
-    while low < high:
-        middle = (low + high) // 2
-        if time[middle] < moment:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@compiled
-def _from_prefix(mark, limits, low, high, stream, order):  # type: ignore[no-untyped-def]
-    """The first query of a track in whose prefix a row lies."""
-    while low < high:
-        middle = (low + high) // 2
-        if limits[mark[middle], stream] <= order:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+from flows.kernels.rows import sort_rows
+from flows.kernels.tracks import Tracks, from_prefix, from_time
 
 
 class Revisits:
@@ -243,15 +72,15 @@ def _revisits_at(rows, bounds, entity, time, mark, tracks, limits, values, found
         e = entity[low]
         i = bounds[e]
         while i < bounds[e + 1]:
-            other, click = rows[i, 1], rows[i, 2] >> _CLICK_SHIFT
+            other, click = rows[i, 1], rows[i, 2] >> CLICK_SHIFT
             size[:] = 0
-            while i < bounds[e + 1] and rows[i, 1] == other and rows[i, 2] >> _CLICK_SHIFT == click:
+            while i < bounds[e + 1] and rows[i, 1] == other and rows[i, 2] >> CLICK_SHIFT == click:
                 key = rows[i, 2]
-                moment, related = (key & ((1 << _CLICK_SHIFT) - 1)) >> 1, key & 1
-                happened = _from_time(time, low, high, moment)
+                moment, related = (key & ((1 << CLICK_SHIFT) - 1)) >> 1, key & 1
+                happened = from_time(time, low, high, moment)
                 n = 0
                 while i < bounds[e + 1] and rows[i, 1] == other and rows[i, 2] == key:
-                    at = _from_prefix(mark, limits, happened, high, rows[i, 4] >> 1, rows[i, 3])
+                    at = from_prefix(mark, limits, happened, high, rows[i, 4] >> 1, rows[i, 3])
                     weight = 1 if rows[i, 4] & 1 else -1
                     k = n
                     while k > 0 and there[k - 1] > at:
@@ -264,7 +93,7 @@ def _revisits_at(rows, bounds, entity, time, mark, tracks, limits, values, found
                     continue
                 hour_end = (moment // HOUR_MS + 1) * HOUR_MS
                 for w in range(N_WINDOWS):
-                    leaves[w] = _from_time(time, low, high, hour_end + WINDOWS_MS[w])
+                    leaves[w] = from_time(time, low, high, hour_end + WINDOWS_MS[w])
                 weight = 0
                 for k in range(n):
                     if there[k] >= high:
@@ -363,8 +192,8 @@ def _topics_at(rows, bounds, entity, time, mark, tracks, limits, counts, found):
         e = entity[low]
         for i in range(bounds[e], bounds[e + 1]):
             save, click = rows[i, 1], rows[i, 2]
-            at = _from_time(time, low, high, save if click == NEVER else click)
-            at = _from_prefix(mark, limits, at, high, rows[i, 4] >> 1, rows[i, 3])
+            at = from_time(time, low, high, save if click == NEVER else click)
+            at = from_prefix(mark, limits, at, high, rows[i, 4] >> 1, rows[i, 3])
             if at >= high:
                 continue
             weight = 1 if rows[i, 4] & 1 else -1
@@ -373,7 +202,7 @@ def _topics_at(rows, bounds, entity, time, mark, tracks, limits, counts, found):
             age = (click - save) // DAY_MS
             hour_end = (save // HOUR_MS + 1) * HOUR_MS
             for w in range(N_WINDOWS):
-                leaves = _from_time(time, low, high, hour_end + WINDOWS_MS[w])
+                leaves = from_time(time, low, high, hour_end + WINDOWS_MS[w])
                 if at >= leaves:
                     continue
                 for k in range(3):

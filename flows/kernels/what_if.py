@@ -27,10 +27,11 @@ N_COUNTERS = len(PIN_COUNTERS)
 N_COUNTS = 3 * N_WINDOWS
 """Of a topic: saves, clicked, clicked on days 3 to 6, by window."""
 
-# Looking for what is one event away is quadratic in the events of a pair, and for an old tile in those of an entity.
+# Looking for what is one event away is quadratic in the events of a pair, for an old tile in those of an entity; a shorter prefix takes all anew.
 _MOST_OF_PAIR = 400
 _MOST_OF_ENTITY = 250
 _BACK = 64
+_MOST_LOOKED_AT = 20_000
 _HOURS_BACK = 72
 
 
@@ -65,18 +66,20 @@ def explain(events, bounds, cuts, as_of, served, shifts, allowed, topics, hits):
         cut, time, want = cuts[q], as_of[q], served[q]
         hit = hits[q]
         total = np.empty(width, np.int64)
-        _all(events, low, high, cut, time, time, allowed, True, False, topics, total)
+        # What follows whatever the time is: attribution is decided by the prefix alone.
+        settled = _settled(events, low, high, cut, allowed, topics)
+        _at(settled, time, time, topics, total)
         hit[AS_IT_IS] = _same(total, want)
         _all(events, low, high, cut, time, time, allowed, False, False, topics, out)
         hit[WITHOUT_LATE] = _same(out, want)
         _all(events, low, high, cut, time, time, allowed, True, True, topics, out)
         hit[WITH_DUPLICATES] = _same(out, want)
         for k in range(shifts.shape[0]):
-            _all(events, low, high, cut, time + shifts[k, 0], time + shifts[k, 1], allowed, True, False, topics, out)
+            _at(settled, time + shifts[k, 0], time + shifts[k, 1], topics, out)
             hit[FIRST_SHIFT + k] = _same(out, want)
         _one_away(events, low, high, cut, time, allowed, topics, total, want, hit)
-        hit[OLD_TILE] = _old_tile(events, low, high, cut, time, allowed, topics, want, out)
-        hit[OLD_READ] = _old_read(events, low, high, cut, time, allowed, topics, want, out)
+        hit[OLD_TILE] = _old_tile(settled, time, topics, want, out)
+        hit[OLD_READ] = _old_read(events, low, high, cut, settled, time, allowed, topics, want, out)
 
 
 @compiled
@@ -228,78 +231,135 @@ def _one_away(events, low, high, cut, time, allowed, topics, total, want, hit): 
 
 
 @compiled
-def _old_tile(events, low, high, cut, time, allowed, topics, want, out):  # type: ignore[no-untyped-def]
+def _settled(events, low, high, cut, allowed, topics):  # type: ignore[no-untyped-def]
+    """What an entity's events come to before a time is taken: int64[k, 4].
+
+    Of counters, each credited revisit: number of its pair, time, click, save on related_pins. Of a topic, each save: 0, time, first click, 0.
+    """
+    rows = np.empty((high - low, 4), np.int64)
+    k = 0
+    i = low
+    while i < high:
+        j = _end_of_pair(events, i, high)
+        for e in range(i, j):
+            if not _counts(events, e, cut, True, False, -1):
+                continue
+            flags = events[e, FLAGS]
+            if topics:
+                if flags & IN_TOPIC and not flags & IS_LATE:
+                    rows[k, 0], rows[k, 1], rows[k, 2], rows[k, 3] = 0, events[e, TIME], NEVER, 0
+                    for c in range(e + 1, j):
+                        if events[c, FLAGS] & IS_CLICK and _counts(events, c, cut, True, False, -1):
+                            if _save_of(events, i, j, c, cut, allowed, True, False, -1) == e:
+                                rows[k, 2] = events[c, TIME]
+                                break
+                    k += 1
+            elif flags & IS_REVISIT:
+                save = _save_of(events, i, j, e, cut, allowed, True, False, -1)
+                if save >= 0:
+                    rows[k, 0], rows[k, 1], rows[k, 2] = i, events[e, TIME], 1 if flags & IS_CLICK else 0
+                    rows[k, 3] = 1 if events[save, FLAGS] & IS_RELATED else 0
+                    k += 1
+        i = j
+    return rows[:k]
+
+
+@compiled
+def _at(settled, head, tail, topics, out):  # type: ignore[no-untyped-def]
+    """What it says of a time up to which events count, and one from which windows reach back."""
+    out[:] = 0
+    newest_end = np.empty(4, np.int64)
+    i = 0
+    while i < settled.shape[0]:
+        pair = settled[i, 0]
+        newest_end[:] = -NEVER
+        while i < settled.shape[0] and settled[i, 0] == pair:
+            time = settled[i, 1]
+            if time <= head:
+                out[-1] += 1
+                end = (time // HOUR_MS + 1) * HOUR_MS
+                if topics:
+                    first = settled[i, 2]
+                    age = (first - time) // DAY_MS
+                    for w in range(N_WINDOWS):
+                        if end > tail - WINDOWS_MS[w]:
+                            out[3 * w] += 1
+                            if first <= head:
+                                out[3 * w + 1] += 1
+                                out[3 * w + 2] += 3 <= age <= 6
+                else:
+                    for scope in range(1 + settled[i, 3]):
+                        slot = 2 * scope + settled[i, 2]
+                        newest_end[slot] = max(newest_end[slot], end)
+                        for w in range(N_WINDOWS):
+                            if end > tail - WINDOWS_MS[w]:
+                                out[(slot * N_WINDOWS + w) * 2] += 1
+            i += 1
+        if not topics:
+            for slot in range(4):
+                for w in range(N_WINDOWS):
+                    if newest_end[slot] > tail - WINDOWS_MS[w]:
+                        out[(slot * N_WINDOWS + w) * 2 + 1] += 1
+
+
+@compiled
+def _old_tile(settled, time, topics, want, out):  # type: ignore[no-untyped-def]
     """Whether windows that end earlier, though nothing is missing that came since, give what was served.
 
     What has left a window since are events whose hour ends so long ago; just before one leaves is as good a time as any.
     """
-    newest = _newest(events, low, high, cut, time, allowed, topics)
+    newest = -NEVER
+    for i in range(settled.shape[0]):
+        if settled[i, 1] <= time:
+            newest = max(newest, settled[i, 1])
     if newest == -NEVER:
         return False
-    _all(events, low, high, cut, time, newest, allowed, True, False, topics, out)
+    _at(settled, time, newest, topics, out)
     if _same(out, want):
         return True
     for back in range(1, _HOURS_BACK + 1):
-        _all(events, low, high, cut, time, time - back * HOUR_MS, allowed, True, False, topics, out)
+        _at(settled, time, time - back * HOUR_MS, topics, out)
         if _same(out, want):
             return True
-    if high - low > _MOST_OF_ENTITY:
+    if settled.shape[0] > _MOST_OF_ENTITY:
         return False
-    for i in range(low, high):
+    for i in range(settled.shape[0]):
         for w in range(N_WINDOWS):
-            left = (events[i, TIME] // HOUR_MS + 1) * HOUR_MS + WINDOWS_MS[w]
+            left = (settled[i, 1] // HOUR_MS + 1) * HOUR_MS + WINDOWS_MS[w]
             if newest < left <= time:
-                _all(events, low, high, cut, time, left - 1, allowed, True, False, topics, out)
+                _at(settled, time, left - 1, topics, out)
                 if _same(out, want):
                     return True
     return False
 
 
 @compiled
-def _newest(events, low, high, cut, time, allowed, topics):  # type: ignore[no-untyped-def]
-    """The time of the newest event that is in any window or has been: a credited revisit, a save in the topic."""
-    newest = -NEVER
-    i = low
-    while i < high:
-        j = _end_of_pair(events, i, high)
-        for k in range(i, j):
-            if events[k, TIME] <= newest or events[k, TIME] > time or not _counts(events, k, cut, True, False, -1):
-                continue
-            if topics:
-                tells = (events[k, FLAGS] & IN_TOPIC) != 0
-            else:
-                tells = (events[k, FLAGS] & IS_REVISIT) != 0 and _save_of(events, i, j, k, cut, allowed, True, False, -1) >= 0
-            if tells:
-                newest = events[k, TIME]
-        i = j
-    return newest
-
-
-@compiled
-def _old_read(events, low, high, cut, time, allowed, topics, want, out):  # type: ignore[no-untyped-def]
+def _old_read(events, low, high, cut, settled, time, allowed, topics, want, out):  # type: ignore[no-untyped-def]
     """Whether a read at an earlier time, or of a shorter prefix, gives what was served."""
     for back in range(1, _HOURS_BACK + 1):
-        _all(events, low, high, cut, time - back * HOUR_MS, time - back * HOUR_MS, allowed, True, False, topics, out)
+        _at(settled, time - back * HOUR_MS, time - back * HOUR_MS, topics, out)
         if _same(out, want):
             return True
-    if high == low:
-        return False
-    for k in np.argsort(-events[low:high, TIME])[:_BACK]:
-        before = events[low + k, TIME] - 1
+    for k in np.argsort(-settled[:, 1])[:_BACK]:
+        before = settled[k, 1] - 1
         if before < time:
-            _all(events, low, high, cut, before, before, allowed, True, False, topics, out)
+            _at(settled, before, before, topics, out)
             if _same(out, want):
                 return True
+    if high == low:
+        return False
     # As all stood when a record came: what came since, of any origin, had a later watermark before it.
     earlier = cut.copy()
-    for k in np.argsort(-events[low:high, BEFORE])[:_BACK]:
+    most = min(_BACK, 8 + _MOST_LOOKED_AT // (high - low))
+    for k in np.argsort(-events[low:high, BEFORE])[:most]:
         mark = events[low + k, BEFORE]
         earlier[:] = cut
         for i in range(low, high):
             if events[i, BEFORE] >= mark:
                 earlier[events[i, ORIGIN]] = min(earlier[events[i, ORIGIN]], events[i, OFFSET])
-        for then in (time, min(time, mark)):
-            _all(events, low, high, earlier, then, then, allowed, True, False, topics, out)
+        then = _settled(events, low, high, earlier, allowed, topics)
+        for head in (time, min(time, mark)):
+            _at(then, head, head, topics, out)
             if _same(out, want):
                 return True
     return False

@@ -58,7 +58,12 @@ class RedisReader(EntityReader):
         self._values: dict[_Task, dict[bytes, bytes | None]] = {}
         self._moved = False
         self._log: Log | None = None
-        self.refresh()
+        try:
+            self.refresh()
+        except BaseException:
+            # Whoever serves opens a reader again and again until one can be.
+            self.close()
+            raise
 
     def refresh(self) -> None:
         """Take the marks of all tasks, of one moment; after a MovedOnError also the values that had been asked for."""

@@ -59,7 +59,10 @@ class Asked:
 
     def arrivals(self) -> np.ndarray:
         """`arrived_by`, int64[n]; of queries that have a position, nothing that means anything."""
-        return np.full(len(self), _NONE, np.int64) if self.arrived_by is None else np.asarray(self.arrived_by, np.int64)
+        if self.arrived_by is None:
+            return np.full(len(self), _NONE, np.int64)
+        # One more must not leave int64.
+        return np.minimum(np.asarray(self.arrived_by, np.int64), np.iinfo(np.int64).max - 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,9 @@ import numpy as np
 
 from flows.corrections.history import GoneOut, History
 from flows.errors import CorruptionError
-from flows.kernels.points import REVISIT_COLUMNS, Revisits, Tracks, indexes, numbered, places, revisit_keys, table_of
+from flows.kernels.gathering import REVISIT_COLUMNS, indexes, numbered, places, revisit_keys, table_of
+from flows.kernels.points import Revisits
+from flows.kernels.tracks import Tracks
 from flows.outputs import REVISITS
 from flows.partition import partition_of
 from flows.point_in_time.asked import Asked, PinsAt

@@ -9,7 +9,9 @@ import numpy as np
 
 from flows.corrections.history import History
 from flows.events import hash_id
-from flows.kernels.points import MOVE_COLUMNS, Tracks, indexes, places, table_of, topics_at
+from flows.kernels.gathering import MOVE_COLUMNS, indexes, places, table_of
+from flows.kernels.points import topics_at
+from flows.kernels.tracks import Tracks
 from flows.point_in_time.asked import Asked, TopicsAt
 from flows.point_in_time.collecting import Collector, Pass, Reach, Taker
 from flows.point_in_time.gathered import Gathered, Room

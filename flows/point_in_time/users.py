@@ -9,19 +9,10 @@ import numpy as np
 
 from flows.corrections.history import History
 from flows.features import SEQUENCE_LENGTH, USER_COUNTERS
-from flows.kernels.points import (
-    ENTRY_COLUMNS,
-    REVISIT_COLUMNS,
-    Entries,
-    Revisits,
-    Tracks,
-    entry_rows,
-    indexes,
-    places,
-    revisit_keys,
-    table_of,
-)
+from flows.kernels.gathering import ENTRY_COLUMNS, REVISIT_COLUMNS, entry_rows, indexes, places, revisit_keys, table_of
+from flows.kernels.points import Entries, Revisits
 from flows.kernels.rows import SEQUENCE_CODES
+from flows.kernels.tracks import Tracks
 from flows.partition import partition_of
 from flows.point_in_time.asked import Asked, UsersAt
 from flows.point_in_time.collecting import Collector, Pass, Reach, Taker

@@ -29,7 +29,7 @@ from flows.skew.options import JSON
 )
 @click.option(
     "--rows",
-    type=click.IntRange(100, 100_000_000),
+    type=click.IntRange(4_000, 100_000_000),
     default=6_000,
     show_default=True,
     help="Entity rows that the sound system serves, about.",

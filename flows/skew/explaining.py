@@ -215,7 +215,7 @@ class Explaining:
         if kind == USER:
             return found.users, ids, np.stack([prefix.actions for prefix in prefixes])
         homes = partition_of(ids, self._settings.partitions).tolist()
-        cuts = [found.cut_of_pins(home, prefix.applied[home]) for home, prefix in zip(homes, prefixes, strict=True)]
+        cuts = [found.cut_of_pins(home, prefix) for home, prefix in zip(homes, prefixes, strict=True)]
         return found.pins, ids, np.stack(cuts)
 
 

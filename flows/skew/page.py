@@ -194,7 +194,8 @@ def _meaning(meaning: str, details: list[tuple[str, int]]) -> str:
 
 def _examples(checked: Checked) -> str:
     rows: list[list[str | Cell]] = []
-    for one in checked.causes:
+    # Findings first: the others need no looking at.
+    for one in sorted(checked.causes, key=lambda one: one.cause.benign):
         for row in one.examples[:_EXAMPLES]:
             said = told.example(row)
             entity = f"{ENTITY[row.kind]} {row.entity}"

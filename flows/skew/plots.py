@@ -37,7 +37,7 @@ def psi_bars(features: Sequence[Moved], width: int) -> str:
 
     def draw(figure: Figure) -> None:
         names, left = names_beside([brief(one.name, width) for one in features], width)
-        axes = axes_within(figure, left, 46, 26, 2)
+        axes = axes_within(figure, left, 60, 26, 2)
         values = [one.psi for one in features]
         top = max([*values, MOVED * 1.15])
         axes.barh(np.arange(len(features)), values, height=0.56, color=[PAPER if v >= MOVED else OURS for v in values], linewidth=0)

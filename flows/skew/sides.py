@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -26,6 +27,9 @@ LENGTH, AGE, DURATION = "length", "newest_age_ms", "duration_ms"
 # What of a sequence is a number: of the row, of the row, of each entry.
 SEQUENCE_NUMBERS = (LENGTH, AGE)
 ACTION, SURFACE = "action", "surface"
+
+Coded: TypeAlias = tuple[np.ndarray, list[str]]
+"""Codes, int64[n], and the name of each code."""
 
 
 class Kept:
@@ -142,16 +146,24 @@ class Side:
             covered.nonzero += int((found[:, c] & (values[:, c] != 0)).sum())
             covered.defaulted += int(defaulted.sum())
 
-    def add_entries(self, actions: np.ndarray, surfaces: np.ndarray, at: np.ndarray | None) -> None:
-        """Take entries of sequences: names of their actions and surfaces, and the time of the request that each was served to, if known."""
-        for counter, names in ((self.actions, actions), (self.surfaces, surfaces)):
-            for name, n in zip(*np.unique(names, return_counts=True), strict=True):
-                counter[str(name)] += int(n)
-        if at is not None and len(at):
-            bucket = at // self.bucket_ms * self.bucket_ms
-            for start in np.unique(bucket).tolist():
-                names, counts = np.unique(actions[bucket == start], return_counts=True)
-                self.actions_at.setdefault(start, Counter()).update(dict(zip(names.tolist(), counts.tolist(), strict=True)))
+    def add_entries(self, actions: Coded, surfaces: Coded, at: np.ndarray | None) -> None:
+        """Take entries of sequences.
+
+        Parameters
+        ----------
+        actions, surfaces : Coded
+            Of each entry.
+        at : int64[n] or None
+            Time of the request that each was served to, ms, if it is known.
+        """
+        for counter, (codes, names) in ((self.actions, actions), (self.surfaces, surfaces)):
+            counter.update(_named(np.bincount(codes, minlength=len(names)), names))
+        codes, names = actions
+        if at is not None and len(codes):
+            starts, bucket = np.unique(at // self.bucket_ms * self.bucket_ms, return_inverse=True)
+            counts = np.bincount(bucket * len(names) + codes, minlength=len(starts) * len(names)).reshape(len(starts), len(names))
+            for start, row in zip(starts.tolist(), counts, strict=True):
+                self.actions_at.setdefault(start, Counter()).update(_named(row, names))
 
 
 def of_period(
@@ -235,13 +247,17 @@ def _add(side: Side, served: ServedRows, names: tuple[dict[int, str], dict[int, 
             found = np.broadcast_to((status == Status.FOUND)[:, None], values.shape)
             side.add_numbers(kind, values, found, status == Status.DEFAULTED)
     at = np.repeat(served.timestamp, np.diff(served.sequence_offsets))
-    side.add_entries(_named(served.sequence["action"], names[0]), _named(served.sequence["surface"], names[1]), at)
+    side.add_entries(_coded(served.sequence["action"], names[0]), _coded(served.sequence["surface"], names[1]), at)
 
 
-def _named(codes: np.ndarray, names: dict[int, str]) -> np.ndarray:
-    """Names of codes: str[n]."""
-    table = np.array([names.get(code, f"code {code}") for code in range(256)])
-    return table[codes.astype(np.int64)]
+def _coded(codes: np.ndarray, names: dict[int, str]) -> Coded:
+    """Codes of a vocabulary, which are bytes."""
+    return codes.astype(np.int64), [names.get(code, f"code {code}") for code in range(256)]
+
+
+def _named(counts: np.ndarray, names: list[str]) -> dict[str, int]:
+    """Counts by name, of those that occur."""
+    return {names[code]: int(counts[code]) for code in np.flatnonzero(counts).tolist()}
 
 
 def name_of(kind: str, column: int) -> str:

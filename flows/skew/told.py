@@ -131,7 +131,7 @@ def show(checked: Checked) -> None:
             details = ", ".join(f"{name} ({n:,})" for name, n in one.details.most_common(3))
             table.add_row(one.cause.name, f"{one.total:,}", "no" if one.cause.benign else "yes", details, one.cause.meaning)
         console.print(table)
-        for one in checked.causes:
+        for one in (one for one in checked.causes if not one.cause.benign):
             for row in one.examples[:2]:
                 console.print(f"{one.cause.name}: {_line(row)}", markup=False, highlight=False, soft_wrap=True)
     console.print(summary(checked), markup=False, highlight=False, soft_wrap=True)

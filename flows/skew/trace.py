@@ -18,6 +18,7 @@ from flows.kernels.layout import ACCEPTED, DUPLICATE, NEVER, ROLE_CLICK, ROLE_RE
 from flows.kernels.what_if import EVENT_COLUMNS
 from flows.log import Log, read_before
 from flows.partition import partition_of
+from flows.positions import Positions
 from flows.settings import Settings
 from flows.state.actions_task import Judge, JudgedBatch
 from flows.vocabulary import Vocabulary
@@ -26,6 +27,7 @@ from flows.vocabulary import Vocabulary
 _USER, _PIN, _TIME, _EVENT, _OFFSET, _ORIGIN, _FLAGS, _BEFORE = range(8)
 _TOPIC, _ACTION, _SURFACE, _DURATION = 8, 9, 10, 11
 _COLUMNS = 12
+_NONE = np.empty(0, np.int64)
 _ENGAGEMENT = 1 << 20
 """Flag of this module's: the record belongs into a sequence."""
 
@@ -74,13 +76,20 @@ class Trace:
     topics: Events
     changes: dict[tuple[int, int], np.ndarray]
 
-    def cut_of_pins(self, destination: int, applied: np.ndarray) -> np.ndarray:
-        """Up to which offset of each origin a pin's row reflects the log, by how many changes are applied: int64[origins]."""
-        cut = np.zeros(len(applied), np.int64)
+    def cut_of_pins(self, destination: int, prefix: Positions) -> np.ndarray:
+        """Up to which offset of each origin a pin's row reflects the log: int64[origins].
+
+        That is as far as the origin's first change that isn't applied: what lies before it and put out nothing is reflected too.
+        """
+        applied = prefix.applied[destination]
+        cut = prefix.actions.copy()
         for origin, count in enumerate(applied.tolist()):
-            caused = self.changes.get((destination, origin))
-            if count and caused is not None and len(caused):
-                cut[origin] = caused[min(count, len(caused)) - 1] + 1
+            caused = self.changes.get((destination, origin), _NONE)
+            if count < len(caused):
+                cut[origin] = min(cut[origin], caused[count])
+            if 0 < count <= len(caused):
+                # One record may cause several.
+                cut[origin] = max(cut[origin], caused[count - 1] + 1)
         return cut
 
 

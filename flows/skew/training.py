@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 
 from flows.errors import FingerprintError, InputError
 from flows.skew.names import COLUMNS, ENTITY, KINDS, SEQUENCE, USER, VIEWS
-from flows.skew.sides import Side
+from flows.skew.sides import Coded, Side
 
 FINGERPRINT = b"tidemark.fingerprint"
 """In a file's metadata, if whoever wrote it says under which definitions and settings its values were made."""
 _KEYS = {"user": "user_id", "pin": "pin_id", "topic": "topic"}
 _TIME = "event_timestamp"
 _BATCH_ROWS = 32_768
+_NONE: Coded = (np.empty(0, np.int64), [])
 
 
 def of_training(
@@ -136,8 +137,10 @@ def _add_sequences(side: Side, batch: pa.RecordBatch, of: dict[int, str], at: np
         numbers[some, 1] = at[some] - flat[first]
     side.add_numbers(SEQUENCE, numbers, np.column_stack([np.ones(len(some), np.bool_), some]), np.zeros(len(some), np.bool_), asked)
     times = np.repeat(at, lengths) if at is not None else None
-    action, surface = (
-        batch.column(names[name]).flatten().to_numpy(zero_copy_only=False).astype(str) if name in names else np.empty(0, "U1")
-        for name in ("sequence_action", "sequence_surface")
-    )
-    side.add_entries(action, surface, times if len(action) else None)
+    action, surface = (_coded(batch.column(names[name])) if name in names else _NONE for name in ("sequence_action", "sequence_surface"))
+    side.add_entries(action, surface, times if len(action[0]) else None)
+
+
+def _coded(lists: pa.Array) -> Coded:
+    flat = lists.flatten().dictionary_encode()
+    return flat.indices.to_numpy(zero_copy_only=False).astype(np.int64), [str(name) for name in flat.dictionary.to_pylist()]

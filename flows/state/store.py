@@ -283,8 +283,9 @@ class TaskView:
             yield from _pairs(self._db)
 
     def close(self) -> None:
-        """Release the files of this view."""
-        self._db.close()
+        """Release the files of this view; one that could not be opened anew has none."""
+        if (db := self.__dict__.pop("_db", None)) is not None:
+            db.close()
         self._remove_scratch()
 
     def _load(self) -> None:

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.kernels import points
+from flows.kernels.gathering import indexes, numbered, places, revisit_keys, table_of
 from flows.kernels.layout import NEVER
-from flows.kernels.points import Entries, Revisits, Tracks, numbered, places, revisit_keys, table_of, topics_at
+from flows.kernels.points import Entries, Revisits, topics_at
 from flows.kernels.reads import counters, group_bounds, newest, topic_statistics
 from flows.kernels.rows import fold_sums, sort_rows
+from flows.kernels.tracks import Tracks
 
 HOUR, DAY = 3_600_000, 86_400_000
 EDGES = [0, 1, HOUR - 1, HOUR, 7 * DAY, 7 * DAY + HOUR - 1, 7 * DAY + HOUR, 30 * DAY + HOUR, 90 * DAY + HOUR, 91 * DAY]
@@ -150,4 +152,4 @@ def test_a_hot_entity_is_one_track() -> None:
 
 def test_distinct_ids_have_their_place() -> None:
     ids = np.array([-(2**63), -1, 0, 5, 2**63 - 1])
-    assert points.indexes(table_of(ids), np.array([5, 6, -(2**63), 0])).tolist() == [3, -1, 0, 2]
+    assert indexes(table_of(ids), np.array([5, 6, -(2**63), 0])).tolist() == [3, -1, 0, 2]

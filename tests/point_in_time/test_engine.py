@@ -43,6 +43,8 @@ def queries_of(events: pd.DataFrame, rng: np.random.Generator, n: int) -> dict[s
                 time, by = int(rng.choice(times)), int(rng.choice(arrived))
             if rng.random() < 0.05:
                 time = int(rng.choice(FAR))
+            if rng.random() < 0.05:
+                by = int(rng.choice(FAR))
             out[kind].add(known[int(rng.integers(len(known)))], time, by)
     return out
 

@@ -59,7 +59,7 @@ def test_the_benchmark_on_a_small_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(3))
-def test_ten_thousand_pairs_agree(seed: int, tmp_path: Path) -> None:
-    alone, together = compared(tmp_path, random_stream(seed, 60_000, 4, users=800, pins=1_500, days=120), 10_000, 12)
+@pytest.mark.timeout(7_200)
+def test_ten_thousand_pairs_agree(tmp_path: Path) -> None:
+    alone, together = compared(tmp_path, random_stream(0, 60_000, 4, users=800, pins=1_500, days=120), 10_000, 6)
     assert (alone.mismatches, together.mismatches) == (0, 0), alone.examples + together.examples

@@ -14,6 +14,8 @@ import pytest
 from flows.online.follower import Follower
 from flows.reading import FeatureReader
 from flows.settings import Settings
+from tests.online.conftest import server as server
+from tests.online.conftest import shared_redis as shared_redis
 from tests.online.redis_server import RedisServer
 from tests.state.house import House
 from tests.strategies import random_stream
@@ -55,21 +57,6 @@ def settings(site: Site, tmp_path: Path) -> Settings:
         for beside in site.settings.logs.glob(f"{name}*"):
             (data / "logs" / beside.name).write_bytes(beside.read_bytes())
     return dataclasses.replace(site.settings, data=data)
-
-
-@pytest.fixture(scope="session")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis of the test's own, to be stopped and started."""
-    own = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield own
-    own.stop()
 
 
 def synced(settings: Settings, server: RedisServer) -> Settings:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from flows.answers import EntityReader
-from flows.errors import CorruptionError, DataDirectoryError, OtherFingerprintError
+from flows.errors import CorruptionError, DataDirectoryError, OnlineStoreError, OtherFingerprintError, TidemarkError
 from flows.open_reader import open_reader
 from flows.outputs import ACTIONS
 from flows.past import Past
@@ -203,7 +203,10 @@ def test_state_that_a_restore_replaces_meanwhile_is_what_is_served_then(site: Si
         assert made.client.post(asked) == before
 
 
-def test_a_task_whose_state_is_damaged_is_named_and_served_again_once_it_is_restored(site: Site, tmp_path: Path) -> None:
+def test_a_task_whose_state_is_damaged_is_named_and_served_again_once_it_is_restored(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "online_model.serving.lane")
     data = tmp_path / "data"
     shutil.copytree(site.settings.data, data)
     with running(dataclasses.replace(site.settings, data=data), SOON) as made:
@@ -221,6 +224,8 @@ def test_a_task_whose_state_is_damaged_is_named_and_served_again_once_it_is_rest
         (data / "old").rename(data / "state" / ACTIONS / "0000")
         await_true(lambda: made.client.ask("GET", "/readyz").status == 200, "the task is there again")
         assert made.client.post({"users": site.users, "request_id": "a"}) == before
+    # Or its files would stay open.
+    assert "could not be closed" not in caplog.text
 
 
 @pytest.mark.parametrize("options", [SOON, DEFAULTS])
@@ -234,6 +239,25 @@ def test_rows_of_another_fingerprint_are_never_served(options: Options, settings
     with pytest.raises(OtherFingerprintError, match="was made under other features or settings"):
         service.warm_up()
     service.close()
+
+
+def files_open_after(error: type[TidemarkError], settings: Settings) -> int:
+    with pytest.raises(error):
+        open_reader(settings)
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_reader_that_can_not_be_opened_leaves_no_files_open(settings: Settings) -> None:
+    other = dataclasses.replace(settings, allowed_lateness_ms=5)
+    first = files_open_after(OtherFingerprintError, other)
+    assert [files_open_after(OtherFingerprintError, other) for _ in range(5)] == [first] * 5
+
+
+@pytest.mark.redis
+def test_a_reader_that_can_not_be_opened_leaves_no_connections_open(settings: Settings, server: RedisServer) -> None:
+    online = dataclasses.replace(settings, online=server.url)
+    first = files_open_after(OnlineStoreError, online)
+    assert [files_open_after(OnlineStoreError, online) for _ in range(5)] == [first] * 5
 
 
 def test_a_warm_up_without_a_store_is_no_reason_not_to_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

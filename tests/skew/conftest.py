@@ -40,7 +40,7 @@ class Drill:
 def drill(tmp_path_factory: pytest.TempPathFactory) -> Drill:
     directory = tmp_path_factory.mktemp("drill") / "scratch"
     done = tidemark(
-        "skew", "drill", "--seed", SEED, "--rows", 2500, "--keep", directory, "--json", data=directory.parent / "none", code=None
+        "skew", "drill", "--seed", SEED, "--rows", 4000, "--keep", directory, "--json", data=directory.parent / "none", code=None
     )
     return Drill(directory, done.json())
 

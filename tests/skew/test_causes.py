@@ -150,5 +150,5 @@ def of_topics(reader, found, topics, as_of):  # type: ignore[no-untyped-def]
 
 def cuts_of(found, positions, pins):  # type: ignore[no-untyped-def]
     homes = partition_of(pins, len(positions.actions)).tolist()
-    cuts = [found.cut_of_pins(home, positions.applied[home]) for home in homes]
+    cuts = [found.cut_of_pins(home, positions) for home in homes]
     return np.array(cuts, np.int64).reshape(len(pins), len(positions.actions))

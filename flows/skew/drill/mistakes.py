@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from flows.answers import SequenceRows
-from flows.features import PIN_COUNTERS
+from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS
 from flows.kernels import reads
 from flows.kernels.reads import HOUR_MS
 from flows.kernels.rows import CUT, SEQUENCE_CODES
@@ -68,6 +68,8 @@ def _ties_reversed(system: System, wanted: Wanted) -> Answers:
     reader = system.read()
     right = answer(reader, wanted)
     rows, bounds = _rows(reader, ACTIONS, tables.SEQUENCES, wanted.users)
+    # Of whom state no longer has enough, a reader goes through the log; that is done right here.
+    _, _, whole = reads.newest(rows, bounds, wanted.as_of)
     rows[:, SEQUENCE_CODES] &= ~CUT
     for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         part = rows[low:high]
@@ -75,8 +77,21 @@ def _ties_reversed(system: System, wanted: Wanted) -> Answers:
     index, offsets, _ = reads.newest(rows, bounds, wanted.as_of)
     taken = rows[index]
     codes = taken[:, SEQUENCE_CODES]
-    columns = (taken[:, 4], (codes & 0xFF).astype(np.int16), (codes >> 8 & 0xFF).astype(np.int16), taken[:, 1], taken[:, 5])
-    return replace(right, sequences=SequenceRows(offsets, *columns, np.diff(offsets) > 0, wanted.as_of))
+    actions, surfaces = ((codes >> shift & 0xFF).astype(np.int16) for shift in (0, 8))
+    other = SequenceRows(offsets, taken[:, 4], actions, surfaces, taken[:, 1], taken[:, 5], np.diff(offsets) > 0, wanted.as_of)
+    return replace(right, sequences=_either(other, right.sequences, whole))
+
+
+def _either(a: SequenceRows, b: SequenceRows, first: np.ndarray) -> SequenceRows:
+    """The sequences of some users from one, of the others from another."""
+    sides = [a if chosen else b for chosen in first.tolist()]
+    parts = {
+        field: np.concatenate([getattr(side, field)[side.offsets[i] : side.offsets[i + 1]] for i, side in enumerate(sides)])
+        for field in SEQUENCE_FIELDS
+    }
+    lengths = [side.offsets[i + 1] - side.offsets[i] for i, side in enumerate(sides)]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return SequenceRows(offsets=offsets, **parts, found=np.diff(offsets) > 0, as_of=a.as_of)
 
 
 def _old_tiles(system: System, wanted: Wanted) -> Answers:

@@ -19,16 +19,18 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
 
 from feature_repo import historical, readers
-from feature_repo.entity_frame import AS_OF, POSITIONS
+from feature_repo.entity_frame import AS_OF, FINGERPRINT, POSITIONS
 from feature_repo.errors import HistoricalReadError, StateIsWrittenByItsLogError
 from feature_repo.online_store import reading_as_of
 from feature_repo.reading import open_store
 from flows import features
-from flows.errors import InputError
+from flows.errors import FingerprintError, InputError
 from flows.point_in_time import pins, users
 from flows.positions import Positions
 from flows.reading import FeatureReader
 from flows.settings import Settings
+from flows.skew.training import of_training
+from flows.state.actions_task import state_fingerprint
 from tests import driving
 from tests.oracles.decide import decide
 from tests.oracles.point_in_time import arrivals
@@ -419,3 +421,26 @@ def test_the_command(store: FeatureStore, data: Settings, events: pd.DataFrame, 
         assert message in failed.err
         assert "Traceback" not in failed.err
         assert failed.err.strip().count("\n") <= 4
+
+
+def test_a_training_set_says_what_it_was_made_under(store: FeatureStore, data: Settings, events: pd.DataFrame, tmp_path: Path) -> None:
+    here = state_fingerprint(data, data.load_vocabulary())
+    frame = asked(events, 5)
+    job = store.get_historical_features(frame, REFERENCES[:1])
+    job.to_parquet(tmp_path / "t.parquet")
+    for schema in (job.to_arrow().schema, pq.read_schema(tmp_path / "t.parquet")):
+        assert schema.metadata[b"tidemark.fingerprint"].decode() == here
+    assert of_training(tmp_path / "t.parquet", here).records == len(frame)
+    with pytest.raises(FingerprintError, match="--any-fingerprint"):
+        of_training(tmp_path / "t.parquet", "another")
+
+
+def test_rows_served_under_another_fingerprint_are_refused_unless_asked_for(store: FeatureStore, data: Settings, events: pd.DataFrame) -> None:
+    frame = asked(events, 3)[:3]
+    frame[FINGERPRINT] = [state_fingerprint(data, data.load_vocabulary()), None, "another"]
+    with pytest.raises(HistoricalReadError, match=r"row 2 .* under fingerprint another"):
+        store.get_historical_features(frame, REFERENCES[:1])
+    with pytest.raises(HistoricalReadError, match="is of type int64"):
+        store.get_historical_features(frame.assign(**{FINGERPRINT: 1}), REFERENCES[:1])
+    assert len(store.get_historical_features(frame.drop(columns=FINGERPRINT), REFERENCES[:1]).to_df()) == 3
+    assert len(store.get_historical_features(frame[:2], REFERENCES[:1]).to_df()) == 2
