@@ -1,4 +1,4 @@
-"""`tidemark features user|pin|topic|export|history`: features as they are served, through Feast; whole exports; and training sets."""
+"""`tidemark features user|pin|topic|export|served|history`: features through Feast; whole exports; what was served; and training sets."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flows.export import ENTITIES, export_features
 from flows.reading import FeatureReader
 from flows.run.display import NOTHING_APPLIED, moment
 from flows.settings import Settings
+from flows.time_option import Time
 
 as_of_option = click.option(
     "--as-of",
@@ -146,6 +147,25 @@ def export(settings: Settings, entity: str, as_of: int | None, out: Path, as_jso
         click.echo(json.dumps({"entity": entity, "rows": rows, "as_of": time, "out": str(out)}))
     else:
         click.echo(f"{out}: {rows:,} {entity}s" + (f" as of {time}" if applied else f"; {NOTHING_APPLIED}"))
+
+
+@features.command(epilog="Example: tidemark features served --entity pin --from 2026-11-28 --out served.parquet")
+@click.option("--entity", required=True, type=click.Choice(ENTITIES), help="Which entities.")
+@click.option("--from", "first", type=Time(), help="First time of a request, ISO 8601 or ms.")
+@click.option("--to", "until", type=Time(), help="Time of a request that is no longer wanted.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Parquet file to write.")
+@json_option
+@click.pass_obj
+def served(settings: Settings, entity: str, first: int | None, until: int | None, out: Path, as_json: bool) -> None:
+    """Write what was served as an entity frame: each entity of each request, with the prefix of the logs that it was served from.
+
+    `tidemark features history --entities FILE` then gives the features of that prefix: those that were served. Requests for which nothing could
+    be read are left out.
+    """
+    from feature_repo.served_frame import write_served_frame
+
+    rows = write_served_frame(settings, entity, first, until, out)
+    click.echo(json.dumps({"entity": entity, "rows": rows, "out": str(out)}) if as_json else f"{out}: {rows:,} rows")
 
 
 @features.command(epilog="Example: tidemark features history --entities seen.parquet --service ranking_v1_user --out training.parquet")

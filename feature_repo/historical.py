@@ -16,6 +16,7 @@ import pyarrow as pa
 from feast import FeatureView
 
 from feature_repo import views
+from feature_repo.asking import check_fingerprint
 from feature_repo.columns import VIEWS
 from feature_repo.entity_frame import EntityFrame
 from feature_repo.errors import HistoricalReadError
@@ -138,6 +139,7 @@ class Historical:
             raise HistoricalReadError(
                 f"feature view '{view.name}' doesn't follow from the log of actions; the offline store has the history of {', '.join(VIEWS)}"
             )
+        check_fingerprint(view)
         kind = _KINDS[view.name]
         key = view.join_keys[0]
         key = view.projection.join_key_map.get(key, key)

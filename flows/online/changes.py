@@ -62,6 +62,11 @@ class Changes:
         told = repr((int(batch.offsets_of_records()[-1]), batch.records.slice(batch.records.num_rows - 1).to_pylist()))
         return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
+    def end(self, flow: str, partition: int) -> int:
+        """Where a log ends; 0 where there is none."""
+        log = self._log(flow)
+        return log.end_position(partition) if log is not None else 0
+
     def entities(self, flow: str, partition: int, since: int, until: int, corrected_to: int) -> np.ndarray | None:
         """Entities that records from `since` up to `until` may have changed: sorted, distinct.
 

@@ -33,18 +33,22 @@ def online() -> None:
 @click.option(
     "--every", type=click.FloatRange(0.01), default=1.0, show_default=True, metavar="SECONDS", help="With --follow: between two looks."
 )
+@click.option("--anew", is_flag=True, help="With --once: follow this data directory even if Redis holds more of the same log, as of a newer copy.")
 @_json
 @click.pass_obj
-def sync(settings: Settings, once: bool, every: float, as_json: bool) -> None:
+def sync(settings: Settings, once: bool, every: float, anew: bool, as_json: bool) -> None:
     """Bring Redis to where task state is, beside a run or without one.
 
     Each task's rows and the position that they reflect are written at once, and never over newer ones: stop this anywhere, by Ctrl-C, SIGTERM
-    or SIGKILL, run it again, or run two. What Redis lacks, or has of another history, is written anew and takes the old one's place in one step.
+    or SIGKILL, run it again, or run two. An older copy of the data directory is refused, unless --anew asks for it. What Redis lacks, or has of
+    another history, is written anew and takes the old one's place in one step.
     """
+    if anew and not once:
+        raise click.UsageError("--anew is for one round: leave out --follow, and follow afterwards")
     began = time.monotonic()
     done: list[Synced] = []
     if once:
-        with Follower(settings) as follower:
+        with Follower(settings, anew) as follower:
             done = list(follower.round())
     else:
         stopping.listen()

@@ -1,7 +1,8 @@
 """Keeps Redis where task state is: what `tidemark online sync` does, a round at a time.
 
 Where each task stands in Redis is in Redis, beside its rows; so a follower needs no memory, may be killed anywhere, and may run twice. It never takes
-Redis back within one history: what Redis reflects may be newer than a state that was put back to before and goes through its log again.
+Redis back within one history: what Redis reflects may be newer than a state that was put back to before and goes through its log again, or than an
+older copy of the whole data directory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from flows.errors import OnlineStoreError
 from flows.kernels.rows import fold_sequences, fold_sums
 from flows.online.changes import Changes
 from flows.online.connection import connect, translated
@@ -67,6 +69,8 @@ class Follower:
     Parameters
     ----------
     settings : Settings
+    anew : bool
+        Have Redis follow this data directory even where it holds more of the same log.
 
     Raises
     ------
@@ -74,8 +78,9 @@ class Follower:
         There is no log, or state was made under other features or settings.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, anew: bool = False) -> None:
         self.settings = settings
+        self._anew = anew
         self._client = connect(settings)
         self._reader = FeatureReader(settings)
         self._changes = Changes(settings, self._reader.vocabulary)
@@ -102,9 +107,12 @@ class Follower:
         Raises
         ------
         OnlineStoreError
-            Redis doesn't answer. What was written is whole, task by task.
+            Redis doesn't answer, or reflects more of the same log than there is here. What was written is whole, task by task.
         """
         self._reader.refresh()
+        if not self._anew:
+            with translated(self.settings):
+                self._refuse_older_copy()
         # As they were refreshed: what pins have applied was committed by the actions tasks before, and so it is in Redis.
         for flow in (ACTIONS, REVISITS):
             for partition in range(self.settings.partitions):
@@ -132,7 +140,8 @@ class Follower:
                 self._forget(flow, partition)
                 self._known[flow, partition] = there
             return Outcome.KEPT if (there.corrected_to, there.position) == (meta.corrected_to, meta.position) else Outcome.AHEAD, 0
-        mark = Mark.of(meta, self.settings.partitions, self._changes.last_record(flow, partition, meta.position) or "")
+        ends = (self._changes.last_record(flow, partition, position) or "" for position in (min(meta.position, 1), meta.position))
+        mark = Mark.of(meta, self.settings.partitions, *ends)
         if seen is not None and there is not None and same and there.corrected_to == meta.corrected_to:
             ids = self._changes.entities(flow, partition, there.position, meta.position, meta.corrected_to)
             if ids is not None:
@@ -149,6 +158,22 @@ class Follower:
             return False
         last = self._changes.last_record(flow, partition, there.position)
         return last is None or not there.last or last == there.last
+
+    def _refuse_older_copy(self) -> None:
+        """Refuse, before anything is written, to take Redis back to a log that begins as the one that it reflects, and ends before."""
+        for flow in (ACTIONS, REVISITS):
+            for partition in range(self.settings.partitions):
+                seen = seen_mark(self._client, key_of(self.settings, flow, partition))
+                there = Mark.from_bytes(seen) if seen is not None else None
+                if there is None or self._known.get((flow, partition)) == there:
+                    continue
+                end = self._changes.end(flow, partition)
+                if end and there.position > end and there.first and there.first == self._changes.last_record(flow, partition, 1):
+                    raise OnlineStoreError(
+                        f"Redis {self.settings.online} reflects task {flow}/{partition} up to position {there.position}, and the log of this "
+                        f"data directory ends at {end}: it is an older copy, or was made anew; `tidemark online sync --anew` has Redis follow it "
+                        "all the same"
+                    )
 
     def _change(self, flow: str, partition: int, seen: bytes, there: Mark, mark: Mark, ids: np.ndarray) -> tuple[Outcome, int]:
         """Write the entities that have changed."""

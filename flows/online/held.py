@@ -56,8 +56,8 @@ class Mark:
         Of the data directory.
     corrected_to, position, watermark, applied, expired_to
         As of `flows.state.store.Meta`.
-    last : str
-        Digest of the record before `position`, by which another log is told from this one; empty if there is none.
+    first, last : str
+        Digests of the log's first record and of the one before `position`, by which another log is told from this one; empty if there is none.
     """
 
     fingerprint: str
@@ -67,13 +67,14 @@ class Mark:
     watermark: int | None
     applied: dict[int, int]
     expired_to: int
+    first: str
     last: str
     format: int = FORMAT
 
     @classmethod
-    def of(cls, meta: Meta, partitions: int, last: str) -> Mark:
+    def of(cls, meta: Meta, partitions: int, first: str, last: str) -> Mark:
         """Of a task's commit."""
-        return cls(meta.fingerprint, partitions, meta.corrected_to, meta.position, meta.watermark, meta.applied, meta.expired_to, last)
+        return cls(meta.fingerprint, partitions, meta.corrected_to, meta.position, meta.watermark, meta.applied, meta.expired_to, first, last)
 
     def to_bytes(self) -> bytes:
         """As it is held; equal marks are equal bytes."""

@@ -18,8 +18,9 @@ from flows.skew.check import Checked
 from flows.skew.check import check as check_served
 from flows.skew.metrics import Metrics
 from flows.skew.names import Feature, named
-from flows.skew.options import JSON, Sample, Time, bars
+from flows.skew.options import JSON, Sample, bars
 from flows.skew.served import Question, open_served
+from flows.time_option import Time
 
 GRACE_MS = 60_000
 """With --every: requests of the last minute wait for the next round, for a server logs them a little later."""

@@ -1,10 +1,9 @@
-"""Options that the commands of `tidemark skew` share: times, periods, and how much is taken of them."""
+"""Options that the commands of `tidemark skew` share: periods, and how much is taken of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 import click
 from rich.console import Console
@@ -12,24 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows.run.display import RateColumn
 from flows.skew import check as checks
-
-
-class Time(click.ParamType):
-    """Milliseconds since 1970, or ISO 8601: `2026-11-29`, `2026-11-29T12:00`, `…+02:00`; without a zone it is UTC."""
-
-    name = "T"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        text = str(value)
-        if text.lstrip("-").isdecimal() and len(text) > 8:
-            return int(text)
-        try:
-            at = datetime.fromisoformat(text)
-        except ValueError:
-            self.fail(f"'{text}' is no time: give ISO 8601 (2026-11-29T12:00Z) or milliseconds since 1970", param, ctx)
-        return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+from flows.time_option import Time
 
 
 class Period(click.ParamType):

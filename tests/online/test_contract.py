@@ -26,8 +26,9 @@ from feature_repo.errors import StateIsWrittenByItsLogError
 from feature_repo.online_store import one_catch_up, reading_as_of
 from feature_repo.reading import open_store, pin_features, topic_features, user_features
 from flows.answers import EntityReader
+from flows.errors import OnlineStoreError
 from flows.features import PIN_COUNTERS, TOPIC_STATS, USER_COUNTERS
-from flows.online.follower import Follower
+from flows.online.follower import Follower, Outcome
 from flows.online.reader import RedisReader
 from flows.outputs import ACTIONS, REVISITS
 from flows.past import Past
@@ -258,3 +259,28 @@ def test_a_view_is_one_round_trip(site: Site) -> None:
         with mock.patch.object(caught.shared.reader, "_fetch", wraps=caught.shared.reader._fetch) as fetch:
             everything(opened, site.events)
             assert fetch.call_count == 4
+
+
+def test_an_older_copy_of_the_data_directory_never_takes_redis_back(shared_redis: RedisServer, tmp_path: Path) -> None:
+    events = random_stream(5, 400, partitions=2, users=20, pins=20, days=10)
+    half = events[events.groupby("partition").cumcount() < 100]
+    prefix = f"t{uuid.uuid4().hex[:8]}."
+    made: dict[str, Settings] = {}
+    for name, some in (("old", half), ("new", events)):
+        house = House(tmp_path / name, some, partitions=2)
+        house.finish([100])
+        house.close()
+        made[name] = dataclasses.replace(house.settings, online=shared_redis.url, online_prefix=prefix)
+    synced(made["old"])
+    with Follower(made["new"]) as follower:
+        assert {one.outcome for one in follower.round()} <= {Outcome.CHANGED, Outcome.ANEW, Outcome.KEPT}
+    with RedisReader(made["new"]) as reader:
+        newest = reader.positions()
+    with Follower(made["old"]) as follower, pytest.raises(OnlineStoreError, match=r"older copy.*--anew"):
+        list(follower.round())
+    with RedisReader(made["new"]) as reader:
+        assert reader.positions() == newest
+    with Follower(made["old"], anew=True) as follower:
+        list(follower.round())
+    with RedisReader(made["old"]) as reader, FeatureReader(made["old"]) as state:
+        assert reader.positions() == state.positions() != newest

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from flows.features import PIN_COUNTERS, USER_COUNTERS
 from flows.settings import DAY_MS, Settings
 from flows.skew.check import check
 from flows.skew.served import open_served
 from tests.oracles.decide import decide
 from tests.oracles.features import default_as_of
+from tests.processes import front_door
 from tests.serving.conftest import Site, synced
 from tests.serving.http import running
 
@@ -39,3 +44,26 @@ def test_what_was_served_is_what_the_log_says(stored: Settings, site: Site) -> N
     assert checked.causes == ()
     assert (checked.compared, checked.differing, checked.apart, checked.findings) == (rows, 0, 0, 0)
     assert all(one.equal == one.rows for one in checked.figures)
+
+
+def test_what_was_served_goes_back_into_a_training_set(
+    settings: Settings, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(settings) as server:
+        answers = [server.client.post({"users": site.users[i : i + 3], "pins": site.pins[i : i + 4]}) for i in (0, 4)]
+    for entity, names, asked in (("user", USER_COUNTERS, 3), ("pin", PIN_COUNTERS, 4)):
+        frame, out = tmp_path / f"{entity}.parquet", tmp_path / f"{entity}-features.parquet"
+        front_door("features", "served", "--entity", entity, "--out", frame, data=settings.data, monkeypatch=monkeypatch, partitions=2)
+        front_door(
+            "features", "history", "--entities", frame, "--feature", f"{entity}_revisit_counters", "--out", out,
+            data=settings.data, monkeypatch=monkeypatch, partitions=2,
+        )  # fmt: skip
+        rows = pq.read_table(out).to_pylist()
+        said = {
+            (answer["request_id"], id): [answer[f"{entity}s"]["counters"][name][i] for name in names]
+            for answer in answers
+            for i, id in enumerate(answer[f"{entity}s"][f"{entity}_id"])
+        }
+        assert len(rows) == len(said) == 2 * asked
+        # What is not known is null in a training set, and zero where it is served.
+        assert {(row["request_id"], row[f"{entity}_id"]): [row[name] or 0 for name in names] for row in rows} == said
