@@ -27,7 +27,7 @@ def test_reads_are_equal_and_timed(tmp_path: Path) -> None:
     assert all(of["rows_per_s"] > 0 for name, of in results["stores"].items() if name in ("feast_sqlite", "feast_redis", "redis_reader"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_without_redis_and_the_environment_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(_feature_reads.shutil, "which", lambda name: None)
     monkeypatch.setattr(_environments, "ROOT", tmp_path)

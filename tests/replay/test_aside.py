@@ -304,7 +304,9 @@ def group_positions(settings: Settings) -> dict[str, dict[int, int]]:
     return positions
 
 
-@pytest.mark.parametrize("arguments", [("--workers", 2), ("flows.all:flow", "-w", 2)], ids=["2 workers", "2 threads"])
+@pytest.mark.parametrize(
+    "arguments", [("--workers", 2), pytest.param(("flows.all:flow", "-w", 2), marks=pytest.mark.soak)], ids=["2 workers", "2 threads"]
+)
 def test_a_bounded_run_waits_for_a_task_that_somebody_has(
     data: Path, files: list[Path], arguments: tuple[object, ...], tmp_path: Path
 ) -> None:

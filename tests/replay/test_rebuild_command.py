@@ -202,11 +202,11 @@ def test_killed_anywhere_it_is_gone_on_with(site: Poisoned, seed: int, tmp_path:
 @pytest.mark.parametrize(
     ("step", "after", "by_restore"),
     [
-        ("_record", 0, False),
+        pytest.param("_record", 0, False, marks=pytest.mark.soak),
         ("_record", 1, True),
         ("_replace", 0, False),
-        ("_replace", 1, True),
-        ("_open", 1, False),
+        pytest.param("_replace", 1, True, marks=pytest.mark.soak),
+        pytest.param("_open", 1, False, marks=pytest.mark.soak),
     ],
 )
 def test_broken_off_in_the_switch(
@@ -360,7 +360,7 @@ def spoiled(data: Path, partition: int) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("by", [None, ("rebuild", "--resume", "--yes"), ("restore", "--all")])
+@pytest.mark.parametrize("by", [None, pytest.param(("rebuild", "--resume", "--yes"), marks=pytest.mark.soak), ("restore", "--all")])
 def test_a_task_whose_state_is_wrong_is_made_anew(
     site: Poisoned, by: tuple[str, ...] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
