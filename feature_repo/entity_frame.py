@@ -218,7 +218,8 @@ def _is_text(kind: pa.DataType) -> bool:
 def _refuse_null(column: pa.ChunkedArray, name: str) -> None:
     if column.null_count:
         row = int(np.flatnonzero(~_valid(column))[0])
-        raise HistoricalReadError(f"column '{name}' of the entity frame is empty in row {row} (and {column.null_count - 1} more)")
+        more = f" (and {column.null_count - 1} more)" if column.null_count > 1 else ""
+        raise HistoricalReadError(f"column '{name}' of the entity frame is empty in row {row}{more}")
 
 
 def _valid(column: pa.ChunkedArray) -> np.ndarray:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server, write_to_textfile
 
 from flows.errors import InputError, SettingsError
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry with nothing but what the system says of the process."""
+    # A series more for each counter and histogram, that says when it was made here.
+    disable_created_metrics()
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry
 
 
 def serve_metrics(registry: CollectorRegistry, address: str, port: int) -> int:

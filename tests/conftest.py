@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import hypothesis
+
+# Before Feast, which sets PROMETHEUS_MULTIPROC_DIR: all servers of a process would share their counters.
+import prometheus_client  # noqa: F401
 import pytest
 
 from tests.kafka import broker

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client import Counter, Gauge
 
+from flows.metrics_http import new_registry
 from flows.skew.causes import CAUSES
 from flows.skew.check import Checked
 from flows.skew.names import VIEWS
@@ -13,8 +14,7 @@ class Metrics:
     """Counters and gauges of one process."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self.registry = new_registry()
         self._rows = Counter("tidemark_skew_rows", "Served rows recomputed and compared.", ("view",), registry=self.registry)
         self._causes = Counter(
             "tidemark_skew_mismatches",

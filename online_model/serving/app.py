@@ -66,6 +66,8 @@ def _features(app: FastAPI, service: Service) -> None:
     async def batch(http: Request) -> Response:
         """All of one log prefix. A list stands for each value of the single answers: of all entities, in the order asked."""
         timestamp = time.time_ns() // 1_000_000
+        if http.url.query:
+            raise BadRequestError("a POST says nothing behind its question mark", "say it in the body; see /docs for the fields")
         said, ask = parsed(await _body(http), service.options)
         request = checked(said, timestamp, service.vocabulary, service.fingerprint)
         return Response(await service.serve(request, ask, service.packer.batch), media_type=_JSON, headers=_HEADERS)

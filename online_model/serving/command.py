@@ -84,6 +84,6 @@ def serve(
         click.echo(json.dumps({"kept_rows": kept, "lost_rows": lost}))
     if lost:
         raise TidemarkError(
-            f"{lost} rows that were served are not in log 'served' ({service.log.trouble or 'they came too fast'}); {kept} are, "
+            f"{lost} rows that were served are not in log 'served' ({service.log.why_lost}); {kept} are, "
             "and the metric tidemark_served_log_dropped_total has told why"
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import Counter, Gauge, Histogram, generate_latest
 
+from flows.metrics_http import new_registry
 from flows.served import Status
 from online_model.serving.answer import Answer
 
@@ -20,8 +21,7 @@ class Metrics:
     """Counters, gauges and histograms of one server."""
 
     def __init__(self) -> None:
-        self.registry = own = CollectorRegistry()
-        ProcessCollector(registry=own)
+        self.registry = own = new_registry()
         self._requests = Counter("tidemark_serving_requests", "Requests answered.", ("endpoint", "status"), registry=own)
         seconds = Histogram(
             "tidemark_serving_request_seconds",

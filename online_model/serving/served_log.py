@@ -28,6 +28,9 @@ _AGAIN_S = 1.0
 _APPEND_BYTES = 32 << 20
 # Of one batch: a reader of Kafka's messages takes no column of lists that is larger than 8 MiB.
 _BATCH_BYTES = 4 << 20
+# What errors tell whoever runs a command that ends with them; this goes on by itself.
+_RUN_AGAIN = (" and run this again", ", then run this again")
+_NO_TIME = "there was no time left for them at the end"
 
 
 class ServedLog:
@@ -47,8 +50,11 @@ class ServedLog:
         self._queue: deque[Served] = deque()
         self._bytes = self._rows = 0
         self._lost = self._kept = 0
-        self._error: TidemarkError | None = None
+        self._error: str | None = None
         self._full = False
+        # Why, from the first row that finds no room until all that waits is durable.
+        self._refusing: str | None = None
+        self._why_lost: str | None = None
         self._stop_by: float | None = None
         self._log: Log | None = None
         metrics.watch("served_log_waiting_rows", lambda: self._rows)
@@ -60,7 +66,7 @@ class ServedLog:
     def trouble(self) -> str | None:
         """Why rows don't become durable, or find no room; None if all is well."""
         if self._error is not None:
-            return str(self._error)
+            return self._error
         if self._full or not self.has_room():
             return f"rows come faster than log '{SERVED}' takes them, and {self._room >> 20} MiB of them wait"
         return None
@@ -69,6 +75,11 @@ class ServedLog:
     def lost(self) -> int:
         """Rows that were served and will never be in SERVED."""
         return self._lost
+
+    @property
+    def why_lost(self) -> str | None:
+        """Why the last of them won't."""
+        return self._why_lost
 
     @property
     def kept(self) -> int:
@@ -91,12 +102,15 @@ class ServedLog:
                 self._lock.notify()
                 return True
             self._full = True
+            if self._refusing is None and self._stop_by is None:
+                self._refusing = self.trouble
+                _log.warning("log '%s' has no room for what is served: %s", SERVED, self._refusing)
             return False
 
     def pass_over(self, one: Served) -> None:
         """Count rows that are served though they find no room."""
         with self._lock:
-            self._lose(QUEUE_FULL, one.records)
+            self._lose(QUEUE_FULL, one.records, self._refusing or _NO_TIME)
 
     def close(self, patience_s: float) -> int:
         """Make durable what waits, for so long at most; returns how many rows are lost for good, of all that were served."""
@@ -107,7 +121,7 @@ class ServedLog:
         with self._lock:
             # An append that hangs goes on with what it has, and nobody will hear of it.
             if self._rows:
-                self._lose(STOPPED, self._rows)
+                self._lose(STOPPED, self._rows, self._error or _NO_TIME)
                 self._rows = 0
             return self._lost
 
@@ -132,6 +146,9 @@ class ServedLog:
                 self._rows = max(0, self._rows - sum(one.records for one in taken))
                 # It must not say that it is full once it has emptied, though nothing comes.
                 self._full = self._full and bool(self._queue)
+                if self._refusing is not None and self._error is None and not self._queue:
+                    self._refusing = None
+                    _log.warning("log '%s' takes what is served again; rows lost so far: %s", SERVED, self._lost)
         if self._log is not None:
             self._log.close()
 
@@ -142,7 +159,7 @@ class ServedLog:
         except Exception:
             _log.exception("%s rows that were served can't be put into records", rows)
             with self._lock:
-                self._lose(NOT_ENCODED, rows)
+                self._lose(NOT_ENCODED, rows, "they can't be put into records; see standard error")
             return
         while True:
             began = time.monotonic()
@@ -160,7 +177,7 @@ class ServedLog:
                 return
             with self._lock:
                 if self._stop_by is not None and time.monotonic() >= self._stop_by:
-                    self._lose(STOPPED, rows)
+                    self._lose(STOPPED, rows, self._error or _NO_TIME)
                     return
                 left = _AGAIN_S if self._stop_by is None else min(_AGAIN_S, max(0.0, self._stop_by - time.monotonic()))
                 self._lock.wait_for(lambda: False, left)
@@ -169,7 +186,15 @@ class ServedLog:
         if not isinstance(error, TidemarkError):
             _log.exception("an append to log '%s' has failed in a way that nobody has foreseen", SERVED)
             error = TidemarkError(f"log '{SERVED}': {type(error).__name__}: {error}; see what the server has written to its standard error")
-        self._error = error
+        said = str(error)
+        for words in _RUN_AGAIN:
+            said = said.removesuffix(words)
+        self._error = said
+        with self._lock:
+            if self._refusing is not None:
+                # Rows may have filled the queue before an append could fail.
+                self._refusing = said
+                self._why_lost = self._why_lost and said
         self._metrics.append_failed()
         if isinstance(error, (StorageFullError, LockedError)):
             return
@@ -180,6 +205,7 @@ class ServedLog:
             except Exception as closing:
                 _log.debug("log '%s' could not be closed: %s", SERVED, closing)
 
-    def _lose(self, reason: str, rows: int) -> None:
+    def _lose(self, reason: str, rows: int, why: str) -> None:
         self._lost += rows
+        self._why_lost = why
         self._metrics.dropped(reason, rows)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client import Counter, Gauge
 
-from flows.metrics_http import serve_metrics
+from flows.metrics_http import new_registry, serve_metrics
 from replay.audit.audit import Audited
 from replay.audit.pace import Pace
 from replay.audit.said import ENTITIES
@@ -22,8 +22,7 @@ class Metrics:
     """
 
     def __init__(self, pace: Pace) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self.registry = new_registry()
         self._entities = Counter("tidemark_audit_entities", "Entities recomputed from the log and compared.", _TASK, registry=self.registry)
         self._mismatches = Counter(
             "tidemark_audit_mismatches", "Entities of which state and log said different things.", (*_TASK, "table"), registry=self.registry

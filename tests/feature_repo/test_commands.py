@@ -22,6 +22,7 @@ from feast.repo_operations import get_repo_files
 
 from feature_repo.reading import open_store
 from feature_repo.repository import REPOSITORY
+from flows.features import USER_COUNTERS
 from flows.reading import FeatureReader
 from flows.settings import Settings
 from tests import driving
@@ -196,6 +197,14 @@ def test_feast_serve(data: Path) -> None:
             (asked | {"entities": {"pin_id": [1]}}, 400, "lack user_id"),
         ):
             status, body = request("POST", address + "/get-online-features", wrong)
+            assert (status, message in body.decode()) == (expected, True), body
+        row: dict[str, list[Any]] = {"user_id": [user], "event_timestamp": ["2026-02-01T00:00:00Z"]}
+        for path, named, values, expected, message in (
+            ("/push", "push_source_name", row, 422, "Unable to find push source 'user_revisit_counters'"),
+            ("/write-to-online-store", "feature_view_name", row | {n: [1] for n in USER_COUNTERS}, 409, "written by its log alone"),
+            ("/write-to-online-store", "feature_view_name", row, 500, "columns"),
+        ):
+            status, body = request("POST", address + path, {named: "user_revisit_counters", "df": values, "to": "online"})
             assert (status, message in body.decode()) == (expected, True), body
         status, body = request("POST", address + "/materialize-incremental", {"end_ts": "2026-02-01T00:00:00"})
         assert status == 200, body

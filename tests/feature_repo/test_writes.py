@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 from feast import FeatureStore
+from feast.errors import PushSourceNotFoundException
 
 from feature_repo.errors import StateIsWrittenByItsLogError
 from feature_repo.reading import open_store
@@ -26,6 +27,19 @@ def test_writes_through_feast_are_refused(store: FeatureStore, reader: FakeReade
         store.write_to_online_store(view, pd.DataFrame(row))
     with pytest.raises(StateIsWrittenByItsLogError):
         asyncio.run(store.write_to_online_store_async(view, pd.DataFrame(row)))
+
+
+@pytest.mark.parametrize("view", sorted(VIEWS))
+def test_there_is_nothing_to_push_to(store: FeatureStore, view: str) -> None:
+    with pytest.raises(PushSourceNotFoundException, match=view):
+        store.push(view, pd.DataFrame({"user_id": [1]}))
+
+
+def test_a_frame_that_lacks_columns_is_written_nowhere_either(store: FeatureStore, opened: list[FakeReader]) -> None:
+    """Feast looks at it before any of our code is asked."""
+    with pytest.raises(KeyError, match="sequence_pin_id"):
+        store.write_to_online_store("user_action_sequence", pd.DataFrame({"user_id": [1]}))
+    assert opened == []
 
 
 @pytest.mark.parametrize("view", sorted(VIEWS))

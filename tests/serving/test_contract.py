@@ -239,5 +239,6 @@ def test_metrics_count_what_was_served(settings: Settings, site: Site) -> None:
         newest = int(site.events["event_time"].max())
         assert metric("tidemark_serving_newest_event_timestamp_seconds") == newest / 1000
         assert metric('tidemark_serving_position{flow="actions",partition="0"}') > 0
+        assert "_created" not in server.client.ask("GET", "/metrics").body.decode()
     assert server.service.log.kept == 3
     assert server.service.log.lost == 0

@@ -168,6 +168,22 @@ def test_rows_that_can_not_be_encoded_are_counted_and_hold_up_no_others(
     assert "1 rows that were served can't be put into records" in caplog.text
 
 
+def test_what_rows_were_lost_for_is_said_though_it_has_passed(settings: Settings, appends: Appends, caplog: pytest.LogCaptureFixture) -> None:
+    """Once when rows find no room, and once when they do again."""
+    log = ServedLog(settings, MIB, Metrics())
+    appends.error = StorageFullError("the disk is full; free some space and run this again")
+    for name in range(100):
+        if not log.offer(row(name, 500)):
+            log.pass_over(row(name, 500))
+    await_true(lambda: log.trouble == "the disk is full; free some space", "an append has failed")
+    appends.error = None
+    await_true(lambda: "takes what is served again" in caplog.text, "all that waited is kept")
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("log 'served' has no room for what is served: ")
+    assert log.close(PATIENCE_S) == log.lost > 1
+    assert log.why_lost == "the disk is full; free some space"
+
+
 def test_answers_go_on_without_room_unless_it_is_required(site: Site, appends: Appends) -> None:
     for required in (False, True):
         appends.error = StorageFullError("the disk is full")

@@ -155,7 +155,11 @@ def test_a_full_disk_under_what_is_served(disk: Disk, simulated: Simulation) -> 
         done = server.stop()
     assert done.code == 1, "what was dropped is told at the end too"
     assert json.loads(done.out) == {"kept_rows": name + 1, "lost_rows": 1}
-    assert done.err.startswith("tidemark: 1 rows that were served are not in log 'served'")
+    none, again, end = done.err.splitlines()
+    assert none.startswith("tidemark: log 'served' has no room for what is served: ")
+    assert again == "tidemark: log 'served' takes what is served again; rows lost so far: 1"
+    assert end.startswith("tidemark: 1 rows that were served are not in log 'served' (")
+    assert "the disk is full" in end
     assert kept(data) == [str(one) for one in range(name + 2) if one not in dropped]
 
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from flows.events import id_of
 from flows.reading import FeatureReader
 from online_model.serving.options import Options
 from tests.processes import PATIENCE_S, await_true
@@ -80,6 +81,17 @@ def test_a_batch_that_is_refused(server: Running, said: object, status: int, err
     reply = server.client.ask("POST", FEATURES, said)
     assert reply.status == status, reply
     assert refusal(reply)[0].startswith(error)
+
+
+def test_a_batch_with_a_query_is_refused(server: Running) -> None:
+    reply = server.client.ask("POST", f"{FEATURES}?as_of=1", {"users": [1]})
+    assert (reply.status, refusal(reply)[0]) == (422, "a POST says nothing behind its question mark")
+
+
+def test_a_path_holds_a_text_as_ingest_takes_it(server: Running) -> None:
+    """What is no number within int64 is a text ID; a POST says which of the two it means."""
+    for text in ("99999999999999999999", "7.5", "007"):
+        assert server.client.get(f"{FEATURES}/user/{text}")["user_id"] == id_of(text)
 
 
 @pytest.mark.parametrize(
