@@ -152,8 +152,11 @@ def _over_time(reference: Side, current: Side) -> Shares:
                 into[name] = into.get(name, 0) + n
     total = reference.actions + current.actions
     actions = tuple(name for name, _ in sorted(total.items(), key=lambda item: (-item[1], item[0])))
-    starts = np.array(sorted(at), np.int64)
-    counts = np.array([[at[start].get(name, 0) for name in actions] for start in starts.tolist()], np.int64).reshape(-1, len(actions))
+    # Where no sequence has an entry, no stretch says anything.
+    starts = np.array(sorted(at) if actions else [], np.int64)
+    counts = np.array([[at[start].get(name, 0) for name in actions] for start in starts.tolist()], np.int64).reshape(
+        len(starts), len(actions)
+    )
     base = np.array([reference.actions[name] for name in actions], np.int64)
     return Shares(bucket, actions, starts, counts, np.array([psi_of_shares(base, row) for row in counts], np.float64))
 

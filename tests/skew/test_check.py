@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from flows.served import SERVED_SCHEMA
 from flows.skew import check_command
 from flows.skew.drill.runner import PARTITIONS, ROWS_OF_REQUEST
 from flows.skew.names import EVERY, VIEWS, named
+from tests.processes import ROOT
 from tests.skew.conftest import Drill, refused_skew, settings_of, skew
 
 # A record of which nothing but this is changed.
@@ -206,6 +209,19 @@ def test_metrics_in_a_file(mistaken: Path, tmp_path: Path) -> None:
     assert late == causes_of(said)["late_event_ignored"]
     assert float(lines['tidemark_skew_mismatches_total{cause="unexplained",view="topic_revisit_stats"}']) == 0
     assert float(lines['tidemark_skew_match_ratio{feature="user_action_sequence:sequence_action"}']) < 1
+
+
+@pytest.mark.parametrize("before", ["", "import feast.metrics"], ids=["alone", "behind Feast"])
+def test_metrics_are_those_of_one_check(before: str) -> None:
+    """Feast sets PROMETHEUS_MULTIPROC_DIR, under which the client's own counters would be shared by all of a process."""
+    count = """
+from flows.skew.metrics import Metrics
+Metrics().failed()
+(metrics := Metrics()).failed()
+print(metrics.registry.get_sample_value("tidemark_skew_failures_total"))
+"""
+    done = subprocess.run([sys.executable, "-c", before + count], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    assert float(done.stdout) == 1
 
 
 def test_rounds_go_on_until_stopped(mistaken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, TOPIC_STATS, USER_COUN
 from flows.open_log import open_log
 from flows.outputs import SERVED
 from flows.served import Status
-from flows.skew.drift import MOVED, MOVING
+from flows.skew.drift import MOVED, MOVING, drift
 from flows.skew.names import VIEWS
 from flows.skew.served import Chosen, Question
-from flows.skew.sides import Kept
+from flows.skew.sides import Kept, Side
 from flows.skew.training import FINGERPRINT
 from flows.state.actions_task import state_fingerprint
 from tests.skew.conftest import refused_skew, settings_of, skew
@@ -170,3 +171,13 @@ def test_what_is_kept_is_bounded_and_the_same_in_any_cut(most: int, cuts: list[i
         at += size
     assert whole.rows().tolist() == parts.rows().tolist()
     assert len(whole.rows()) <= most
+
+
+def test_sides_without_an_entry_in_any_sequence() -> None:
+    unknown, known = Side("unknown users", records=1), Side("known users", records=1)
+    for side in (unknown, known):
+        side.actions_at[0] = Counter()
+    assert not len(drift(unknown, unknown).over_time.starts)
+    known.actions["save"] = known.actions_at[0]["save"] = 2
+    for sides in ((unknown, known), (known, unknown)):
+        assert drift(*sides).over_time.counts.tolist() == [[2]]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from flows.served import Status
 from tests.conftest import Chromium
 from tests.skew.conftest import Drill, skew
+from tests.skew.test_check import Change, changed
 from tests.test_report import image
 
 
@@ -50,6 +53,36 @@ def test_a_page_needs_nothing_else(pages: dict[str, Path]) -> None:
 def test_a_page_of_nothing(drill: Drill, tmp_path: Path) -> None:
     skew("check", "--html", tmp_path / "empty.html", data=drill.data(tmp_path / "data"))
     assert "nothing is proved" in (tmp_path / "empty.html").read_text()
+
+
+def unknown(row: dict[str, Any]) -> dict[str, Any]:
+    """Asked for a user, pins and a topic that no log knows."""
+    nothing = {name: [] for name in row if name.startswith("sequence_")}
+    users = {"user_id": 2**40, "user_counters": [0] * 24, "user_status": Status.NOT_FOUND}
+    pins = {"pin_id": [2**40 + i for i in range(7)], "pin_counters": [0] * 24 * 7, "pin_status": [Status.NOT_FOUND] * 7}
+    topics = {"topic": ["none"], "topic_stats": [0.0] * 15, "topic_status": [Status.NOT_FOUND]}
+    return row | nothing | users | pins | topics
+
+
+def without(row: dict[str, Any], nothing: list[Any] | None, *prefixes: str) -> dict[str, Any]:
+    """The same answer, for which nothing of these was asked."""
+    return row | {name: nothing for name in row if name.startswith(prefixes)}
+
+
+@pytest.mark.parametrize("records", [1, 2, 20])
+@pytest.mark.parametrize(
+    "change",
+    [
+        unknown,
+        lambda row: without(row, None, "user", "sequence_"),
+        lambda row: without(row, [], "pin_"),
+        lambda row: without(row, [], "topic"),
+    ],
+    ids=["unknown", "no user", "no pins", "no topic"],
+)
+def test_a_page_of_little(drill: Drill, tmp_path: Path, change: Change, records: int) -> None:
+    skew("check", "--html", tmp_path / "skew.html", data=changed(drill, tmp_path / "data", change, records))
+    ElementTree.fromstring((tmp_path / "skew.html").read_text().removeprefix("<!DOCTYPE html>\n"))
 
 
 @pytest.mark.browser
