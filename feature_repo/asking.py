@@ -20,6 +20,7 @@ from feature_repo import views
 from feature_repo.columns import VIEWS, Keys, View
 from feature_repo.errors import FeastReadError, OtherFingerprintError
 from flows import features as declared
+from flows.events import is_decimal
 from flows.vocabulary import suggestion
 
 _MOST_PLANS = 1024
@@ -185,12 +186,10 @@ def _checked(key: str, values: Sequence[Any] | npt.NDArray[Any], kind: type) -> 
 def _integer(key: str, place: int, value: Any) -> int:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
-    # JSON carries IDs past 2^53 as texts, and Feast takes them so. One with a fraction it would take for another entity.
-    if isinstance(value, str):
-        digits = value.removeprefix("-")
-        if digits.isascii() and digits.isdigit():
-            return int(value)
-    raise _of_another_type(key, place, value, "an ID is a whole number; what a text ID was ingested as, `flows.events.id_of` says")
+    # JSON carries IDs past 2^53 as texts, and Feast takes them so. One with a fraction, or "007", it would take for another entity.
+    if isinstance(value, str) and is_decimal(value):
+        return int(value)
+    raise _of_another_type(key, place, value, "an ID is a whole number; of a text that was ingested as an ID, ask for `flows.events.id_of(text)`")
 
 
 def _wrong(key: str, values: Any, is_wrong: Callable[[Any], bool], rule: str) -> FeastReadError:

@@ -86,9 +86,12 @@ class EntityFrame:
             )
 
     def bounds(self) -> tuple[Any, Any]:
-        """The least and the greatest moment, as datetimes; None of an empty frame."""
-        found = pc.min_max(self.table.column(self.timestamp)).as_py()
-        return found["min"], found["max"]
+        """The least and the greatest moment, as datetimes; None of an empty frame, and of moments beyond the years that datetimes have."""
+        found = pc.min_max(self.table.column(self.timestamp))
+        try:
+            return found["min"].as_py(), found["max"].as_py()
+        except (OverflowError, ValueError):
+            return None, None
 
     def integers(self, column: str, view: str) -> np.ndarray:
         """IDs, int64[n]."""
@@ -157,7 +160,7 @@ def _table(frame: Any) -> pa.Table:
         raise HistoricalReadError(f"the entity frame is a {type(frame).__name__}; give a pandas DataFrame or a pyarrow Table")
     try:
         return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, OverflowError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, OverflowError, TypeError) as error:
         raise HistoricalReadError(f"the entity frame can't become an Arrow table: {' '.join(str(error).split())}") from error
 
 

@@ -52,11 +52,16 @@ def id_of(text: str) -> int:
     A canonical decimal within int64 ("0", "-7", "9223372036854775807") is that number, so that a numeric column read as text names the same
     users; any other text ("007", "alice", "") is hashed.
     """
-    if _DECIMAL.fullmatch(text):
+    if is_decimal(text):
         number = int(text)
         if INT64_MIN <= number <= INT64_MAX:
             return number
     return hash_id(text)
+
+
+def is_decimal(text: str) -> bool:
+    """Whether a text is a whole number as one writes it, and not another way of writing it ("007", "-0"), which is a text ID of its own."""
+    return _DECIMAL.fullmatch(text) is not None
 
 
 def ids_of(texts: list[str | None]) -> np.ndarray:

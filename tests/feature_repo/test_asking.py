@@ -43,6 +43,9 @@ def asked(store: FeatureStore, wanted: Any, rows: Any) -> dict[str, Any]:
     ("wanted", "rows", "message"),
     [
         (SEQUENCE, [{"user_id": "abc"}], "row 0: user_id is 'abc' (str); an ID is a whole number"),
+        # Ingested, these are texts: other entities than 7 and 0.
+        (SEQUENCE, [{"user_id": "007"}], "row 0: user_id is '007' (str); an ID is a whole number"),
+        (SEQUENCE, [{"user_id": "-0"}], "row 0: user_id is '-0' (str); an ID is a whole number"),
         (SEQUENCE, [{"user_id": 1}, {"user_id": 7.5}], "row 1: user_id is 7.5 (float)"),
         (SEQUENCE, [{"user_id": 7.0}], "user_id is 7.0 (float)"),
         (SEQUENCE, [{"user_id": float("nan")}], "user_id is nan (float)"),

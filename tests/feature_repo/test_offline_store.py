@@ -445,3 +445,12 @@ def test_rows_served_under_another_fingerprint_are_refused_unless_asked_for(stor
         store.get_historical_features(frame.assign(**{FINGERPRINT: 1}), REFERENCES[:1])
     assert len(store.get_historical_features(frame.drop(columns=FINGERPRINT), REFERENCES[:1]).to_df()) == 3
     assert len(store.get_historical_features(frame[:2], REFERENCES[:1]).to_df()) == 2
+
+
+@pytest.mark.parametrize(("unit", "value"), [("s", 2**61), ("ms", -(2**62)), ("us", 2**61), ("ns", 2**62)])
+def test_moments_that_no_datetime_has(unit: str, value: int, store: FeatureStore, events: pd.DataFrame) -> None:
+    """All of the log lies before or behind them."""
+    user = int(events["user_id"].iloc[0])
+    frame = pa.table({"user_id": [user], "event_timestamp": pa.array([value], pa.timestamp(unit))})
+    got = store.get_historical_features(frame, [f"user_revisit_counters:{COUNTER}", "user_action_sequence:sequence_pin_id"]).to_arrow()
+    assert bool(got.column("sequence_pin_id")[0].as_py()) == (value > 0)
