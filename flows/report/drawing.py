@@ -76,7 +76,7 @@ def _letters(name: str) -> int:
 
 def names_beside(names: Sequence[str], width: int) -> tuple[list[str], float]:
     """Names as they fit beside a plot, and the margin that they need: 7.4 pixels a letter, and a few."""
-    most = 44 if width >= FULL else 24 if width > NARROW else 22
+    most = 44 if width >= FULL else 24
     shown = [short(name, most) for name in names]
     return shown, 14 + 7.4 * max(map(_letters, shown), default=0)
 

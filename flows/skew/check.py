@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from flows.log import Log
 from flows.open_log import open_log
@@ -17,7 +18,7 @@ from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.skew.causes import BY_NAME, CAUSES, Cause, Mistake, chosen
 from flows.skew.explaining import EXAMPLES, Difference, Explaining
-from flows.skew.names import EVERY, Feature
+from flows.skew.names import EVERY, KINDS, Feature
 from flows.skew.recomputing import Apart, Recomputing
 from flows.skew.served import Chosen, Question
 from flows.skew.tallies import Figures
@@ -38,7 +39,7 @@ class Found:
     columns : Counter
         Values that differ, by kind and column.
     examples : list
-        The first few rows: `Difference`, or `Apart` for rows that could not be compared.
+        A few rows, of every kind in turn: `Difference`, or `Apart` for rows that could not be compared.
     """
 
     cause: Cause
@@ -98,6 +99,15 @@ class Checked:
     def compared(self) -> int:
         """Entity rows that were compared."""
         return sum(self.rows.values())
+
+    @property
+    def unproved(self) -> str:
+        """Why nothing is proved, where no row was compared; otherwise empty."""
+        if self.compared:
+            return ""
+        if not self.records:
+            return "nothing was served in that time, so nothing is proved"
+        return "no row could be compared, so nothing is proved"
 
     @property
     def differing(self) -> int:
@@ -202,5 +212,13 @@ def _found(recomputing: Recomputing, explaining: Explaining) -> tuple[Found, ...
         into.columns += one.columns
         if mistake.detail:
             into.details[mistake.detail] += sum(one.rows.values())
-        into.examples += one.examples[: max(0, EXAMPLES - len(into.examples))]
+        into.examples += one.examples
+    for one_cause in found.values():
+        one_cause.examples = _in_turn(one_cause.examples)[:EXAMPLES]
     return tuple(found[cause.name] for cause in CAUSES if cause.name in found)
+
+
+def _in_turn(rows: list[Difference | Apart]) -> list[Difference | Apart]:
+    """The first of each kind, then the second of each, and so on."""
+    by_kind = [[row for row in rows if row.kind == kind] for kind in KINDS]
+    return [row for turn in zip_longest(*by_kind) for row in turn if row is not None]

@@ -125,10 +125,9 @@ def _tell(checked: Checked, as_json: bool, html: Path | None = None) -> None:
         click.echo(json.dumps(told.as_json(checked)))
         return
     told.show(checked)
-    if not checked.records:
-        click.echo(
-            "nothing was served in that time, so nothing is proved; see `tidemark serve`, or choose another --from and --to", err=True
-        )
+    if checked.unproved:
+        where = "the causes above say why" if checked.records else "see `tidemark serve`"
+        click.echo(f"{checked.unproved}; {where}, or choose another --from and --to", err=True)
     if html is not None:
         click.echo(f"{html}: open it in a browser")
 

@@ -17,6 +17,8 @@ from flows.skew.sides import ACTION, SEQUENCE_NUMBERS, SURFACE, Coverage, Side, 
 
 MOVING, MOVED = 0.1, 0.2
 """PSI from which a feature is said to be moving, and to have moved."""
+ENOUGH = 100
+"""Records of a side from which on a PSI says something: of a few, chance alone makes it large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,13 @@ class Drift:
     features: tuple[Moved, ...]
     over_time: Shares
 
+    @property
+    def few(self) -> str:
+        """That the sides are too small, where one is; otherwise empty."""
+        if min(self.records) >= ENOUGH:
+            return ""
+        return f"{self.records[0]:,} and {self.records[1]:,} records are too few to say what moved; {ENOUGH} a side are wanted"
+
     def above(self, threshold: float) -> list[Moved]:
         """Features whose PSI is greater."""
         return [one for one in self.features if one.psi > threshold]
@@ -168,6 +177,7 @@ def as_json(found: Drift) -> dict[str, Any]:
         "current": found.current,
         "records": {"reference": found.records[0], "current": found.records[1]},
         "thresholds": {"moving": MOVING, "moved": MOVED},
+        "too_few": bool(found.few),
         "features": [_as_json(one) for one in found.features],
         "actions_over_time": {
             "bucket_ms": found.over_time.bucket_ms,

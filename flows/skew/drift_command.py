@@ -134,7 +134,9 @@ def _show(found: Drift) -> None:
         if one.reference is not None and one.current is not None:
             sides = (one.reference, one.current)
             covered = [f"{100 * side.share(n):.1f} %" for name in ("found", "nonzero") for side in sides for n in (getattr(side, name),)]
-        table.add_row(one.name, f"{one.psi:.3f}", f"{one.ks:.3f}" if one.ks is not None else "", *covered, one.verdict)
+        table.add_row(
+            one.name, f"{one.psi:.3f}", f"{one.ks:.3f}" if one.ks is not None else "", *covered, one.verdict if not found.few else "too few"
+        )
     console.print(table)
     if len(found.features) > _SHOWN:
         console.print(f"and {len(found.features) - _SHOWN} features that moved less (--json has all)", highlight=False)
@@ -150,6 +152,9 @@ def _show(found: Drift) -> None:
             total = max(1, sum(counts))
             table.add_row(moment(start), *(f"{100 * n / total:.1f} %" for n in counts[:6]), f"{value:.3f}")
         console.print(table)
+    if found.few:
+        console.print(found.few, highlight=False, soft_wrap=True)
+        return
     verdicts = [one.verdict for one in found.features]
     console.print(
         f"{len(found.features)} features: {verdicts.count('moved')} moved (PSI ≥ {MOVED}), {verdicts.count('moving')} moving (≥ {MOVING}), "

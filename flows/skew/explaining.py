@@ -26,7 +26,7 @@ from flows.skew.trace import Trace, trace
 from flows.vocabulary import Vocabulary
 
 EXAMPLES = 5
-"""Rows that are kept of each kind of explanation, to be shown."""
+"""Rows that are kept of each cause, to be shown."""
 # Counts of a topic among its statistics: all but the rates.
 _COUNTS = [c for c in range(15) if c % 5 < 3]
 _RATES = [c for c in range(15) if c % 5 >= 3]
@@ -75,7 +75,7 @@ class Pattern:
     columns : Counter
         By kind and column: values that differ.
     examples : list of Difference
-        The first few.
+        The first few of each kind.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -85,7 +85,7 @@ class Pattern:
     def add(self, difference: Difference) -> None:
         self.rows[difference.kind] += 1
         self.columns.update((difference.kind, c) for c in difference.wrong)
-        if len(self.examples) < EXAMPLES:
+        if self.rows[difference.kind] <= EXAMPLES:
             self.examples.append(difference)
 
 

@@ -27,6 +27,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     TOPIC: tuple(name for name, _ in TOPIC_STATS),
 }
 ENTITY = {SEQUENCE: "user", USER: "user", PIN: "pin", TOPIC: "topic"}
+ROW = {SEQUENCE: "user sequence", USER: "user counters", PIN: "pin counters", TOPIC: "topic statistics"}
+"""What a row is called."""
 
 
 @dataclass(frozen=True, order=True)

@@ -75,21 +75,22 @@ def write_check(settings: Settings, served: Log, checked: Checked, out: Path) ->
         ]
         if all(side.records for side in sides):
             found = drift(*sides)
-            parts += [_over_time(found.over_time), _moved(found), _spread(found)]
+            parts += [_over_time(found.over_time), _moved(found), *([] if found.few else [_spread(found)])]
     parts.append(section("terms", "What each term means", "docs/skew.md says more.", terms([*_MEANINGS, *_OF_DRIFT]), shape="full"))
     write_document(document("Tidemark skew check", _about(checked), _tiles(checked), parts, _FOOTER), out)
 
 
 def write_drift(found: Drift, out: Path) -> None:
     """A page of a comparison of distributions; parameters and errors as of `write_check`."""
-    parts = [_moved(found), _spread(found), _over_time(found.over_time)]
+    parts = [_moved(found), *([] if found.few else [_spread(found)]), _over_time(found.over_time)]
     parts.append(section("terms", "What each term means", "docs/skew.md says more.", terms(_OF_DRIFT), shape="full"))
     verdicts = [one.verdict for one in found.features]
+    counts = [number(verdicts.count(verdict)) if not found.few else "–" for verdict in ("moved", "moving", "stable", "unknown")]
     tiles = [
         ("Features", number(len(found.features)), "compared"),
-        ("Moved", number(verdicts.count("moved")), f"PSI of {MOVED} or more"),
-        ("Moving", number(verdicts.count("moving")), f"PSI of {MOVING} or more"),
-        ("Stable", number(verdicts.count("stable")), f"{number(verdicts.count('unknown'))} unknown"),
+        ("Moved", counts[0], f"PSI of {MOVED} or more"),
+        ("Moving", counts[1], f"PSI of {MOVING} or more"),
+        ("Stable", counts[2], f"{counts[3]} unknown"),
         ("Records before", number(found.records[0]), found.reference),
         ("Records now", number(found.records[1]), found.current),
     ]
@@ -107,16 +108,19 @@ _FOOTER = "Each row was recomputed at its own positions and time: the same prefi
 
 def _about(checked: Checked) -> str:
     if checked.first is None or checked.last is None:
-        return "Nothing was served in that time, so nothing is proved."
+        return f"{checked.unproved[:1].upper()}{checked.unproved[1:]}."
     sample = checked.question.sample
     drawn = "" if sample is None else f" A sample ({sample if isinstance(sample, int) else f'{sample:.3%}'}, seed {checked.question.seed})."
-    return f"Requests of {moment(checked.first)} to {moment(checked.last)}, recomputed under fingerprint {checked.fingerprint}.{drawn}"
+    proved = f" {checked.unproved[:1].upper()}{checked.unproved[1:]}." if checked.unproved else ""
+    return (
+        f"Requests of {moment(checked.first)} to {moment(checked.last)}, recomputed under fingerprint {checked.fingerprint}.{drawn}{proved}"
+    )
 
 
 def _tiles(checked: Checked) -> list[tuple[str, str, str]]:
-    rate = 100 * (1 - checked.differing / checked.compared) if checked.compared else 100.0
+    rate = 100 * (1 - checked.differing / max(1, checked.compared))
     # Never rounded to a whole that it isn't.
-    equal = share(rate if not checked.differing else min(rate, 99.99))
+    equal = share(rate if not checked.differing else min(rate, 99.99)) if checked.compared else "–"
     return [
         ("Records", number(checked.records), "of SERVED"),
         ("Rows compared", number(checked.compared), "bit by bit"),
@@ -128,10 +132,10 @@ def _tiles(checked: Checked) -> list[tuple[str, str, str]]:
 
 
 def _rates(checked: Checked) -> str:
-    lead = "Every feature of every row, as it was served and as the log says it."
+    heading, lead = "Rows that differ", "Every feature of every row, as it was served and as the log says it."
     worst = sorted((one for one in checked.figures if one.equal < one.rows), key=lambda one: one.match_rate)
     if not checked.compared:
-        return section("rates", "Match rates", lead, note("No row was compared."), shape="full")
+        return section("rates", heading, lead, note("No row was compared, so nothing is proved."), shape="full")
     right = {kind: [one for one in checked.figures if one.feature.kind == kind and one.rows and one.equal == one.rows] for kind in KINDS}
     rows: list[list[str | Cell]] = []
     for one in worst[:_WORST]:
@@ -148,15 +152,15 @@ def _rates(checked: Checked) -> str:
         for kind, all_right in right.items()
         if all_right
     ]
-    heading = f"{len(worst)} of {len(checked.figures)} features differ anywhere" if worst else "No feature differs anywhere"
+    caption = f"{len(worst)} of {len(checked.figures)} features differ anywhere" if worst else "No feature differs anywhere"
     if len(worst) > _WORST:
-        heading += f"; the {_WORST} that differ most are shown"
-    numbers = table(heading, ["feature", "rows", "equal", "missing", "extra", "differ", "max difference", "SMAPE", "edits"], rows)
+        caption += f"; the {_WORST} that differ most are shown"
+    numbers = table(caption, ["feature", "rows", "equal", "missing", "extra", "differ", "max difference", "SMAPE", "edits"], rows)
     if not worst:
-        return section("rates", "Match rates", lead, note("Every row is equal to the bit."), numbers, shape="full")
+        return section("rates", heading, lead, note("Every row is equal to the bit."), numbers, shape="full")
     shown = [(one.feature.name, 100 * (1 - one.match_rate)) for one in worst[:_WORST]]
     plot = figure(plots.differing(shown, FULL), plots.differing(shown, NARROW), "Share of rows that differ, by feature.")
-    return section("rates", "Match rates", lead, plot, numbers, shape="full")
+    return section("rates", heading, lead, plot, numbers, shape="full")
 
 
 def _causes(checked: Checked) -> str:
@@ -196,7 +200,7 @@ def _examples(checked: Checked) -> str:
     rows: list[list[str | Cell]] = []
     # Findings first: the others need no looking at.
     for one in sorted(checked.causes, key=lambda one: one.cause.benign):
-        for row in one.examples[:_EXAMPLES]:
+        for row in told.shown(one.examples, _EXAMPLES):
             said = told.example(row)
             entity = f"{ENTITY[row.kind]} {row.entity}"
             values = said.get("features", [])
@@ -225,7 +229,8 @@ def _over_time(shares: Shares) -> str:
     labels = tuple(day(int(ms) // DAY_MS) if unit == "day" else moment(int(ms))[5:16] for ms in (shares.starts[0], shares.starts[-1]))
     wide, narrow = (plots.shares_over_time(shares, (labels[0], labels[1]), width) for width in (FULL, NARROW))
     finite = [value for value in shares.psi.tolist() if not math.isnan(value)]
-    caption = f"{len(shares.starts)} {unit}s; the PSI of one {unit} against the side before is {max(finite, default=0):.3f} at most."
+    counted = f"{len(shares.starts)} {unit}{'s' * (len(shares.starts) != 1)}"
+    caption = f"{counted}; the PSI of one {unit} against the side before is {max(finite, default=0):.3f} at most."
     return section("actions", heading, lead, figure(wide, narrow, caption), shape="full")
 
 
@@ -234,6 +239,8 @@ def _moved(found: Drift) -> str:
     known = [one for one in found.features if not math.isnan(one.psi)]
     if not known:
         return section("drift", "What moved", lead, note("No feature has values on both sides."), shape="full")
+    if found.few:
+        return section("drift", "What moved", lead, note(f"{found.few}."), shape="full")
     shown = known[:_MOST_MOVED]
     plot = figure(plots.psi_bars(shown, FULL), plots.psi_bars(shown, NARROW), "Population stability index; those that moved most.")
     rows = [_row(one) for one in shown]

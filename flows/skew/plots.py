@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from flows.skew.drift import MOVED, MOVING, Moved, Shares
 
 _BINS = 24
 PANELS = 8
+_SAID_ANYWAY = re.compile(r"revisits?_|sequence_|clicked_(?=days)|_count|(?<=_)all_")
 
 
 def differing(rows: Sequence[tuple[str, float]], width: int) -> str:
@@ -78,8 +80,8 @@ def distributions(features: Sequence[Moved], width: int) -> str:
             axes.set_xticks([])
             axes.grid(False)
             axes.axhline(0, color=GRID, linewidth=1.6)
-            most = 18 if width <= NARROW else 30
-            axes.text(0, 1.25, short(brief(one.name, width), most), transform=axes.transAxes, fontsize=12, fontweight="bold", va="bottom")
+            # Cut on both widths: a panel has a quarter of the page.
+            axes.text(0, 1.25, brief(one.name, NARROW), transform=axes.transAxes, fontsize=11, fontweight="bold", va="bottom")
             told = f"PSI {one.psi:.3f}" + (f", KS {one.ks:.3f}" if one.ks is not None else "")
             axes.text(0, 1.05, told, transform=axes.transAxes, fontsize=12, color=MUTED, va="bottom")
             for side, label in zip((0.0, 1.0), labels, strict=True):
@@ -147,9 +149,10 @@ def shares_over_time(shares: Shares, labels: tuple[str, str], width: int) -> str
 
 
 def brief(name: str, width: int) -> str:
-    """A feature's name with the entity before it that it is of, for users and pins share names; on a phone with its words cut."""
+    """A feature's name with the entity before it that it is of, for users and pins share names.
+
+    On a phone without the words that tell no two apart.
+    """
     view, _, feature = name.partition(":")
-    if width <= NARROW:
-        for word, cut in (("revisits_", ""), ("sequence_", ""), ("impression", "impr"), ("_clicked_days", "_days")):
-            feature = feature.replace(word, cut)
-    return f"{view.partition('_')[0]} {feature}"
+    shown = f"{view.partition('_')[0]} {feature}"
+    return shown if width > NARROW else _SAID_ANYWAY.sub("", shown).replace("impression", "impr").replace("days_3_6", "d3_6")

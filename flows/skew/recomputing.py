@@ -192,7 +192,7 @@ class Recomputing:
             if len(at):
                 self.apart[cause.name, kind] += len(at)
                 shown = self.examples.setdefault(cause.name, [])
-                for i in at[: max(0, EXAMPLES - len(shown))].tolist():
+                for i in at[: max(0, EXAMPLES - sum(row.kind == kind for row in shown))].tolist():
                     of = int(rows.record[i])
                     shown.append(Apart(cause.name, kind, _entity(rows, i), served.request_id[of], int(served.timestamp[of])))
         record = rows.record[taken]

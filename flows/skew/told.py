@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from flows.features import SEQUENCE_FIELDS
 from flows.run.display import moment
 from flows.skew.check import Checked, Found
 from flows.skew.explaining import Difference
-from flows.skew.names import COLUMNS, ENTITY, SEQUENCE, VIEWS, Feature
+from flows.skew.names import COLUMNS, ENTITY, ROW, SEQUENCE, VIEWS, Feature
 from flows.skew.recomputing import Apart
 from flows.skew.tallies import Figures
 
@@ -36,6 +37,7 @@ def as_json(checked: Checked) -> dict[str, Any]:
         "last_request": checked.last,
         "rows": {VIEWS[kind]: n for kind, n in checked.rows.items()},
         "compared": checked.compared,
+        "proved": not checked.unproved,
         "apart": checked.apart,
         "differing": checked.differing,
         "findings": checked.findings,
@@ -52,7 +54,7 @@ def _figures(one: Figures) -> dict[str, Any]:
         "feature": one.feature.name,
         "rows": one.rows,
         "equal": one.equal,
-        "match_rate": one.match_rate,
+        "match_rate": one.match_rate if one.rows else None,
         "missing": one.missing,
         "extra": one.extra,
         "differing": one.differing,
@@ -115,6 +117,11 @@ def _first(served: np.ndarray, recomputed: np.ndarray) -> int:
     return int(apart[0]) if len(apart) else shared
 
 
+def shown(examples: Sequence[Difference | Apart], most: int) -> Sequence[Difference | Apart]:
+    """The first few of them, one of each kind of row at least."""
+    return examples[: max(most, len({row.kind for row in examples}))]
+
+
 def console_for_tables() -> Console:
     """Where tables are printed: as wide as the terminal, and wide enough where there is none."""
     console = Console()
@@ -132,7 +139,7 @@ def show(checked: Checked) -> None:
             table.add_row(one.cause.name, f"{one.total:,}", "no" if one.cause.benign else "yes", details, one.cause.meaning)
         console.print(table)
         for one in (one for one in checked.causes if not one.cause.benign):
-            for row in one.examples[:2]:
+            for row in shown(one.examples, 2):
                 console.print(f"{one.cause.name}: {_line(row)}", markup=False, highlight=False, soft_wrap=True)
     console.print(summary(checked), markup=False, highlight=False, soft_wrap=True)
 
@@ -141,9 +148,10 @@ def summary(checked: Checked) -> str:
     """One line."""
     reach = f", requests of {moment(checked.first)} to {moment(checked.last)}" if checked.first is not None else ""
     rate = checked.compared / max(checked.seconds, 1e-9)
+    proved = "; nothing is proved" if checked.unproved else ""
     return (
         f"{checked.compared:,} rows of {checked.records:,} records compared{reach}: {checked.differing:,} differ, {checked.apart:,} could not be "
-        f"compared; {checked.findings:,} findings; {checked.seconds:.1f} s, {rate:,.0f} rows/s"
+        f"compared; {checked.findings:,} findings{proved}; {checked.seconds:.1f} s, {rate:,.0f} rows/s"
     )
 
 
@@ -168,8 +176,8 @@ def _by_feature(checked: Checked) -> Table:
     if len(wrong) > _WORST:
         table.add_row(f"and {len(wrong) - _WORST} more that differ (--json has all)", *[""] * 8)
     for (kind, rows), features in right.items():
-        name = f"{ENTITY[kind]}: {features} {'other ' * bool(wrong)}feature{'s' * (features != 1)}"
-        table.add_row(name, f"{rows:,}", "100 %", *[""] * 6)
+        other = "other " * any(one.feature.kind == kind for one in wrong)
+        table.add_row(f"{ROW[kind]}: {features} {other}feature{'s' * (features != 1)}", f"{rows:,}", "100 %" if rows else "–", *[""] * 6)
     return table
 
 
@@ -183,6 +191,7 @@ def _line(row: Difference | Apart) -> str:
     where = f"request {row.request_id} at {moment(row.timestamp)}, {ENTITY[row.kind]} {row.entity}"
     if isinstance(row, Apart):
         return where
+    where += ", served → recomputed"
     values = "; ".join(f"{one['feature']} {one['served']} → {one['recomputed']}" for one in told["features"][:3])
     if row.kind == SEQUENCE:
         names = ", ".join(SEQUENCE_FIELDS[column] for column in row.wrong)

@@ -61,7 +61,7 @@ def test_a_sound_log(sound: Path, drill: Drill) -> None:
     assert said["records"] == requests
     assert said["rows"] == {VIEWS["sequence"]: requests, VIEWS["user"]: requests, VIEWS["pin"]: 7 * requests, VIEWS["topic"]: requests}
     assert said["compared"] == ROWS_OF_REQUEST * requests
-    assert (said["differing"], said["apart"], said["findings"], said["causes"]) == (0, 0, 0, [])
+    assert (said["proved"], said["differing"], said["apart"], said["findings"], said["causes"]) == (True, 0, 0, 0, [])
     assert [one["feature"] for one in said["features"]] == [feature.name for feature in EVERY]
     assert all(one["equal"] == one["rows"] > 0 and one["match_rate"] == 1 for one in said["features"])
     assert not any(one["missing"] or one["extra"] or one["differing"] or one["max_difference"] or one["smape"] for one in said["features"])
@@ -147,6 +147,11 @@ def test_values_that_nothing_gives_are_unexplained(drill: Drill, tmp_path: Path)
 
     said = skew("check", "--json", data=changed(drill, tmp_path / "data", scribbled), code=1).json()
     assert causes_of(said) == {"unexplained": 20 * 8}
+    # One of each kind, whichever was found first.
+    assert {row["view"] for row in said["causes"][0]["examples"]} == {VIEWS["user"], VIEWS["pin"]}
+    shown = skew("check", data=tmp_path / "data", code=1).out
+    for words in ("served → recomputed", ", user ", ", pin ", "user sequence: 5 features", "topic statistics: 15 features"):
+        assert words in shown
 
 
 def test_nothing_served_in_silence_is_no_default(drill: Drill, tmp_path: Path) -> None:
@@ -192,7 +197,12 @@ def test_what_is_told_by_the_row_is_no_finding(drill: Drill, tmp_path: Path) -> 
     other = changed(drill, tmp_path / "other", lambda row: row | {"fingerprint": "0123456789abcdef"})
     said = skew("check", "--json", data=other).json()
     assert causes_of(said) == {"other_fingerprint": 20 * ROWS_OF_REQUEST}
-    assert said["findings"] == 0
+    assert (said["findings"], said["proved"]) == (0, False)
+    assert {one["match_rate"] for one in said["features"]} == {None}
+    done = skew("check", data=other)
+    assert "nothing is proved" in done.out
+    assert "no row could be compared" in done.err
+    assert "100 %" not in done.out
 
 
 # Metrics ---------------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,7 +11,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from flows.report.drawing import FULL, NARROW, names_beside
 from flows.served import Status
+from flows.skew.names import EVERY
+from flows.skew.plots import brief
 from tests.conftest import Chromium
 from tests.skew.conftest import Drill, skew
 from tests.skew.test_check import Change, changed
@@ -81,8 +85,26 @@ def without(row: dict[str, Any], nothing: list[Any] | None, *prefixes: str) -> d
     ids=["unknown", "no user", "no pins", "no topic"],
 )
 def test_a_page_of_little(drill: Drill, tmp_path: Path, change: Change, records: int) -> None:
-    skew("check", "--html", tmp_path / "skew.html", data=changed(drill, tmp_path / "data", change, records))
-    ElementTree.fromstring((tmp_path / "skew.html").read_text().removeprefix("<!DOCTYPE html>\n"))
+    times = count(1_706_657_700_000)
+    data = changed(drill, tmp_path / "data", lambda row: change(row) | {"timestamp": next(times)}, records)
+    skew("check", "--html", tmp_path / "skew.html", data=data)
+    page = (tmp_path / "skew.html").read_text()
+    ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+    assert ("too few to say what moved" in page) == (records > 1)
+
+
+def test_a_page_of_what_could_not_be_compared(drill: Drill, tmp_path: Path) -> None:
+    data = changed(drill, tmp_path / "data", lambda row: row | {"fingerprint": "0123456789abcdef"})
+    skew("check", "--html", tmp_path / "skew.html", data=data)
+    assert "nothing is proved" in (page := (tmp_path / "skew.html").read_text())
+    assert "100\u202f%" not in page
+
+
+@pytest.mark.parametrize("width", [NARROW, FULL])
+def test_no_two_features_have_one_label(width: int) -> None:
+    labels, _ = names_beside([brief(feature.name, width) for feature in EVERY], width)
+    assert len(set(labels)) == len(EVERY)
+    assert not any("…" in label for label in labels)
 
 
 @pytest.mark.browser
