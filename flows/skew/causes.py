@@ -49,10 +49,11 @@ OLD_TILE = Cause("stale_tile", "all events are there, but the windows ended earl
 OLD_READ = Cause("stale_read", "the values at an earlier time, or of a shorter prefix of the log")
 EMPTY = Cause("empty", "nothing was served, not marked as a default, though there is something to say")
 UNEXPLAINED = Cause("unexplained", "no known mistake gives these values")
+NOT_LOOKED_INTO = Cause("not_looked_into", "too many rows differ to look into each; --explain-all does")
 
 CAUSES = (
     DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN, WRONG_TIE_ORDER, FLOAT32, LATE_IGNORED, DOUBLED, OFF_BY_ONE, TIME_ZONE, LOST, EMPTY,
-    OLD_TILE, OLD_READ, UNEXPLAINED,
+    OLD_TILE, OLD_READ, UNEXPLAINED, NOT_LOOKED_INTO,
 )  # fmt: skip
 BY_NAME = {cause.name: cause for cause in CAUSES}
 

@@ -16,7 +16,7 @@ from flows.log import Log
 from flows.open_log import open_log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
-from flows.skew.causes import BY_NAME, CAUSES, Cause, Mistake, chosen
+from flows.skew.causes import BY_NAME, CAUSES, NOT_LOOKED_INTO, Cause, Mistake, chosen
 from flows.skew.explaining import EXAMPLES, Difference, Explaining
 from flows.skew.names import EVERY, KINDS, Feature
 from flows.skew.recomputing import Apart, Recomputing
@@ -135,6 +135,7 @@ def check(
     question: Question = Question(),  # noqa: B008 - frozen
     features: tuple[Feature, ...] = EVERY,
     progress: Progress = Progress(),
+    explained: int | None = None,
 ) -> Checked:
     """Check served rows.
 
@@ -146,6 +147,8 @@ def check(
         Which of its records.
     features : tuple of Feature
         Which columns are compared.
+    explained : int, optional
+        Of at most so many users, pins and topics of each stretch of SERVED it is told why their rows differ; without it, of all.
 
     Raises
     ------
@@ -168,7 +171,7 @@ def check(
         open_log(settings, ACTIONS, read_only=True) as actions,
         Recomputing(settings, actions, fingerprint, features, log_read) as recomputing,
     ):
-        explaining = Explaining(settings, vocabulary, actions, progress=log_read)
+        explaining = Explaining(settings, vocabulary, actions, explained, question.seed, progress=log_read)
         of_question = Chosen(served, question)
         progress.total(of_question.to_read)
         for stretch in of_question.stretches(progress.served):
@@ -213,6 +216,9 @@ def _found(recomputing: Recomputing, explaining: Explaining) -> tuple[Found, ...
         if mistake.detail:
             into.details[mistake.detail] += sum(one.rows.values())
         into.examples += one.examples
+    if explaining.left.rows:
+        left, into = explaining.left, of(NOT_LOOKED_INTO)
+        into.rows, into.columns, into.examples = left.rows, left.columns, [*left.examples]
     for one_cause in found.values():
         one_cause.examples = _in_turn(one_cause.examples)[:EXAMPLES]
     return tuple(found[cause.name] for cause in CAUSES if cause.name in found)

@@ -25,6 +25,9 @@ from flows.time_option import Time
 GRACE_MS = 60_000
 """With --every: requests of the last minute wait for the next round, for a server logs them a little later."""
 
+EXPLAINED = 2_000
+"""Users, pins and topics of each stretch of SERVED whose rows are looked into, unless all are asked for: a mistake leaves its mark on many rows."""
+
 
 @click.command(
     "check",
@@ -39,6 +42,11 @@ GRACE_MS = 60_000
 )
 @click.option(
     "--feature", "names", multiple=True, metavar="NAME", help="Only this feature (view:feature, or a view); may be given several times."
+)
+@click.option(
+    "--explain-all",
+    is_flag=True,
+    help=f"Look into every row that differs, not {EXPLAINED:,} users, pins and topics at most of each stretch.",
 )
 @JSON
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page with plots, too.")
@@ -63,6 +71,7 @@ def check(
     sample: int | float | None,
     seed: int,
     names: tuple[str, ...],
+    explain_all: bool,
     as_json: bool,
     html: Path | None,
     every: float | None,
@@ -89,10 +98,10 @@ def check(
         # Before all the work, not after it.
         if path is not None and not path.absolute().parent.is_dir():
             raise InputError(f"can't write {path}: there is no directory {path.absolute().parent}; make it, or name another file")
-    metrics = Metrics()
+    metrics, explained = Metrics(), None if explain_all else EXPLAINED
     with open_served(settings) as served:
         if every is None:
-            found = _once(settings, served, question, features, as_json, html, metrics)
+            found = _once(settings, served, question, features, explained, as_json, html, metrics)
             if metrics_file is not None:
                 write_metrics(metrics.registry, metrics_file)
         else:
@@ -100,17 +109,24 @@ def check(
             if metrics_port is not None:
                 port = serve_metrics(metrics.registry, metrics_address, metrics_port)
                 click.echo(f"metrics at http://{metrics_address}:{port}/metrics", err=True)
-            found = _for_ever(settings, served, question, features, as_json, every, metrics, metrics_file)
+            found = _for_ever(settings, served, question, features, explained, as_json, every, metrics, metrics_file)
     if found:
         ctx.exit(1)
 
 
 def _once(
-    settings: Settings, served: Log, question: Question, features: tuple[Feature, ...], as_json: bool, html: Path | None, metrics: Metrics
+    settings: Settings,
+    served: Log,
+    question: Question,
+    features: tuple[Feature, ...],
+    explained: int | None,
+    as_json: bool,
+    html: Path | None,
+    metrics: Metrics,
 ) -> bool:
     """Check once, tell it, and whether anything was found."""
     with bars(as_json) as progress:
-        checked = check_served(settings, served, question, features, progress)
+        checked = check_served(settings, served, question, features, progress, explained)
     metrics.observe(checked)
     if html is not None:
         # Matplotlib takes most of a second to import, and only pages need it.
@@ -138,6 +154,7 @@ def _for_ever(
     served: Log,
     question: Question,
     features: tuple[Feature, ...],
+    explained: int | None,
     as_json: bool,
     every: float,
     metrics: Metrics,
@@ -151,7 +168,8 @@ def _for_ever(
         end = time.time_ns() // 1_000_000 - GRACE_MS
         if begin is None or begin < end:
             try:
-                checked = check_served(settings, served, Question(begin, end, question.sample, question.seed), features)
+                of_round = Question(begin, end, question.sample, question.seed)
+                checked = check_served(settings, served, of_round, features, explained=explained)
                 metrics.observe(checked)
                 found |= checked.findings > 0
                 click.echo(json.dumps(told.as_json(checked)) if as_json else told.summary(checked))

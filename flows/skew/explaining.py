@@ -21,7 +21,7 @@ from flows.partition import partition_of
 from flows.positions import Positions
 from flows.settings import Settings
 from flows.skew.causes import COLUMNS, EMPTY_COLUMN, FLOAT32_COLUMN, SHIFTS, packed
-from flows.skew.names import KINDS, PIN, SEQUENCE, TOPIC, USER
+from flows.skew.names import ENTITY, KINDS, PIN, SEQUENCE, TOPIC, USER
 from flows.skew.trace import Trace, trace
 from flows.vocabulary import Vocabulary
 
@@ -97,6 +97,10 @@ class Explaining:
     settings, vocabulary
     log : Log
         ACTIONS.
+    most : int, optional
+        Of so many users, so many pins and so many topics, drawn from all that are taken up at once, rows are explained; the others are `left`.
+    seed : int
+        Of what is drawn.
     at_once : int
         Rows that are held before they are explained.
     progress : callable
@@ -104,21 +108,46 @@ class Explaining:
     """
 
     def __init__(
-        self, settings: Settings, vocabulary: Vocabulary, log: Log, at_once: int = 20_000, progress: Callable[[int], None] = lambda n: None
+        self,
+        settings: Settings,
+        vocabulary: Vocabulary,
+        log: Log,
+        most: int | None = None,
+        seed: int = 0,
+        at_once: int = 20_000,
+        progress: Callable[[int], None] = lambda n: None,
     ) -> None:
         self._settings = settings
         self._vocabulary = vocabulary
         self._log = log
+        self._most = most
+        self._random = np.random.default_rng(seed)
         self._at_once = at_once
         self._progress = progress
         self._held: list[Difference] = []
         self.patterns: dict[bytes, Pattern] = {}
+        self.left = Pattern()
 
     def add(self, differences: Sequence[Difference]) -> None:
         """Take up rows that differ."""
-        self._held += differences
+        self._held += self._drawn(differences)
         if len(self._held) >= self._at_once:
             self.flush()
+
+    def _drawn(self, differences: Sequence[Difference]) -> Sequence[Difference]:
+        if self._most is None or len(differences) <= self._most:
+            return differences
+        # A user's two rows stay together: the one may tell why the other differs.
+        by_entity: dict[str, dict[tuple[str, int | str], list[Difference]]] = {}
+        for one in differences:
+            by_entity.setdefault(ENTITY[one.kind], {}).setdefault((one.request_id, one.entity), []).append(one)
+        out: list[Difference] = []
+        for rows in map(list, map(dict.values, by_entity.values())):
+            chosen = set(self._random.permutation(len(rows))[: self._most].tolist())
+            for i, together in enumerate(rows):
+                for one in together:
+                    out.append(one) if i in chosen else self.left.add(one)
+        return out
 
     def flush(self) -> None:
         """Explain what is held."""

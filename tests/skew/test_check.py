@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from flows.log import LocalLog
 from flows.outputs import ACTIONS, SERVED
 from flows.served import SERVED_SCHEMA
 from flows.skew import check_command
+from flows.skew.check import check
 from flows.skew.drill.runner import PARTITIONS, ROWS_OF_REQUEST
 from flows.skew.names import EVERY, VIEWS, named
+from flows.skew.served import Question, open_served
 from tests.processes import ROOT
 from tests.skew.conftest import Drill, refused_skew, settings_of, skew
 
@@ -203,6 +206,27 @@ def test_what_is_told_by_the_row_is_no_finding(drill: Drill, tmp_path: Path) -> 
     assert "nothing is proved" in done.out
     assert "no row could be compared" in done.err
     assert "100 %" not in done.out
+
+
+def test_of_many_rows_some_are_looked_into(mistaken: Path) -> None:
+    settings = settings_of(mistaken)
+
+    def causes(explained: int | None, seed: int = 0) -> dict[str, dict[str, int]]:
+        with open_served(settings) as served:
+            checked = check(settings, served, Question(seed=seed), explained=explained)
+        return {found.cause.name: dict(found.rows) for found in checked.causes if not found.cause.benign}
+
+    every, some, none = causes(None), causes(20), causes(0)
+    assert causes(10**9) == every
+    assert some == causes(20)
+    assert len({str(causes(20, seed)) for seed in range(4)}) > 1
+    assert set(some) == {*every, "not_looked_into"}
+    assert set(none) == {"not_looked_into"}
+    # Whatever is looked into, a row is a finding.
+    rows = [sum((Counter(by_kind) for by_kind in said.values()), Counter()) for said in (every, some, none)]
+    assert rows[0] == rows[1] == rows[2]
+    # Requests of two systems share IDs here, so a few of the 20 pins have two rows.
+    assert 20 <= rows[0]["pin"] - some["not_looked_into"]["pin"] < 40
 
 
 # Metrics ---------------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 from flows.skew.causes import CAUSES
 from flows.skew.check_command import check
-from flows.skew.drift import MOVED, MOVING
+from flows.skew.drift import ENOUGH, MOVED, MOVING
 from flows.skew.drift_command import drift
 from flows.skew.metrics import Metrics
 
@@ -40,3 +40,4 @@ def test_options(command: click.Command) -> None:
 def test_thresholds() -> None:
     assert f"Below **{MOVING}**" in DOCS
     assert f"from **{MOVED}** on" in DOCS
+    assert f"fewer than **{ENOUGH}** records" in DOCS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, TOPIC_STATS, USER_COUN
 from flows.open_log import open_log
 from flows.outputs import SERVED
 from flows.served import Status
-from flows.skew.drift import MOVED, MOVING, drift
+from flows.skew.drift import ENOUGH, MOVED, MOVING, drift
 from flows.skew.names import VIEWS
 from flows.skew.served import Chosen, Question
 from flows.skew.sides import Kept, Side
@@ -106,6 +107,17 @@ def test_what_moved_fails_a_build(sound: Path) -> None:
     assert "have moved by more than a PSI of 0.2" in done.err
     assert said["records"]["reference"] + said["records"]["current"] == whole["records"]
     assert skew("drift", *options, "--fail-above", 1e6, data=sound).code == 0
+
+
+def test_a_few_records_say_nothing_of_what_moved(sound: Path) -> None:
+    last = skew("check", "--json", data=sound).json()["last_request"]
+    options = ("--reference", f"..{last}", "--current", f"{last}..")
+    said = skew("drift", *options, "--json", data=sound).json()
+    assert said["records"]["current"] < ENOUGH
+    assert said["too_few"]
+    shown = skew("drift", *options, data=sound).out
+    assert "too few to say what moved" in shown
+    assert not re.search(r"\bmoved \(", shown)
 
 
 def test_actions_over_time(sound: Path) -> None:
