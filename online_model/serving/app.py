@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import orjson
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,7 +20,7 @@ from flows.errors import OtherFingerprintError, TidemarkError
 from flows.events import id_of
 from online_model.serving import examples
 from online_model.serving.answer import Answer, Ask
-from online_model.serving.errors import BadRequestError, ServingError, TooLargeError
+from online_model.serving.errors import BadRequestError, NotUtf8Error, ServingError, TooLargeError
 from online_model.serving.metrics import Metrics
 from online_model.serving.packing import Request as Asked
 from online_model.serving.schema import MAX_BODY_BYTES, BatchRequest, GetQuery, checked, parsed, refused
@@ -37,6 +39,21 @@ _DESCRIPTION = """Action sequences and revisit counters as the flows have them n
 Every answer says which prefix of the logs it reflects (`positions`), and is kept in the log `served` with all its values."""
 
 
+class _Text(Convertor[str]):
+    """The rest of a path, whatever it holds: Starlette's own `path` leaves out a newline, and so takes one text for another."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("text", _Text())
+
+
 def make_app(service: Service) -> FastAPI:
     """The application over a service; whoever runs it closes the service."""
     app = FastAPI(title="Tidemark", description=_DESCRIPTION, version="1", redoc_url=None)
@@ -48,6 +65,8 @@ def make_app(service: Service) -> FastAPI:
 
 
 def _features(app: FastAPI, service: Service) -> None:
+    told = [Depends(_legible)]
+
     async def one(said: GetQuery, ask: Ask, pack: Callable[[Asked, Answer], bytes]) -> Response:
         request = checked(said, time.time_ns() // 1_000_000, service.vocabulary, service.fingerprint)
         return Response(await service.serve(request, ask, pack), media_type=_JSON, headers=_HEADERS)
@@ -72,17 +91,17 @@ def _features(app: FastAPI, service: Service) -> None:
         request = checked(said, timestamp, service.vocabulary, service.fingerprint)
         return Response(await service.serve(request, ask, service.packer.batch), media_type=_JSON, headers=_HEADERS)
 
-    @app.get(_FEATURES + "/user/{id:path}", responses=examples.USER, summary="A user's sequence and counters", tags=["features"])
+    @app.get(_FEATURES + "/user/{id:text}", dependencies=told, responses=examples.USER, summary="A user's sequence and counters", tags=["features"])
     async def user(id: str, said: _Said) -> Response:
         """ID is a number, or the text that was ingested. Someone of whom nothing is known has an empty sequence and zeros, and found=false."""
         return await one(said, Ask(_one_id(id), _NO_IDS, (), said.as_of), service.packer.user)
 
-    @app.get(_FEATURES + "/pin/{id:path}", responses=examples.PIN, summary="A pin's counters", tags=["features"])
+    @app.get(_FEATURES + "/pin/{id:text}", dependencies=told, responses=examples.PIN, summary="A pin's counters", tags=["features"])
     async def pin(id: str, said: _Said) -> Response:
         """ID is a number, or the text that was ingested."""
         return await one(said, Ask(_NO_IDS, _one_id(id), (), said.as_of), service.packer.pin)
 
-    @app.get(_FEATURES + "/topic/{name:path}", responses=examples.TOPIC, summary="A topic's statistics", tags=["features"])
+    @app.get(_FEATURES + "/topic/{name:text}", dependencies=told, responses=examples.TOPIC, summary="A topic's statistics", tags=["features"])
     async def topic(name: str, said: _Said) -> Response:
         """NAME is the topic as it was ingested."""
         if not 0 < len(name) <= _LONGEST_ID:
@@ -146,6 +165,14 @@ def _one_id(text: str) -> np.ndarray:
     if not 0 < len(text) <= _LONGEST_ID:
         raise BadRequestError("the ID is empty, or too long", "give one: a whole number, or the text that was ingested")
     return np.array([id_of(text)], np.int64)
+
+
+async def _legible(http: Request) -> None:
+    # The server has put other characters in place of bytes that are no UTF-8.
+    try:
+        unquote_to_bytes(http.scope["raw_path"] + b"?" + http.scope["query_string"]).decode("utf-8")
+    except UnicodeDecodeError:
+        raise NotUtf8Error("the path is no UTF-8", "percent-encode the UTF-8 of what is asked for") from None
 
 
 async def _body(http: Request) -> bytes:
