@@ -56,7 +56,7 @@ register_url_convertor("text", _Text())
 
 def make_app(service: Service) -> FastAPI:
     """The application over a service; whoever runs it closes the service."""
-    app = FastAPI(title="Tidemark", description=_DESCRIPTION, version="1", redoc_url=None)
+    app = FastAPI(title="Tidemark", description=_DESCRIPTION, version="1", redoc_url=None, redirect_slashes=False)
     app.add_middleware(_Measured, metrics=service.metrics)
     _refusals(app)
     _features(app, service)
@@ -85,7 +85,7 @@ def _features(app: FastAPI, service: Service) -> None:
     async def batch(http: Request) -> Response:
         """All of one log prefix. A list stands for each value of the single answers: of all entities, in the order asked."""
         timestamp = time.time_ns() // 1_000_000
-        if http.url.query:
+        if http.scope["query_string"]:
             raise BadRequestError("a POST says nothing behind its question mark", "say it in the body; see /docs for the fields")
         said, ask = parsed(await _body(http), service.options)
         request = checked(said, timestamp, service.vocabulary, service.fingerprint)
@@ -145,7 +145,9 @@ def _refusals(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(http: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        what = {404: f"there is nothing at {http.url.path}", 405: f"{http.method} is not for {http.url.path}"}
+        # Not http.url, which is made of what the client calls the host.
+        path = http.scope["path"]
+        what = {404: f"there is nothing at {path}", 405: f"{http.method} is not for {path}"}
         return _refusal(error.status_code, what.get(error.status_code, str(error.detail)), "see /docs for what there is", error.headers)
 
     @app.exception_handler(Exception)

@@ -102,6 +102,7 @@ def test_a_path_holds_a_text_as_ingest_takes_it(server: Running) -> None:
         ("/", 404, "there is nothing at /"),
         ("/v1/features/users/1", 404, "there is nothing at /v1/features/users/1"),
         ("/v1/features", 405, "GET is not for /v1/features"),
+        ("/v1/features/", 404, "there is nothing at /v1/features/"),
         ("/v1/features/user/", 422, "the ID is empty"),
         ("/v1/features/topic/", 422, "the topic has no name"),
         ("/v1/features/user/%ff", 400, "the path is no UTF-8"),
