@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.errors import OtherFingerprintError, TidemarkError
@@ -32,6 +33,7 @@ _HEADERS = {"cache-control": "no-store"}
 _NO_IDS = np.empty(0, np.int64)
 _FEATURES = "/v1/features"
 _LONGEST_ID = 65_536
+_CLIENT_GONE = 499
 
 _Said = Annotated[GetQuery, Query()]
 _DESCRIPTION = """Action sequences and revisit counters as the flows have them now, or had them at a time.
@@ -91,7 +93,13 @@ def _features(app: FastAPI, service: Service) -> None:
         request = checked(said, timestamp, service.vocabulary, service.fingerprint)
         return Response(await service.serve(request, ask, service.packer.batch), media_type=_JSON, headers=_HEADERS)
 
-    @app.get(_FEATURES + "/user/{id:text}", dependencies=told, responses=examples.USER, summary="A user's sequence and counters", tags=["features"])
+    @app.get(
+        _FEATURES + "/user/{id:text}",
+        dependencies=told,
+        responses=examples.USER,
+        summary="A user's sequence and counters",
+        tags=["features"],
+    )
     async def user(id: str, said: _Said) -> Response:
         """ID is a number, or the text that was ingested. Someone of whom nothing is known has an empty sequence and zeros, and found=false."""
         return await one(said, Ask(_one_id(id), _NO_IDS, (), said.as_of), service.packer.user)
@@ -101,7 +109,9 @@ def _features(app: FastAPI, service: Service) -> None:
         """ID is a number, or the text that was ingested."""
         return await one(said, Ask(_NO_IDS, _one_id(id), (), said.as_of), service.packer.pin)
 
-    @app.get(_FEATURES + "/topic/{name:text}", dependencies=told, responses=examples.TOPIC, summary="A topic's statistics", tags=["features"])
+    @app.get(
+        _FEATURES + "/topic/{name:text}", dependencies=told, responses=examples.TOPIC, summary="A topic's statistics", tags=["features"]
+    )
     async def topic(name: str, said: _Said) -> Response:
         """NAME is the topic as it was ingested."""
         if not 0 < len(name) <= _LONGEST_ID:
@@ -149,6 +159,11 @@ def _refusals(app: FastAPI) -> None:
         path = http.scope["path"]
         what = {404: f"there is nothing at {path}", 405: f"{http.method} is not for {path}"}
         return _refusal(error.status_code, what.get(error.status_code, str(error.detail)), "see /docs for what there is", error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: Exception) -> Response:
+        # Nobody reads it, and it is counted.
+        return _refusal(_CLIENT_GONE, "the client has gone before its body was here", "ask again")
 
     @app.exception_handler(Exception)
     async def unforeseen(_: Request, error: Exception) -> Response:

@@ -177,6 +177,16 @@ def test_bytes_that_are_no_http_end_a_connection_alone(server: Running, sent: by
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_client_that_goes_amid_its_body_is_counted_and_nothing_more(server: Running, capfd: pytest.CaptureFixture[str]) -> None:
+    counted = 'tidemark_serving_requests_total{endpoint="batch",status="%d"}'
+    gone, unforeseen = (server.client.metric(counted % status) for status in (499, 500))
+    with socket.create_connection(("127.0.0.1", server.client.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(b"POST /v1/features HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    await_true(lambda: server.client.metric(counted % 499) > gone, "it is counted")
+    assert server.client.metric(counted % 500) == unforeseen
+    assert capfd.readouterr().err == ""
+
+
 def test_a_read_that_fails_in_an_unforeseen_way_is_an_error_and_passes(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(FeatureReader, "pin_counters", lambda *_: 1 / 0)
