@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from flows.errors import OtherFingerprintError, TidemarkError
 from flows.events import id_of
 from online_model.serving import examples
 from online_model.serving.answer import Answer, Ask
-from online_model.serving.errors import BadRequestError, NotUtf8Error, ServingError, TooLargeError
+from online_model.serving.errors import BadRequestError, NotUtf8Error, ServingError, SlowBodyError, TooLargeError
 from online_model.serving.metrics import Metrics
 from online_model.serving.packing import Request as Asked
 from online_model.serving.schema import MAX_BODY_BYTES, BatchRequest, GetQuery, checked, parsed, refused
@@ -89,7 +90,7 @@ def _features(app: FastAPI, service: Service) -> None:
         timestamp = time.time_ns() // 1_000_000
         if http.scope["query_string"]:
             raise BadRequestError("a POST says nothing behind its question mark", "say it in the body; see /docs for the fields")
-        said, ask = parsed(await _body(http), service.options)
+        said, ask = parsed(await _body(http, service.options.body_timeout_s), service.options)
         request = checked(said, timestamp, service.vocabulary, service.fingerprint)
         return Response(await service.serve(request, ask, service.packer.batch), media_type=_JSON, headers=_HEADERS)
 
@@ -141,8 +142,11 @@ def _refusals(app: FastAPI) -> None:
     @app.exception_handler(TidemarkError)
     async def refuse(_: Request, error: Exception) -> Response:
         if isinstance(error, ServingError):
-            retry = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
-            return _refusal(error.status, error.error, error.advice, retry)
+            headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+            if isinstance(error, SlowBodyError):
+                # The rest of it is not waited for.
+                headers["connection"] = "close"
+            return _refusal(error.status, error.error, error.advice, headers)
         advice = "serve it with the settings that it was made with" if isinstance(error, OtherFingerprintError) else "see /readyz"
         return _refusal(503, str(error), advice, {"retry-after": "1"})
 
@@ -192,13 +196,17 @@ async def _legible(http: Request) -> None:
         raise NotUtf8Error("the path is no UTF-8", "percent-encode the UTF-8 of what is asked for") from None
 
 
-async def _body(http: Request) -> bytes:
+async def _body(http: Request, seconds: float) -> bytes:
     parts, size = [], 0
-    async for part in http.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise TooLargeError(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", "send several requests")
-        parts.append(part)
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in http.stream():
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise TooLargeError(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", "send several requests")
+                parts.append(part)
+    except TimeoutError:
+        raise SlowBodyError(f"the body has not come within {seconds:g} s", "send it at once") from None
     return b"".join(parts)
 
 

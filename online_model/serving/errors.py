@@ -42,6 +42,12 @@ class NotUtf8Error(ServingError):
     status = 400
 
 
+class SlowBodyError(ServingError):
+    """A body that does not come to its end."""
+
+    status = 408
+
+
 class TooLargeError(ServingError):
     """A body larger than any request needs."""
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from flows.events import id_of
 from flows.reading import FeatureReader
 from online_model.serving.options import Options
+from online_model.serving.server import MAX_HEAD_BYTES
 from tests.processes import PATIENCE_S, await_true
 from tests.serving.conftest import Site
 from tests.serving.http import Reply, Running, running
@@ -175,6 +176,24 @@ def test_bytes_that_are_no_http_end_a_connection_alone(server: Running, sent: by
             pass
     assert server.client.get("/healthz") == {"status": "ok"}
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_head_without_end_is_cut_off(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.client.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\nendless: ".ljust(MAX_HEAD_BYTES + 1, b"x"))
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 400 ")
+    assert server.client.get("/healthz") == {"status": "ok"}
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(site: Site) -> None:
+    with (
+        running(site.settings, Options(timeout_s=PATIENCE_S, body_timeout_s=0.05)) as slow,
+        socket.create_connection(("127.0.0.1", slow.client.port), timeout=PATIENCE_S) as connection,
+    ):
+        connection.sendall(b"POST /v1/features HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        said = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert b"the body has not come within 0.05 s" in said
 
 
 def test_a_client_that_goes_amid_its_body_is_counted_and_nothing_more(server: Running, capfd: pytest.CaptureFixture[str]) -> None:
