@@ -25,7 +25,7 @@ from online_model.serving.answer import Answer, Ask
 from online_model.serving.errors import BadRequestError, NotUtf8Error, ServingError, SlowBodyError, TooLargeError
 from online_model.serving.metrics import Metrics
 from online_model.serving.packing import Request as Asked
-from online_model.serving.schema import MAX_BODY_BYTES, BatchRequest, GetQuery, checked, parsed, refused
+from online_model.serving.schema import MAX_BODY_BYTES, BatchRequest, GetQuery, checked, parsed, refused, said_once
 from online_model.serving.service import Service
 
 _JSON = "application/json"
@@ -68,7 +68,7 @@ def make_app(service: Service) -> FastAPI:
 
 
 def _features(app: FastAPI, service: Service) -> None:
-    told = [Depends(_legible)]
+    told = [Depends(_legible), Depends(_said_once)]
 
     async def one(said: GetQuery, ask: Ask, pack: Callable[[Asked, Answer], bytes]) -> Response:
         request = checked(said, time.time_ns() // 1_000_000, service.vocabulary, service.fingerprint)
@@ -194,6 +194,10 @@ async def _legible(http: Request) -> None:
         unquote_to_bytes(http.scope["raw_path"] + b"?" + http.scope["query_string"]).decode("utf-8")
     except UnicodeDecodeError:
         raise NotUtf8Error("the path is no UTF-8", "percent-encode the UTF-8 of what is asked for") from None
+
+
+async def _said_once(http: Request) -> None:
+    said_once(http.query_params.multi_items())
 
 
 async def _body(http: Request, seconds: float) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -102,7 +104,22 @@ def parsed(body: bytes, options: Options) -> tuple[BatchRequest, Ask]:
             f"{ask.entities} entities are asked for, and a request may ask for {options.most_entities}",
             "send several requests, or have the server started with a larger --max-entities",
         )
+    # Pydantic takes the last of several.
+    json.loads(body, object_pairs_hook=said_once)
     return said, ask
+
+
+def said_once(pairs: Iterable[tuple[str, Any]]) -> None:
+    """Hold names and their values to one value each.
+
+    Raises
+    ------
+    BadRequestError
+        A name is there again.
+    """
+    twice = next((name for name, times in Counter(name for name, _ in pairs).items() if times > 1), None)
+    if twice is not None:
+        raise BadRequestError(f"'{twice}' is said more than once", "say it once")
 
 
 def refused(errors: list[dict[str, Any]], names: Iterable[str] = GetQuery.model_fields) -> BadRequestError:
