@@ -57,7 +57,7 @@ def refusal(reply: Reply) -> tuple[str, str]:
         ({"users": [1, None]}, 422, "users.1 is no ID"),
         ({"pins": [True]}, 422, "pins.0 is no ID"),
         ({"pins": [[1]]}, 422, "pins.0 is no ID"),
-        ({"pins": ["x" * 1025]}, 422, "pins.0 is no ID"),
+        ({"pins": ["x" * 65_537]}, 422, "pins.0 is no ID"),
         ({"users": [2**63]}, 422, "users: 9223372036854775808 is no 64-bit ID"),
         ({"users": ["a", -(2**63) - 1]}, 422, "users: -9223372036854775809 is no 64-bit ID"),
         ({"users": [10**400]}, 422, "users"),
@@ -97,6 +97,13 @@ def test_a_path_holds_a_text_as_ingest_takes_it(server: Running) -> None:
     for text in ("99999999999999999999", "7.5", "007", "7\n", "7\r", "\n7", "a\nb", "a/b", "/", "a%2F", "ä", "7 ", "\x00"):
         assert server.client.get(f"{FEATURES}/user/{quote(text, safe='')}")["user_id"] == id_of(text)
         assert server.client.get(f"{FEATURES}/topic/{quote(text, safe='')}")["topic"] == text
+
+
+def test_get_and_post_take_texts_of_the_same_length(server: Running) -> None:
+    long = "x" * 60_000
+    got = server.client.post({"users": [long], "topics": [long]})
+    assert got["users"]["user_id"] == [server.client.get(f"{FEATURES}/user/{long}")["user_id"]] == [id_of(long)]
+    assert got["topics"]["topic"] == [server.client.get(f"{FEATURES}/topic/{long}")["topic"]] == [long]
 
 
 @pytest.mark.parametrize(
