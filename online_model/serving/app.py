@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import orjson
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.errors import OtherFingerprintError, TidemarkError
 from flows.events import id_of
 from online_model.serving import examples
 from online_model.serving.answer import Answer, Ask
-from online_model.serving.errors import BadRequestError, ServingError, TooLargeError
+from online_model.serving.errors import BadRequestError, NotUtf8Error, ServingError, SlowBodyError, TooLargeError
 from online_model.serving.metrics import Metrics
 from online_model.serving.packing import Request as Asked
-from online_model.serving.schema import MAX_BODY_BYTES, BatchRequest, GetQuery, checked, parsed, refused
+from online_model.serving.schema import MAX_BODY_BYTES, BatchRequest, GetQuery, checked, parsed, refused, said_once
 from online_model.serving.service import Service
 
 _JSON = "application/json"
@@ -29,7 +33,7 @@ _JSON = "application/json"
 _HEADERS = {"cache-control": "no-store"}
 _NO_IDS = np.empty(0, np.int64)
 _FEATURES = "/v1/features"
-_LONGEST_ID = 65_536
+_CLIENT_GONE = 499
 
 _Said = Annotated[GetQuery, Query()]
 _DESCRIPTION = """Action sequences and revisit counters as the flows have them now, or had them at a time.
@@ -37,9 +41,24 @@ _DESCRIPTION = """Action sequences and revisit counters as the flows have them n
 Every answer says which prefix of the logs it reflects (`positions`), and is kept in the log `served` with all its values."""
 
 
+class _Text(Convertor[str]):
+    """The rest of a path, whatever it holds: Starlette's own `path` leaves out a newline, and so takes one text for another."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("text", _Text())
+
+
 def make_app(service: Service) -> FastAPI:
     """The application over a service; whoever runs it closes the service."""
-    app = FastAPI(title="Tidemark", description=_DESCRIPTION, version="1", redoc_url=None)
+    app = FastAPI(title="Tidemark", description=_DESCRIPTION, version="1", redoc_url=None, redirect_slashes=False)
     app.add_middleware(_Measured, metrics=service.metrics)
     _refusals(app)
     _features(app, service)
@@ -48,6 +67,8 @@ def make_app(service: Service) -> FastAPI:
 
 
 def _features(app: FastAPI, service: Service) -> None:
+    told = [Depends(_legible), Depends(_said_once)]
+
     async def one(said: GetQuery, ask: Ask, pack: Callable[[Asked, Answer], bytes]) -> Response:
         request = checked(said, time.time_ns() // 1_000_000, service.vocabulary, service.fingerprint)
         return Response(await service.serve(request, ask, pack), media_type=_JSON, headers=_HEADERS)
@@ -66,27 +87,35 @@ def _features(app: FastAPI, service: Service) -> None:
     async def batch(http: Request) -> Response:
         """All of one log prefix. A list stands for each value of the single answers: of all entities, in the order asked."""
         timestamp = time.time_ns() // 1_000_000
-        if http.url.query:
+        if http.scope["query_string"]:
             raise BadRequestError("a POST says nothing behind its question mark", "say it in the body; see /docs for the fields")
-        said, ask = parsed(await _body(http), service.options)
+        said, ask = parsed(await _body(http, service.options.body_timeout_s), service.options)
         request = checked(said, timestamp, service.vocabulary, service.fingerprint)
         return Response(await service.serve(request, ask, service.packer.batch), media_type=_JSON, headers=_HEADERS)
 
-    @app.get(_FEATURES + "/user/{id:path}", responses=examples.USER, summary="A user's sequence and counters", tags=["features"])
+    @app.get(
+        _FEATURES + "/user/{id:text}",
+        dependencies=told,
+        responses=examples.USER,
+        summary="A user's sequence and counters",
+        tags=["features"],
+    )
     async def user(id: str, said: _Said) -> Response:
         """ID is a number, or the text that was ingested. Someone of whom nothing is known has an empty sequence and zeros, and found=false."""
         return await one(said, Ask(_one_id(id), _NO_IDS, (), said.as_of), service.packer.user)
 
-    @app.get(_FEATURES + "/pin/{id:path}", responses=examples.PIN, summary="A pin's counters", tags=["features"])
+    @app.get(_FEATURES + "/pin/{id:text}", dependencies=told, responses=examples.PIN, summary="A pin's counters", tags=["features"])
     async def pin(id: str, said: _Said) -> Response:
         """ID is a number, or the text that was ingested."""
         return await one(said, Ask(_NO_IDS, _one_id(id), (), said.as_of), service.packer.pin)
 
-    @app.get(_FEATURES + "/topic/{name:path}", responses=examples.TOPIC, summary="A topic's statistics", tags=["features"])
+    @app.get(
+        _FEATURES + "/topic/{name:text}", dependencies=told, responses=examples.TOPIC, summary="A topic's statistics", tags=["features"]
+    )
     async def topic(name: str, said: _Said) -> Response:
         """NAME is the topic as it was ingested."""
-        if not 0 < len(name) <= _LONGEST_ID:
-            raise BadRequestError("the topic has no name, or too long a one", "name one: /v1/features/topic/NAME")
+        if not name:
+            raise BadRequestError("the topic has no name", "name one: /v1/features/topic/NAME")
         return await one(said, Ask(_NO_IDS, _NO_IDS, (name,), said.as_of), service.packer.topic)
 
 
@@ -112,8 +141,11 @@ def _refusals(app: FastAPI) -> None:
     @app.exception_handler(TidemarkError)
     async def refuse(_: Request, error: Exception) -> Response:
         if isinstance(error, ServingError):
-            retry = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
-            return _refusal(error.status, error.error, error.advice, retry)
+            headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+            if isinstance(error, SlowBodyError):
+                # The rest of it is not waited for.
+                headers["connection"] = "close"
+            return _refusal(error.status, error.error, error.advice, headers)
         advice = "serve it with the settings that it was made with" if isinstance(error, OtherFingerprintError) else "see /readyz"
         return _refusal(503, str(error), advice, {"retry-after": "1"})
 
@@ -126,8 +158,15 @@ def _refusals(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(http: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        what = {404: f"there is nothing at {http.url.path}", 405: f"{http.method} is not for {http.url.path}"}
+        # Not http.url, which is made of what the client calls the host.
+        path = http.scope["path"]
+        what = {404: f"there is nothing at {path}", 405: f"{http.method} is not for {path}"}
         return _refusal(error.status_code, what.get(error.status_code, str(error.detail)), "see /docs for what there is", error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: Exception) -> Response:
+        # Nobody reads it, and it is counted.
+        return _refusal(_CLIENT_GONE, "the client has gone before its body was here", "ask again")
 
     @app.exception_handler(Exception)
     async def unforeseen(_: Request, error: Exception) -> Response:
@@ -143,18 +182,34 @@ def _refusal(status: int, error: str, advice: str, headers: Mapping[str, str] | 
 
 
 def _one_id(text: str) -> np.ndarray:
-    if not 0 < len(text) <= _LONGEST_ID:
-        raise BadRequestError("the ID is empty, or too long", "give one: a whole number, or the text that was ingested")
+    if not text:
+        raise BadRequestError("the ID is empty", "give one: a whole number, or the text that was ingested")
     return np.array([id_of(text)], np.int64)
 
 
-async def _body(http: Request) -> bytes:
+async def _legible(http: Request) -> None:
+    # The server has put other characters in place of bytes that are no UTF-8.
+    try:
+        unquote_to_bytes(http.scope["raw_path"] + b"?" + http.scope["query_string"]).decode("utf-8")
+    except UnicodeDecodeError:
+        raise NotUtf8Error("the path is no UTF-8", "percent-encode the UTF-8 of what is asked for") from None
+
+
+async def _said_once(http: Request) -> None:
+    said_once(http.query_params.multi_items())
+
+
+async def _body(http: Request, seconds: float) -> bytes:
     parts, size = [], 0
-    async for part in http.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise TooLargeError(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", "send several requests")
-        parts.append(part)
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in http.stream():
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise TooLargeError(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", "send several requests")
+                parts.append(part)
+    except TimeoutError:
+        raise SlowBodyError(f"the body has not come within {seconds:g} s", "send it at once") from None
     return b"".join(parts)
 
 

@@ -36,6 +36,18 @@ class NotJsonError(ServingError):
     status = 400
 
 
+class NotUtf8Error(ServingError):
+    """The path, or what stands behind its question mark, is no text."""
+
+    status = 400
+
+
+class SlowBodyError(ServingError):
+    """A body that does not come to its end."""
+
+    status = 408
+
+
 class TooLargeError(ServingError):
     """A body larger than any request needs."""
 

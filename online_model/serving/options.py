@@ -32,6 +32,8 @@ class Options:
         Serve nothing that SERVED has no room for.
     log_queue_bytes : int
         Memory for rows that are not durable yet.
+    body_timeout_s : float
+        How long a request's body may take to come.
     drain_s : float
         How long, at the end, rows are still made durable.
     """
@@ -43,4 +45,5 @@ class Options:
     most_waiting: int = 256
     require_log: bool = False
     log_queue_bytes: int = 64 << 20
+    body_timeout_s: float = 10.0
     drain_s: float = 10.0

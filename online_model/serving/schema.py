@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
-from flows.events import INT64_MAX, INT64_MIN, MAX_EVENT_TIME, ids_of
+from flows.events import INT64_MAX, INT64_MIN, MAX_EVENT_TIME, MAX_RAW_BYTES, ids_of
 from flows.vocabulary import Vocabulary, suggestion
 from online_model.serving.answer import Ask
 from online_model.serving.errors import BadRequestError, NotJsonError, OtherFingerprintAskedError
@@ -18,8 +20,11 @@ from online_model.serving.packing import Request
 
 MAX_BODY_BYTES = 4 << 20
 
-Id = StrictInt | Annotated[StrictStr, Field(max_length=1_024)]
-Topic = Annotated[StrictStr, Field(max_length=65_536)]
+# No record is longer that can be taken. A GET says less: its whole head has 64 KiB at most.
+MAX_TEXT = MAX_RAW_BYTES
+
+Topic = Annotated[StrictStr, Field(max_length=MAX_TEXT)]
+Id = StrictInt | Topic
 
 _AS_OF = Field(
     default=None,
@@ -102,7 +107,22 @@ def parsed(body: bytes, options: Options) -> tuple[BatchRequest, Ask]:
             f"{ask.entities} entities are asked for, and a request may ask for {options.most_entities}",
             "send several requests, or have the server started with a larger --max-entities",
         )
+    # Pydantic takes the last of several.
+    json.loads(body, object_pairs_hook=said_once)
     return said, ask
+
+
+def said_once(pairs: Iterable[tuple[str, Any]]) -> None:
+    """Hold names and their values to one value each.
+
+    Raises
+    ------
+    BadRequestError
+        A name is there again.
+    """
+    twice = next((name for name, times in Counter(name for name, _ in pairs).items() if times > 1), None)
+    if twice is not None:
+        raise BadRequestError(f"'{twice}' is said more than once", "say it once")
 
 
 def refused(errors: list[dict[str, Any]], names: Iterable[str] = GetQuery.model_fields) -> BadRequestError:
@@ -112,7 +132,9 @@ def refused(errors: list[dict[str, Any]], names: Iterable[str] = GetQuery.model_
     if first["type"] == "extra_forbidden":
         return BadRequestError(f"there is no field '{where}'{suggestion(where, list(names))}", f"fields are: {', '.join(names)}; see /docs")
     if len(first["loc"]) > 1 and first["loc"][0] in ("users", "pins"):
-        return BadRequestError(f"{where} is no ID", "an ID is a whole number, or the text that was ingested, of 1024 characters at most")
+        return BadRequestError(
+            f"{where} is no ID", f"an ID is a whole number, or the text that was ingested, of {MAX_TEXT} characters at most"
+        )
     return BadRequestError(f"{where or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", "see /docs for what may be said")
 
 

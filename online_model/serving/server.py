@@ -16,6 +16,7 @@ from flows.errors import SettingsError
 from online_model.serving.app import make_app
 from online_model.serving.service import Service
 
+MAX_HEAD_BYTES = 65_536
 # Requests that are under way when it is asked to stop.
 _GRACE_S = 10
 # A thread that computes hands the interpreter on after this time. By default it is 5 ms: longer than most answers take.
@@ -56,7 +57,15 @@ def make_server(service: Service) -> Server:
     """A server of a service, that does nothing yet."""
     return Server(
         uvicorn.Config(
-            make_app(service), lifespan="off", access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=_GRACE_S
+            make_app(service),
+            # The other implementation that uvicorn has takes a head without end.
+            http="h11",
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_S,
         )
     )
 
