@@ -105,6 +105,7 @@ def test_a_sample_is_that_of_its_seed(sound: Path) -> None:
     assert some["records"] == 40
     assert some == sampled("--sample", 40, "--seed", 1)
     assert len({str(sampled("--sample", 3, "--seed", seed)) for seed in range(6)}) > 1
+    assert sampled("--sample", "100%")["records"] == sampled()["records"]
     assert 0 < sampled("--sample", "30%")["records"] < sampled()["records"]
     assert sampled("--sample", 10**9)["records"] == sampled()["records"]
 
@@ -270,6 +271,9 @@ def test_no_log_to_recompute_from(drill: Drill, tmp_path: Path) -> None:
         (["--feature", "revisits_clik_all_7d_count"], 2, "did you mean 'revisits_click_all_7d_count'"),
         (["--from", "2024-02-01", "--to", "2024-01-01"], 2, "must end after it begins"),
         (["--from", "yesterday"], 2, "ISO 8601"),
+        (["--from=--123456789"], 2, "ISO 8601"),
+        (["--to", "9" * 30], 2, "ISO 8601"),
+        (["--every", "nan"], 2, "no number"),
         (["--sample", "0"], 2, "neither a number of records above 0 nor a share"),
         (["--sample", "150%"], 2, "neither"),
         (["--html", "no/such/place/skew.html"], 1, "there is no directory"),
