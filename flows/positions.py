@@ -61,7 +61,7 @@ class Positions:
             return None
         numbers = np.frombuffer(data, "<i8").astype(np.int64)
         form, partitions = int(numbers[0]), int(numbers[1])
-        if form != _FORMAT or partitions < 1 or len(numbers) != 2 + partitions * (2 + partitions):
+        if form != _FORMAT or partitions < 1 or len(numbers) != 2 + partitions * (2 + partitions) or (numbers < 0).any():
             return None
         actions, corrected, applied = np.split(numbers[2:], [partitions, 2 * partitions])
         return cls(actions, corrected, applied.reshape(partitions, partitions))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import click
+
+# As many digits as any of them is 64 bits wide.
+_MILLISECONDS = re.compile("-?[0-9]{1,18}")
 
 
 class Time(click.ParamType):
@@ -16,7 +20,7 @@ class Time(click.ParamType):
         if isinstance(value, int):
             return value
         text = str(value)
-        if text.lstrip("-").isdecimal() and len(text) > 8:
+        if _MILLISECONDS.fullmatch(text) and len(text) > 8:
             return int(text)
         try:
             at = datetime.fromisoformat(text)

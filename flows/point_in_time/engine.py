@@ -76,12 +76,14 @@ class PointInTime:
         self.run(self.collect_topics(asked, parts.append), asked)
         return joined_topics(parts, len(asked), len(TOPIC_STATS))
 
-    def collect_pins(self, asked: Asked, answer: Callable[[PinPart], None]) -> list[Collector]:
-        """What gathers for queries of pins, to be run together with others."""
+    def collect_pins(
+        self, asked: Asked, answer: Callable[[PinPart], None], beyond: Callable[[np.ndarray, int], None] | None = None
+    ) -> list[Collector]:
+        """What gathers for queries of pins, to be run together with others; `beyond` as of `PinsByPosition`."""
         arrived, placed = _by_kind(asked)
         found: list[Collector] = [PinsArrived(asked, arrived, answer)] if len(arrived) else []
         if len(placed):
-            found.append(PinsByPosition(asked, placed, History.every(self.settings), self.settings.partitions, answer))
+            found.append(PinsByPosition(asked, placed, History.every(self.settings), self.settings.partitions, answer, beyond))
         return found
 
     def collect_topics(self, asked: Asked, answer: Callable[[TopicPart], None]) -> list[Collector]:

@@ -142,12 +142,26 @@ class _Origin:
 
 
 class PinsByPosition(_Pins):
-    """By how many changes of each origin were applied: a stream for each origin and correction, in which a change has its number."""
+    """By how many changes of each origin were applied: a stream for each origin and correction, in which a change has its number.
+
+    Parameters
+    ----------
+    beyond : callable, optional
+        Given prefixes (which of `asked.positions`) under which more changes of pins of a partition were applied than the log leads to, and the
+        partition: what is answered there says nothing. Without it that is an error.
+    """
 
     def __init__(
-        self, asked: Asked, queries: np.ndarray, histories: Sequence[History], partitions: int, answer: Callable[[PinPart], None]
+        self,
+        asked: Asked,
+        queries: np.ndarray,
+        histories: Sequence[History],
+        partitions: int,
+        answer: Callable[[PinPart], None],
+        beyond: Callable[[np.ndarray, int], None] | None = None,
     ) -> None:
         super().__init__(asked, queries, answer)
+        self._beyond = beyond
         self._positions: Sequence[Positions] = asked.positions
         self._marks = asked.marks()
         self.partitions = partitions
@@ -210,7 +224,10 @@ class PinsByPosition(_Pins):
             origin = self.origins[partition]
             mine = origin.number[:, home] == number
             limits[mine, stream] = counts.before(origin.position[mine, home], home) + origin.left[mine, home]
-            if (limits[:, stream] > counts.now[home]).any():
+            beyond = np.flatnonzero(limits[:, stream] > counts.now[home])
+            if len(beyond) and self._beyond is not None:
+                self._beyond(beyond, home)
+            elif len(beyond):
                 raise CorruptionError(
                     f"log 'actions', partition {partition}, leads to {counts.now[home]} changes of pins of partition {home}, and "
                     f"{limits[:, stream].max()} were applied where a row was served: the log has lost records, or the positions are of another "

@@ -167,12 +167,13 @@ def check(
 
     vocabulary = settings.load_vocabulary()
     fingerprint = state_fingerprint(settings, vocabulary)
+    # Before ACTIONS is looked at: what is served by then reflects no more than it holds.
+    of_question = Chosen(served, question)
     with (
         open_log(settings, ACTIONS, read_only=True) as actions,
         Recomputing(settings, actions, fingerprint, features, log_read) as recomputing,
     ):
         explaining = Explaining(settings, vocabulary, actions, explained, question.seed, progress=log_read)
-        of_question = Chosen(served, question)
         progress.total(of_question.to_read)
         for stretch in of_question.stretches(progress.served):
             records += len(stretch)

@@ -12,6 +12,7 @@ from flows import stopping
 from flows.errors import InputError, TidemarkError
 from flows.log import Log
 from flows.metrics_http import serve_metrics, write_metrics
+from flows.number_option import Number
 from flows.settings import Settings
 from flows.skew import told
 from flows.skew.check import Checked
@@ -51,7 +52,7 @@ EXPLAINED = 2_000
 @JSON
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page with plots, too.")
 @click.option(
-    "--every", type=click.FloatRange(1), metavar="SECONDS", help="Round after round, each over what was served since, until stopped."
+    "--every", type=Number(1), metavar="SECONDS", help="Round after round, each over what was served since, until stopped."
 )
 @click.option(
     "--metrics-port", type=click.IntRange(0, 65_535), metavar="PORT", help="With --every: serve Prometheus metrics; 0 picks a port."

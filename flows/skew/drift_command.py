@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from flows.errors import InputError
+from flows.number_option import Number
 from flows.run.display import RateColumn, moment
 from flows.settings import Settings
 from flows.skew import drift as drifts
@@ -42,7 +43,7 @@ _SHOWN = 20
 @click.option("--current", type=Period(), default="..", show_default="all", help="The period of served rows that may have moved.")
 @click.option("--any-fingerprint", is_flag=True, help="Take rows too that were made under other features or settings.")
 @click.option(
-    "--fail-above", type=click.FloatRange(0), metavar="PSI", help=f"Exit with 1 if any feature has moved further; {MOVED} is a large move."
+    "--fail-above", type=Number(0), metavar="PSI", help=f"Exit with 1 if any feature has moved further; {MOVED} is a large move."
 )
 @JSON
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page with plots, too.")

@@ -17,7 +17,7 @@ from flows.corrections.history import History
 from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, TOPIC_STATS
 from flows.log import Log
 from flows.partition import partition_of
-from flows.point_in_time import Asked, PointInTime
+from flows.point_in_time import Asked, PinsAt, PointInTime
 from flows.point_in_time.asked import UsersAt
 from flows.point_in_time.collecting import Collector
 from flows.point_in_time.pins import joined_pins
@@ -27,7 +27,7 @@ from flows.positions import Positions
 from flows.served import Status
 from flows.served_rows import ServedRows
 from flows.settings import Settings
-from flows.skew.causes import DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN
+from flows.skew.causes import DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN, Cause
 from flows.skew.explaining import EXAMPLES, Difference
 from flows.skew.names import PIN, SEQUENCE, TOPIC, USER, Feature
 from flows.skew.tallies import Tallies
@@ -112,7 +112,12 @@ class Recomputing:
         for kind, rows in ((SEQUENCE, users), (USER, users), (PIN, pins), (TOPIC, topics)):
             if kind in self._kinds and len(rows.record):
                 taken[kind], asked[kind] = self._asked(served, kind, rows, prefixes, readable)
-        now = self._recompute(asked)
+        now, known = self._recompute(asked)
+        if PIN in now and not known.all():
+            self._set_apart(served, PIN, pins, taken[PIN][~known], POSITION_UNKNOWN)
+            taken[PIN], now[PIN] = taken[PIN][known], PinsAt(now[PIN].values[known], now[PIN].found[known])
+        for kind, rows_taken in taken.items():
+            self.rows[kind] += len(rows_taken)
         found: list[Difference] = []
         if SEQUENCE in now:
             found += self._sequences(served, users, taken[SEQUENCE], now[SEQUENCE])
@@ -125,19 +130,26 @@ class Recomputing:
             found += self._numbers(served, TOPIC, topics, taken[TOPIC], served.topic_stats, now[TOPIC].values, now[TOPIC].found)
         return found
 
-    def _recompute(self, asked: dict[str, Asked]) -> dict[str, Any]:
-        """What the log says, of every kind that is asked for, in one pass over it."""
+    def _recompute(self, asked: dict[str, Asked]) -> tuple[dict[str, Any], np.ndarray]:
+        """What the log says, of every kind that is asked for, in one pass over it; and of which pins it has all that was applied: bool[n]."""
         out: dict[str, Any] = {}
         wanted = {kind: one for kind, one in asked.items() if len(one)}
         parts: dict[str, list[Any]] = {kind: [] for kind in (USER, PIN, TOPIC)}
         collectors: list[Collector] = []
+        known = np.ones(len(asked[PIN]) if PIN in asked else 0, np.bool_)
+
+        def beyond(prefixes: np.ndarray, home: int) -> None:
+            # How many changes the log leads to shows in the pass alone.
+            of_home = partition_of(np.asarray(asked[PIN].entity, np.int64), self._settings.partitions) == home
+            known[of_home & np.isin(asked[PIN].marks(), prefixes)] = False
+
         # A user's sequence and counters are asked for with the same prefixes and times.
         of_users = wanted.get(SEQUENCE, wanted.get(USER))
         if of_users is not None:
             # Whether there is anything to say of a user is told by both.
             collectors.append(Users(of_users, self._settings.partitions, True, USER in wanted, parts[USER].append))
         if PIN in wanted:
-            collectors += self._past.collect_pins(wanted[PIN], parts[PIN].append)
+            collectors += self._past.collect_pins(wanted[PIN], parts[PIN].append, beyond)
         if TOPIC in wanted:
             collectors += self._past.collect_topics(wanted[TOPIC], parts[TOPIC].append)
         self._past.run(collectors, *wanted.values())
@@ -148,7 +160,7 @@ class Recomputing:
             out[PIN] = joined_pins(parts[PIN], len(wanted[PIN]), len(PIN_COUNTERS))
         if TOPIC in wanted:
             out[TOPIC] = joined_topics(parts[TOPIC], len(wanted[TOPIC]), len(TOPIC_STATS))
-        return out
+        return out, known
 
     # Which rows ----------------------------------------------------------------------------------------------------------------------
 
@@ -186,21 +198,23 @@ class Recomputing:
         """Which rows are recomputed, int64[n], and what is asked for them; the others are counted apart."""
         causes = self._causes(served, rows, readable)
         taken = np.flatnonzero(causes == 0)
-        self.rows[kind] += len(taken)
         for number, cause in enumerate((DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN), 1):
-            at = np.flatnonzero(causes == number)
-            if len(at):
-                self.apart[cause.name, kind] += len(at)
-                shown = self.examples.setdefault(cause.name, [])
-                for i in at[: max(0, EXAMPLES - sum(row.kind == kind for row in shown))].tolist():
-                    of = int(rows.record[i])
-                    shown.append(Apart(cause.name, kind, _entity(rows, i), served.request_id[of], int(served.timestamp[of])))
+            self._set_apart(served, kind, rows, np.flatnonzero(causes == number), cause)
         record = rows.record[taken]
         ids = [rows.ids[i] for i in taken.tolist()] if isinstance(rows.ids, list) else rows.ids[taken]
         # Those alone that are asked for: one that the log no longer has would end the whole read.
         used, which = np.unique(served.prefix[record], return_inverse=True)
         whole = [prefix for place in used.tolist() if (prefix := prefixes[place]) is not None]
         return taken, Asked(ids, served.as_of[record], positions=whole, position=which.astype(np.int32))
+
+    def _set_apart(self, served: ServedRows, kind: str, rows: _Kind, at: np.ndarray, cause: Cause) -> None:
+        if not len(at):
+            return
+        self.apart[cause.name, kind] += len(at)
+        shown = self.examples.setdefault(cause.name, [])
+        for i in at[: max(0, EXAMPLES - sum(row.kind == kind for row in shown))].tolist():
+            of = int(rows.record[i])
+            shown.append(Apart(cause.name, kind, _entity(rows, i), served.request_id[of], int(served.timestamp[of])))
 
     # Comparing -----------------------------------------------------------------------------------------------------------------------
 

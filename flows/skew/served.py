@@ -87,7 +87,7 @@ class Chosen:
         self._spans = [(start, max(start, end)) for start, end in zip(starts, ends, strict=True)]
         self._most: np.uint64 | None = None
         if isinstance(question.sample, float):
-            self._most = np.uint64(min(question.sample, 1.0) * (2**64 - 1))
+            self._most = np.uint64(min(int(question.sample * 2**64), 2**64 - 1))
 
     @property
     def to_read(self) -> int:

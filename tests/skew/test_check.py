@@ -19,6 +19,7 @@ from flows import stopping
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, SERVED
 from flows.served import SERVED_SCHEMA
+from flows.skew import check as check_module
 from flows.skew import check_command
 from flows.skew.check import check
 from flows.skew.drill.runner import PARTITIONS, ROWS_OF_REQUEST
@@ -108,6 +109,7 @@ def test_a_sample_is_that_of_its_seed(sound: Path) -> None:
     assert some["records"] == 40
     assert some == sampled("--sample", 40, "--seed", 1)
     assert len({str(sampled("--sample", 3, "--seed", seed)) for seed in range(6)}) > 1
+    assert sampled("--sample", "100%")["records"] == sampled()["records"]
     assert 0 < sampled("--sample", "30%")["records"] < sampled()["records"]
     assert sampled("--sample", 10**9)["records"] == sampled()["records"]
 
@@ -194,6 +196,41 @@ def test_positions_that_say_nothing_are_a_finding(drill: Drill, tmp_path: Path, 
     said = skew("check", "--json", data=changed(drill, tmp_path / "data", lambda row: row | {"positions": positions}), code=1).json()
     assert causes_of(said) == {"position_unknown": 20 * ROWS_OF_REQUEST}
     assert said["compared"] == 0
+
+
+@pytest.mark.parametrize(("number", "wrong"), [(10**9, 7), (-1, ROWS_OF_REQUEST)])
+def test_one_prefix_that_the_log_does_not_lead_to_ends_no_check(drill: Drill, tmp_path: Path, number: int, wrong: int) -> None:
+    rows = 0
+
+    def one_beyond(row: dict[str, Any]) -> dict[str, Any]:
+        nonlocal rows
+        rows += 1
+        if rows > 1:
+            return row
+        numbers = np.frombuffer(row["positions"], "<i8").copy()
+        numbers[2 + 2 * PARTITIONS :] = number
+        return row | {"positions": numbers.tobytes()}
+
+    said = skew("check", "--json", data=changed(drill, tmp_path / "data", one_beyond), code=1).json()
+    assert causes_of(said) == {"position_unknown": wrong}
+    assert said["compared"] == 20 * ROWS_OF_REQUEST - wrong
+
+
+def test_what_is_served_while_a_check_begins_waits_for_the_next(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+
+    def noting(of: type) -> type:
+        class Noting(of):  # type: ignore[misc]
+            def __init__(self, *arguments: Any) -> None:
+                order.append(of.__name__)
+                super().__init__(*arguments)
+
+        return Noting
+
+    for of in (check_module.Chosen, check_module.Recomputing):
+        monkeypatch.setattr(check_module, of.__name__, noting(of))
+    skew("check", data=sound)
+    assert order == ["Chosen", "Recomputing"]
 
 
 def test_what_is_told_by_the_row_is_no_finding(drill: Drill, tmp_path: Path) -> None:
@@ -304,6 +341,9 @@ def test_no_log_to_recompute_from(drill: Drill, tmp_path: Path) -> None:
         (["--feature", "revisits_clik_all_7d_count"], 2, "did you mean 'revisits_click_all_7d_count'"),
         (["--from", "2024-02-01", "--to", "2024-01-01"], 2, "must end after it begins"),
         (["--from", "yesterday"], 2, "ISO 8601"),
+        (["--from=--123456789"], 2, "ISO 8601"),
+        (["--to", "9" * 30], 2, "ISO 8601"),
+        (["--every", "nan"], 2, "no number"),
         (["--sample", "0"], 2, "neither a number of records above 0 nor a share"),
         (["--sample", "150%"], 2, "neither"),
         (["--html", "no/such/place/skew.html"], 1, "there is no directory"),

@@ -157,6 +157,7 @@ def test_files_that_are_no_training_set(sound: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
+        (["--reference", "..", "--fail-above", "nan"], 2, "no number"),
         ([], 2, "--reference FROM..TO, or --training FILE"),
         (["--reference", "..", "--training", "f.parquet"], 2, "--reference FROM..TO, or --training FILE"),
         (["--reference", "2024-01-02..2024-01-01"], 2, "must end after it begins"),
