@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flows.log import Log
@@ -79,6 +79,8 @@ class Checked:
         Read for recomputing and explaining.
     fingerprint : str
         Under which was recomputed.
+    ends : tuple of int
+        Of each partition of SERVED, where it ended.
     """
 
     question: Question
@@ -93,6 +95,7 @@ class Checked:
     seconds: float
     log_records: int
     fingerprint: str
+    ends: tuple[int, ...]
 
     @property
     def compared(self) -> int:
@@ -125,6 +128,7 @@ def check(
     question: Question = Question(),  # noqa: B008 - frozen
     features: tuple[Feature, ...] = EVERY,
     progress: Progress = Progress(),
+    since: Sequence[int] | None = None,
 ) -> Checked:
     """Check served rows.
 
@@ -136,6 +140,8 @@ def check(
         Which of its records.
     features : tuple of Feature
         Which columns are compared.
+    since : sequence of int, optional
+        `Checked.ends` of the check before: only what was appended since is looked at.
 
     Raises
     ------
@@ -155,7 +161,7 @@ def check(
     vocabulary = settings.load_vocabulary()
     fingerprint = state_fingerprint(settings, vocabulary)
     # Before ACTIONS is looked at: what is served by then reflects no more than it holds.
-    of_question = Chosen(served, question)
+    of_question = Chosen(served, question, since)
     with (
         open_log(settings, ACTIONS, read_only=True) as actions,
         Recomputing(settings, actions, fingerprint, features, log_read) as recomputing,
@@ -182,6 +188,7 @@ def check(
         seconds=time.monotonic() - began,
         log_records=read,
         fingerprint=fingerprint,
+        ends=tuple(of_question.ends),
     )
 
 

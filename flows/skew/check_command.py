@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import click
@@ -22,9 +21,6 @@ from flows.skew.names import Feature, named
 from flows.skew.options import JSON, Sample, bars
 from flows.skew.served import Question, open_served
 from flows.time_option import Time
-
-GRACE_MS = 60_000
-"""With --every: requests of the last minute wait for the next round, for a server logs them a little later."""
 
 
 @click.command(
@@ -147,24 +143,23 @@ def _for_ever(
 ) -> bool:
     """Round after round until a stop is asked for; whether anything was ever found, or could not be checked."""
     found = False
-    begin = question.first
+    # By place in SERVED and not by time: a server may log a request long after it.
+    since: tuple[int, ...] | None = None
     said: set[str] = set()
     while True:
-        end = time.time_ns() // 1_000_000 - GRACE_MS
-        if begin is None or begin < end:
-            try:
-                checked = check_served(settings, served, Question(begin, end, question.sample, question.seed), features)
-                metrics.observe(checked)
-                found |= checked.findings > 0
-                click.echo(json.dumps(told.as_json(checked)) if as_json else told.summary(checked))
-                begin = end
-            except TidemarkError as error:
-                # A log that is being restored, an archive that is away: the next round may go well, and takes up this one's time too.
-                metrics.failed()
-                found = True
-                if str(error) not in said:
-                    said.add(str(error))
-                    click.echo(f"not checked: {error}", err=True)
+        try:
+            checked = check_served(settings, served, question, features, since=since)
+            metrics.observe(checked)
+            found |= checked.findings > 0
+            click.echo(json.dumps(told.as_json(checked)) if as_json else told.summary(checked))
+            since = checked.ends
+        except TidemarkError as error:
+            # A log that is being restored, an archive that is away: the next round may go well, and takes up this one's time too.
+            metrics.failed()
+            found = True
+            if str(error) not in said:
+                said.add(str(error))
+                click.echo(f"not checked: {error}", err=True)
         if metrics_file is not None:
             write_metrics(metrics.registry, metrics_file)
         if stopping.wait(every):
