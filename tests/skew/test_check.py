@@ -144,7 +144,8 @@ def test_views_are_called_as_feast_calls_them() -> None:
 
 def test_values_that_nothing_gives_are_unexplained(drill: Drill, tmp_path: Path) -> None:
     def scribbled(row: dict[str, Any]) -> dict[str, Any]:
-        return row | {"pin_counters": [n + 1000 for n in row["pin_counters"]], "user_counters": [n + 7 for n in row["user_counters"]]}
+        found = {"user_status": 0, "pin_status": [0] * len(row["pin_id"])}
+        return row | found | {name: [n + 1000 for n in row[name]] for name in ("pin_counters", "user_counters")}
 
     said = skew("check", "--json", data=changed(drill, tmp_path / "data", scribbled), code=1).json()
     assert causes_of(said) == {"unexplained": 20 * 8}
@@ -222,6 +223,25 @@ def test_what_is_served_while_a_check_begins_waits_for_the_next(sound: Path, mon
         monkeypatch.setattr(check_module, of.__name__, noting(of))
     skew("check", data=sound)
     assert order == ["Chosen", "Recomputing"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"user_status": 1}, {"user_status": 9}, {"user_status": 2}, {"user_status": 2, "positions": None}],
+    ids=["not found", "none that there is", "defaulted, with positions", "defaulted, with values"],
+)
+def test_a_status_that_values_belie_is_a_finding(drill: Drill, tmp_path: Path, change: dict[str, Any]) -> None:
+    def belied(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"user_counters": [1] * 24} | change
+
+    data = changed(drill, tmp_path / "data", belied)
+    said = skew("check", "--json", "--feature", "user_action_sequence", "--feature", "user_revisit_counters", data=data, code=1).json()
+    assert causes_of(said) == {"contradicts_itself": 20 * 2}
+
+
+def test_no_fingerprint_is_a_finding(drill: Drill, tmp_path: Path) -> None:
+    said = skew("check", "--json", data=changed(drill, tmp_path / "data", lambda row: row | {"fingerprint": None}), code=1).json()
+    assert causes_of(said) == {"contradicts_itself": 20 * ROWS_OF_REQUEST}
 
 
 def test_what_is_told_by_the_row_is_no_finding(drill: Drill, tmp_path: Path) -> None:
