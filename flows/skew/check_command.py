@@ -12,6 +12,7 @@ from flows.errors import InputError, TidemarkError
 from flows.log import Log
 from flows.metrics_http import serve_metrics, write_metrics
 from flows.number_option import Number
+from flows.replaceable import refuse_special
 from flows.settings import Settings
 from flows.skew import told
 from flows.skew.check import Checked
@@ -39,9 +40,7 @@ from flows.time_option import Time
 )
 @JSON
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page with plots, too.")
-@click.option(
-    "--every", type=Number(1), metavar="SECONDS", help="Round after round, each over what was served since, until stopped."
-)
+@click.option("--every", type=Number(1), metavar="SECONDS", help="Round after round, each over what was served since, until stopped.")
 @click.option(
     "--metrics-port", type=click.IntRange(0, 65_535), metavar="PORT", help="With --every: serve Prometheus metrics; 0 picks a port."
 )
@@ -86,6 +85,8 @@ def check(
         # Before all the work, not after it.
         if path is not None and not path.absolute().parent.is_dir():
             raise InputError(f"can't write {path}: there is no directory {path.absolute().parent}; make it, or name another file")
+        if path is not None:
+            refuse_special(path)
     metrics = Metrics()
     with open_served(settings) as served:
         if every is None:

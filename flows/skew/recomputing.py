@@ -112,8 +112,10 @@ class Recomputing:
         has_user = served.has_user
         filled = (np.diff(served.sequence_offsets) > 0) | served.user_counters.any(axis=1)
         users = _Kind(True, np.flatnonzero(has_user), served.user_id[has_user], served.user_status[has_user], filled[has_user])
-        pins = _Kind(False, _repeated(served.pin_offsets), served.pin_id, served.pin_status, served.pin_counters.any(axis=1))
-        topics = _Kind(False, _repeated(served.topic_offsets), served.topic, served.topic_status, served.topic_stats.any(axis=1))
+        pins = _Kind(False, _repeated(served.pin_offsets), served.pin_id, served.pin_status, np.asarray(served.pin_counters.any(axis=1)))
+        topics = _Kind(
+            False, _repeated(served.topic_offsets), served.topic, served.topic_status, np.asarray(served.topic_stats.any(axis=1))
+        )
         taken, asked = {}, {}
         for kind, rows in ((SEQUENCE, users), (USER, users), (PIN, pins), (TOPIC, topics)):
             if kind in self._kinds and len(rows.record):

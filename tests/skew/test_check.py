@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -353,6 +354,13 @@ def test_options_that_make_no_sense(sound: Path, options: list[str], code: int, 
 
 def test_a_page_that_is_a_directory(sound: Path, tmp_path: Path) -> None:
     assert skew("check", "--html", tmp_path, data=sound, code=2).err
+
+
+@pytest.mark.parametrize("option", ["--html", "--metrics-file"])
+def test_a_pipe_is_no_file_to_replace(sound: Path, tmp_path: Path, option: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "no regular file" in refused_skew("check", option, tmp_path / "pipe", data=sound)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_rows_that_are_none_of_served(drill: Drill, tmp_path: Path) -> None:
