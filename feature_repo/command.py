@@ -193,6 +193,8 @@ def history(
     """
     if bool(references) == (service is not None):
         raise click.UsageError("give --feature or --service, and not both")
+    if out.exists() and out.samefile(entities):
+        raise click.UsageError(f"--out {out} is the file of --entities, and would take its place; name another")
     from feature_repo.training_set import write_training_set
 
     rows = write_training_set(settings, entities, references, service, full_names, out, progress=False if as_json else None)

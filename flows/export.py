@@ -21,6 +21,7 @@ from flows.kernels.reads import counters, group_bounds, newest
 from flows.kernels.rows import SEQUENCE_CODES
 from flows.outputs import ACTIONS, REVISITS
 from flows.reading import FeatureReader
+from flows.replaceable import refuse_special
 from flows.settings import DAY_MS
 from flows.vocabulary import Vocabulary
 
@@ -179,6 +180,7 @@ def write_tables(out: Path, schema: pa.Schema, tables: Iterator[pa.Table], about
         raise InputError(f"can't write to '{out}': it names no file")
     if not out.parent.is_dir():
         raise InputError(f"can't write {out}: there is no folder {out.parent}; make it, or give another")
+    refuse_special(out)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     rows = 0
     try:

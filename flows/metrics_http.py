@@ -7,6 +7,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server, write_to_textfile
 
 from flows.errors import InputError, SettingsError
+from flows.replaceable import refuse_special
 
 
 def new_registry() -> CollectorRegistry:
@@ -43,6 +44,7 @@ def write_metrics(registry: CollectorRegistry, path: Path) -> None:
     InputError
         It can't be written.
     """
+    refuse_special(path)
     try:
         write_to_textfile(str(path), registry)
     except OSError as error:

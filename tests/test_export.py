@@ -149,6 +149,9 @@ def test_a_file_is_whole_or_not_there(house: House, tmp_path: Path, error: OSErr
             export_labels(reader, T + DAY, out / "labels")
         with pytest.raises(InputError, match="can't write"):
             export_features(reader, "user", T, tmp_path / "no such directory" / "file")
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(InputError, match="no regular file"):
+            export_features(reader, "user", T, tmp_path / "pipe")
     assert {kind: (out / kind).read_bytes() for kind in KINDS} == before
     assert sorted(p.name for p in out.iterdir()) == sorted(KINDS), "nothing is left behind"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flows.errors import InputError, StorageFullError
+from flows.replaceable import refuse_special
 from flows.report.markup import text, tiles
 
 _DISK_FULL = (28, 27, 122)  # ENOSPC, EFBIG, EDQUOT
@@ -47,6 +48,7 @@ def write_document(content: str, out: Path) -> None:
     """
     if not out.parent.is_dir():
         raise InputError(f"can't write {out}: there is no folder {out.parent}; make it, or give another")
+    refuse_special(out)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         temporary.write_text(content, "utf-8", newline="\n")

@@ -37,6 +37,9 @@ class Cause:
 
 DEFAULTED = Cause("defaulted", "the store did not answer in time, and the row says that it holds defaults", benign=True)
 OTHER_FINGERPRINT = Cause("other_fingerprint", "the row was served under other definitions or settings, and says which", benign=True)
+CONTRADICTS_ITSELF = Cause(
+    "contradicts_itself", "the row's status is none, or one that its values or positions belie; or it has no fingerprint"
+)
 POSITION_UNKNOWN = Cause("position_unknown", "the row does not say what it reflects, or the log no longer has all of it")
 WRONG_TIE_ORDER = Cause("wrong_tie_order", "the right entries, but those of equal times are in another order")
 FLOAT32 = Cause("float32", "the right values, cut to 32 bits on the way")
@@ -52,8 +55,8 @@ UNEXPLAINED = Cause("unexplained", "no known mistake gives these values")
 NOT_LOOKED_INTO = Cause("not_looked_into", "too many rows differ to look into each; --explain-all does")
 
 CAUSES = (
-    DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN, WRONG_TIE_ORDER, FLOAT32, LATE_IGNORED, DOUBLED, OFF_BY_ONE, TIME_ZONE, LOST, EMPTY,
-    OLD_TILE, OLD_READ, UNEXPLAINED, NOT_LOOKED_INTO,
+    DEFAULTED, OTHER_FINGERPRINT, CONTRADICTS_ITSELF, POSITION_UNKNOWN, WRONG_TIE_ORDER, FLOAT32, LATE_IGNORED, DOUBLED, OFF_BY_ONE,
+    TIME_ZONE, LOST, EMPTY, OLD_TILE, OLD_READ, UNEXPLAINED, NOT_LOOKED_INTO,
 )  # fmt: skip
 BY_NAME = {cause.name: cause for cause in CAUSES}
 

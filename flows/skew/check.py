@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -80,6 +80,8 @@ class Checked:
         Read for recomputing and explaining.
     fingerprint : str
         Under which was recomputed.
+    ends : tuple of int
+        Of each partition of SERVED, where it ended.
     """
 
     question: Question
@@ -94,6 +96,7 @@ class Checked:
     seconds: float
     log_records: int
     fingerprint: str
+    ends: tuple[int, ...]
 
     @property
     def compared(self) -> int:
@@ -136,6 +139,7 @@ def check(
     features: tuple[Feature, ...] = EVERY,
     progress: Progress = Progress(),
     explained: int | None = None,
+    since: Sequence[int] | None = None,
 ) -> Checked:
     """Check served rows.
 
@@ -149,6 +153,8 @@ def check(
         Which columns are compared.
     explained : int, optional
         Of at most so many users, pins and topics of each stretch of SERVED it is told why their rows differ; without it, of all.
+    since : sequence of int, optional
+        `Checked.ends` of the check before: only what was appended since is looked at.
 
     Raises
     ------
@@ -168,7 +174,7 @@ def check(
     vocabulary = settings.load_vocabulary()
     fingerprint = state_fingerprint(settings, vocabulary)
     # Before ACTIONS is looked at: what is served by then reflects no more than it holds.
-    of_question = Chosen(served, question)
+    of_question = Chosen(served, question, since)
     with (
         open_log(settings, ACTIONS, read_only=True) as actions,
         Recomputing(settings, actions, fingerprint, features, log_read) as recomputing,
@@ -195,6 +201,7 @@ def check(
         seconds=time.monotonic() - began,
         log_records=read,
         fingerprint=fingerprint,
+        ends=tuple(of_question.ends),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ from flows.errors import InputError, TidemarkError
 from flows.log import Log
 from flows.metrics_http import serve_metrics, write_metrics
 from flows.number_option import Number
+from flows.replaceable import refuse_special
 from flows.settings import Settings
 from flows.skew import told
 from flows.skew.check import Checked
@@ -22,9 +22,6 @@ from flows.skew.names import Feature, named
 from flows.skew.options import JSON, Sample, bars
 from flows.skew.served import Question, open_served
 from flows.time_option import Time
-
-GRACE_MS = 60_000
-"""With --every: requests of the last minute wait for the next round, for a server logs them a little later."""
 
 EXPLAINED = 2_000
 """Users, pins and topics of each stretch of SERVED whose rows are looked into, unless all are asked for: a mistake leaves its mark on many rows."""
@@ -51,9 +48,7 @@ EXPLAINED = 2_000
 )
 @JSON
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page with plots, too.")
-@click.option(
-    "--every", type=Number(1), metavar="SECONDS", help="Round after round, each over what was served since, until stopped."
-)
+@click.option("--every", type=Number(1), metavar="SECONDS", help="Round after round, each over what was served since, until stopped.")
 @click.option(
     "--metrics-port", type=click.IntRange(0, 65_535), metavar="PORT", help="With --every: serve Prometheus metrics; 0 picks a port."
 )
@@ -99,6 +94,8 @@ def check(
         # Before all the work, not after it.
         if path is not None and not path.absolute().parent.is_dir():
             raise InputError(f"can't write {path}: there is no directory {path.absolute().parent}; make it, or name another file")
+        if path is not None:
+            refuse_special(path)
     metrics, explained = Metrics(), None if explain_all else EXPLAINED
     with open_served(settings) as served:
         if every is None:
@@ -163,25 +160,23 @@ def _for_ever(
 ) -> bool:
     """Round after round until a stop is asked for; whether anything was ever found, or could not be checked."""
     found = False
-    begin = question.first
+    # By place in SERVED and not by time: a server may log a request long after it.
+    since: tuple[int, ...] | None = None
     said: set[str] = set()
     while True:
-        end = time.time_ns() // 1_000_000 - GRACE_MS
-        if begin is None or begin < end:
-            try:
-                of_round = Question(begin, end, question.sample, question.seed)
-                checked = check_served(settings, served, of_round, features, explained=explained)
-                metrics.observe(checked)
-                found |= checked.findings > 0
-                click.echo(json.dumps(told.as_json(checked)) if as_json else told.summary(checked))
-                begin = end
-            except TidemarkError as error:
-                # A log that is being restored, an archive that is away: the next round may go well, and takes up this one's time too.
-                metrics.failed()
-                found = True
-                if str(error) not in said:
-                    said.add(str(error))
-                    click.echo(f"not checked: {error}", err=True)
+        try:
+            checked = check_served(settings, served, question, features, explained=explained, since=since)
+            metrics.observe(checked)
+            found |= checked.findings > 0
+            click.echo(json.dumps(told.as_json(checked)) if as_json else told.summary(checked))
+            since = checked.ends
+        except TidemarkError as error:
+            # A log that is being restored, an archive that is away: the next round may go well, and takes up this one's time too.
+            metrics.failed()
+            found = True
+            if str(error) not in said:
+                said.add(str(error))
+                click.echo(f"not checked: {error}", err=True)
         if metrics_file is not None:
             write_metrics(metrics.registry, metrics_file)
         if stopping.wait(every):

@@ -27,10 +27,13 @@ from flows.positions import Positions
 from flows.served import Status
 from flows.served_rows import ServedRows
 from flows.settings import Settings
-from flows.skew.causes import DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN, Cause
+from flows.skew.causes import CONTRADICTS_ITSELF, DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN, Cause
 from flows.skew.explaining import EXAMPLES, Difference
 from flows.skew.names import PIN, SEQUENCE, TOPIC, USER, Feature
 from flows.skew.tallies import Tallies
+
+# In the order in which they are looked for.
+_APART = (CONTRADICTS_ITSELF, DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,13 @@ class Apart:
 
 @dataclass(frozen=True, eq=False)
 class _Kind:
-    """The rows of one kind of entity in a stretch: record, ID, status of each; whether it needs its own partition alone."""
+    """The rows of one kind of entity in a stretch: record, ID, status of each, whether it has values; whether it needs its partition alone."""
 
     of_user: bool
     record: np.ndarray
     ids: np.ndarray | list[str]
     status: np.ndarray
+    filled: np.ndarray
 
 
 class Recomputing:
@@ -105,9 +109,13 @@ class Recomputing:
     def compare(self, served: ServedRows) -> list[Difference]:
         """Compare a stretch; what differs."""
         prefixes, readable = self._prefixes(served)
-        users = _Kind(True, np.flatnonzero(served.has_user), served.user_id[served.has_user], served.user_status[served.has_user])
-        pins = _Kind(False, _repeated(served.pin_offsets), served.pin_id, served.pin_status)
-        topics = _Kind(False, _repeated(served.topic_offsets), served.topic, served.topic_status)
+        has_user = served.has_user
+        filled = (np.diff(served.sequence_offsets) > 0) | served.user_counters.any(axis=1)
+        users = _Kind(True, np.flatnonzero(has_user), served.user_id[has_user], served.user_status[has_user], filled[has_user])
+        pins = _Kind(False, _repeated(served.pin_offsets), served.pin_id, served.pin_status, np.asarray(served.pin_counters.any(axis=1)))
+        topics = _Kind(
+            False, _repeated(served.topic_offsets), served.topic, served.topic_status, np.asarray(served.topic_stats.any(axis=1))
+        )
         taken, asked = {}, {}
         for kind, rows in ((SEQUENCE, users), (USER, users), (PIN, pins), (TOPIC, topics)):
             if kind in self._kinds and len(rows.record):
@@ -184,13 +192,16 @@ class Recomputing:
         return parsed, readable
 
     def _causes(self, served: ServedRows, rows: _Kind, readable: np.ndarray) -> np.ndarray:
-        """Why a row can't be compared: 0 it can, 1 defaulted, 2 other fingerprint, 3 position unknown."""
+        """Why a row can't be compared, as number in `_APART` from 1 on; 0 where it can."""
         needs = np.full(len(rows.record), self._settings.partitions)
         if rows.of_user:
             needs = partition_of(np.asarray(rows.ids, np.int64), self._settings.partitions)
-        known = readable[served.prefix[rows.record], needs]
-        other = np.array([one != self._fingerprint for one in served.fingerprints] + [True])[served.fingerprint[rows.record]]
-        return np.select([rows.status == Status.DEFAULTED, other, ~known], [1, 2, 3], 0)
+        prefix, fingerprint = served.prefix[rows.record], served.fingerprint[rows.record]
+        other = np.array([one != self._fingerprint for one in served.fingerprints] + [True])[fingerprint]
+        defaulted = rows.status == Status.DEFAULTED
+        # What is found may be zeros; what isn't, or wasn't read, can't be anything else, nor does the latter reflect a prefix.
+        belied = ~np.isin(rows.status, list(Status)) | (rows.status != Status.FOUND) & rows.filled | defaulted & (prefix >= 0)
+        return np.select([belied | (fingerprint < 0), defaulted, other, ~readable[prefix, needs]], [1, 2, 3, 4], 0)
 
     def _asked(
         self, served: ServedRows, kind: str, rows: _Kind, prefixes: list[Positions | None], readable: np.ndarray
@@ -198,7 +209,7 @@ class Recomputing:
         """Which rows are recomputed, int64[n], and what is asked for them; the others are counted apart."""
         causes = self._causes(served, rows, readable)
         taken = np.flatnonzero(causes == 0)
-        for number, cause in enumerate((DEFAULTED, OTHER_FINGERPRINT, POSITION_UNKNOWN), 1):
+        for number, cause in enumerate(_APART, 1):
             self._set_apart(served, kind, rows, np.flatnonzero(causes == number), cause)
         record = rows.record[taken]
         ids = [rows.ids[i] for i in taken.tolist()] if isinstance(rows.ids, list) else rows.ids[taken]

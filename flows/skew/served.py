@@ -5,7 +5,7 @@ The same question of the same log gives the same records, whatever the stretches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,14 +73,23 @@ class Chosen:
     log : Log
         SERVED.
     question : Question
+    since : sequence of int, optional
+        Of each partition, the offset before which all was looked at: what lies behind it is taken, whenever it comes.
+
+    Attributes
+    ----------
+    ends : list of int
+        Where the log ended: `since` of the next time.
     """
 
-    def __init__(self, log: Log, question: Question) -> None:
+    def __init__(self, log: Log, question: Question, since: Sequence[int] | None = None) -> None:
         self._log = log
         self._question = question
         starts = log.start_positions()
-        ends = log.end_positions()
-        if question.first is not None:
+        ends = self.ends = log.end_positions()
+        if since is not None:
+            starts = [max(both) for both in zip(starts, since, strict=True)]
+        elif question.first is not None:
             starts = [max(start, log.position_for_time(p, question.first)) for p, start in enumerate(starts)]
         if question.until is not None:
             ends = [min(end, log.position_for_time(p, question.until + SLACK_MS)) for p, end in enumerate(ends)]

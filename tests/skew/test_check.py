@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from flows.log import LocalLog
 from flows.outputs import ACTIONS, SERVED
 from flows.served import SERVED_SCHEMA
 from flows.skew import check as check_module
-from flows.skew import check_command
 from flows.skew.check import check
 from flows.skew.drill.runner import PARTITIONS, ROWS_OF_REQUEST
 from flows.skew.names import EVERY, VIEWS, named
@@ -148,7 +148,8 @@ def test_views_are_called_as_feast_calls_them() -> None:
 
 def test_values_that_nothing_gives_are_unexplained(drill: Drill, tmp_path: Path) -> None:
     def scribbled(row: dict[str, Any]) -> dict[str, Any]:
-        return row | {"pin_counters": [n + 1000 for n in row["pin_counters"]], "user_counters": [n + 7 for n in row["user_counters"]]}
+        found = {"user_status": 0, "pin_status": [0] * len(row["pin_id"])}
+        return row | found | {name: [n + 1000 for n in row[name]] for name in ("pin_counters", "user_counters")}
 
     said = skew("check", "--json", data=changed(drill, tmp_path / "data", scribbled), code=1).json()
     assert causes_of(said) == {"unexplained": 20 * 8}
@@ -233,6 +234,25 @@ def test_what_is_served_while_a_check_begins_waits_for_the_next(sound: Path, mon
     assert order == ["Chosen", "Recomputing"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"user_status": 1}, {"user_status": 9}, {"user_status": 2}, {"user_status": 2, "positions": None}],
+    ids=["not found", "none that there is", "defaulted, with positions", "defaulted, with values"],
+)
+def test_a_status_that_values_belie_is_a_finding(drill: Drill, tmp_path: Path, change: dict[str, Any]) -> None:
+    def belied(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"user_counters": [1] * 24} | change
+
+    data = changed(drill, tmp_path / "data", belied)
+    said = skew("check", "--json", "--feature", "user_action_sequence", "--feature", "user_revisit_counters", data=data, code=1).json()
+    assert causes_of(said) == {"contradicts_itself": 20 * 2}
+
+
+def test_no_fingerprint_is_a_finding(drill: Drill, tmp_path: Path) -> None:
+    said = skew("check", "--json", data=changed(drill, tmp_path / "data", lambda row: row | {"fingerprint": None}), code=1).json()
+    assert causes_of(said) == {"contradicts_itself": 20 * ROWS_OF_REQUEST}
+
+
 def test_what_is_told_by_the_row_is_no_finding(drill: Drill, tmp_path: Path) -> None:
     other = changed(drill, tmp_path / "other", lambda row: row | {"fingerprint": "0123456789abcdef"})
     said = skew("check", "--json", data=other).json()
@@ -295,22 +315,30 @@ print(metrics.registry.get_sample_value("tidemark_skew_failures_total"))
     assert float(done.stdout) == 1
 
 
-def test_rounds_go_on_until_stopped(mistaken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def log_again(data: Path) -> None:
+    """What was served first comes to SERVED once more, after all the rest."""
+    with LocalLog.open(data / "logs", SERVED, PARTITIONS) as log:
+        log.append([(0, batch.records.slice(0, 1)) for batch in log.read(0, 0, 1)])
+
+
+def test_rounds_go_on_until_stopped(drill: Drill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
+    data = drill.data(tmp_path / "data", "late_event_ignored")
 
     def wait(seconds: float) -> bool:
         waited.append(seconds)
-        return len(waited) == 2
+        if len(waited) == 2:
+            log_again(data)
+        return len(waited) == 3
 
     monkeypatch.setattr(stopping, "wait", wait)
-    done = skew("check", "--every", 5, "--json", "--metrics-file", tmp_path / "skew.prom", data=mistaken, code=1)
-    first, second = (json.loads(line) for line in done.out.splitlines())
-    assert waited == [5, 5]
-    # What the first round has looked at, the second has not.
-    assert first["findings"] > 0 == second["records"]
-    assert second["from"] == first["to"]
+    done = skew("check", "--every", 5, "--json", "--metrics-file", tmp_path / "skew.prom", data=data, code=1)
+    first, second, third = (json.loads(line) for line in done.out.splitlines())
+    assert waited == [5, 5, 5]
+    # What one round has looked at, the next has not; and a record that is logged long after its request is looked at all the same.
+    assert first["findings"] > 0
+    assert (second["records"], third["records"]) == (0, 1)
     assert "tidemark_skew_last_completed_timestamp_seconds" in (tmp_path / "skew.prom").read_text()
-    assert check_command.GRACE_MS > 0
     assert signal.getsignal(signal.SIGTERM) is not None
 
 
@@ -360,6 +388,13 @@ def test_options_that_make_no_sense(sound: Path, options: list[str], code: int, 
 
 def test_a_page_that_is_a_directory(sound: Path, tmp_path: Path) -> None:
     assert skew("check", "--html", tmp_path, data=sound, code=2).err
+
+
+@pytest.mark.parametrize("option", ["--html", "--metrics-file"])
+def test_a_pipe_is_no_file_to_replace(sound: Path, tmp_path: Path, option: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "no regular file" in refused_skew("check", option, tmp_path / "pipe", data=sound)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_rows_that_are_none_of_served(drill: Drill, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def records_of(
             surface="homefeed",
             fingerprint=fingerprint,
             as_of=wanted.as_of,
-            positions=positions,
+            positions=None if defaulted else positions,
             user_id=wanted.users[i : i + 1],
             user_status=users[i : i + 1],
             sequences=_one(given.sequences, i),
