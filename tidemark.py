@@ -143,7 +143,7 @@ def command_line() -> None:
         error.show()
         sys.exit(error.exit_code)
     except TidemarkError as error:
-        click.echo(f"tidemark: {one_line(str(error))}", err=True)
+        click.echo("\n".join(one_line(line) for line in (f"tidemark: {error}", *error.below)), err=True)
         sys.exit(error.exit_code)
     except _Terminated as terminated:
         click.echo(_INTERRUPTED, err=True)

@@ -19,9 +19,16 @@ def one_line(text: str) -> str:
 
 
 class TidemarkError(Exception):
-    """Base of all errors with a message meant for the user."""
+    """Base of all errors with a message meant for the user.
+
+    Attributes
+    ----------
+    below : tuple of str
+        Lines that show below the message where in what the user typed something is wrong.
+    """
 
     exit_code = 1
+    below: tuple[str, ...] = ()
 
 
 class SettingsError(TidemarkError):

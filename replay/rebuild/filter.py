@@ -88,7 +88,9 @@ class Filter:
         column = at if isinstance(at, int) else getattr(at, "col_offset", 0)
         # The parser counts bytes.
         column = len(self.text.strip().encode()[:column].decode("utf-8", "ignore")) if not isinstance(at, int) else column
-        return SettingsError(f"filter: {what}\n  {self.text.strip()}\n  {' ' * column}^")
+        error = SettingsError(f"filter: {what}")
+        error.below = (f"  {self.text.strip()}", f"  {' ' * column}^")
+        return error
 
     def _condition(self, node: ast.expr) -> _Match:
         if isinstance(node, ast.BoolOp):

@@ -115,7 +115,7 @@ def test_what_is_no_filter_is_told_where(text: str, said: str, under: str) -> No
     assert message.startswith("filter: ")
     assert said in message
     if under and len(text) < 100:
-        _, shown, mark = message.split("\n")[-3:]
+        shown, mark = error.value.below
         assert shown[len(mark) - 1 :].startswith(under)
 
 
