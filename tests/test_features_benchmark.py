@@ -43,7 +43,7 @@ def test_without_redis_and_the_environment_it_says_so(monkeypatch: pytest.Monkey
     assert all("--install" in reason for reason in history["not_measured"].values())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_training_set_is_what_feast_joins_from_counter_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # The file store needs nothing that the project doesn't have.
     monkeypatch.setattr(_environments, "python", lambda name: Path(sys.executable))
