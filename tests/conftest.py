@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import hypothesis
-
-# Before Feast, which sets PROMETHEUS_MULTIPROC_DIR: all servers of a process would share their counters.
-import prometheus_client  # noqa: F401
 import pytest
+
+# Feast sets it, and a worker of pytest-xdist begins with what its parent has: with it, all servers of a process share their counters. Looked at when
+# the client is imported, which must come before Feast.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+import prometheus_client  # noqa: F401
 
 from tests.kafka import broker
 
