@@ -146,9 +146,11 @@ def test_a_registry_in_sql(settings: Settings, opened: list[FakeReader]) -> None
     view = again.get_feature_view("user_action_sequence")
     view.tags = {FINGERPRINT_TAG: "another"}
     again.apply(view)
+    # A store keeps what it has read of a database for a while, so another one is asked.
+    changed = sql_registry(settings)
     with pytest.raises(OtherFingerprintError):
-        again.get_online_features(["user_action_sequence:sequence_pin_id"], [{"user_id": 1}])
+        changed.get_online_features(["user_action_sequence:sequence_pin_id"], [{"user_id": 1}])
     assert not settings.registry.exists()
-    for one in (store, again):
+    for one in (store, again, changed):
         one.registry.write_engine.dispose()  # type: ignore[attr-defined]
         one.registry.read_engine.dispose()  # type: ignore[attr-defined]
