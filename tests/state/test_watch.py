@@ -32,10 +32,11 @@ def directory(tmp_path: Path) -> Path:
 def watched(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     """Nothing is looked at for time's sake."""
     monkeypatch.setattr(watch, "_LOOK_S", 1e9)
+    # Wherever the tests' directory lies, it is this machine alone that writes there.
+    monkeypatch.setattr(Watch, "_is_local", lambda self, path: True)
     made = Watch()
     made.add("task", directory)
-    if not made._keys:
-        pytest.skip("this system doesn't tell what changes")
+    assert made._keys
     assert made.changed() == set()
     yield made
     made.close()
