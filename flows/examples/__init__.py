@@ -1,0 +1,1 @@
+"""Examples to learn from: what was served, whether it was seen, and what came of it."""
