@@ -11,7 +11,7 @@ from flows.report.markup import Cell, figure, note, section, table, terms
 from flows.report.words import moment, number, span
 from online_model.evaluation import plots
 from online_model.evaluation.bootstrap import LEVEL, POWER, Comparison
-from online_model.evaluation.metrics import METRICS, OF_ROWS
+from online_model.evaluation.metrics import METRICS
 from online_model.evaluation.ordered import BINS
 from online_model.evaluation.ranking import K
 from online_model.evaluation.report import Report, verdict
@@ -97,7 +97,8 @@ def _metrics(reports: Sequence[Report]) -> str:
 
 
 def _differences(comparison: Comparison, reports: Sequence[Report]) -> str:
-    lead = f"{reports[0].name} less {reports[1].name}: {number(comparison.resamples)} resamples of {number(comparison.users)} users, seed {comparison.seed}."
+    drawn = f"{number(comparison.resamples)} resamples of {number(comparison.users)} users, seed {comparison.seed}"
+    lead = f"{reports[0].name} less {reports[1].name}: {drawn}."
     known = [name for name in METRICS if any(one.metric == name and one.difference is not None for one in comparison.differences)]
     rows: list[list[str | Cell]] = []
     for one in comparison.differences:
@@ -112,7 +113,7 @@ def _differences(comparison: Comparison, reports: Sequence[Report]) -> str:
     if not known:
         return section("differences", "Differences", lead, note("No metric has a value on both sides."), numbers, shape="full")
     wide, narrow = (plots.difference_plot(known, comparison.differences, width) for width in (FULL, NARROW))
-    caption = "Dots are differences, lines their intervals; within the band lies what data like these would not have shown. Scales differ."
+    caption = "Dots are differences, lines their intervals; what lies within the band, data like these would often not show. Scales differ."
     return section("differences", "Differences", lead, figure(wide, narrow, caption), numbers, shape="full")
 
 
@@ -156,26 +157,20 @@ def _by(reports: Sequence[Report], what: str) -> str:
     if not parts:
         return section(what, heading, lead, note(f"No row has a {what}."), shape="full")
     names = [part.name for part in parts]
-    drawn = []
-    for head in reports[0].heads:
-        sides = []
-        for one in _shared(reports):
-            found = {part.name: part for part in getattr(one.slices, what)}
-            sides.append([_value(found[name], head, metric) if name in found else None for name in names])
-        if any(value is not None for value in sides[0]):
-            place = list(reports[0].heads).index(head)  # a head's name may hold what no ID may
-            label = f"{metric} of {head}, {heading.lower()}"
-            wide, narrow = (plots.by_name(names, sides, width, f"{what}-{place}", label) for width in (520, NARROW))
-            drawn.append(figure(wide, narrow, f"{head}: {metric}", _legend(reports)))
-    told = (metric, *(name for name in (OF_ROWS if what == "topic" else METRICS) if name in ("auc", "calibration") and name != metric))
-    rows: list[list[str | Cell]] = []
-    for part in parts:
-        for i, (head, found) in enumerate(part.heads.items()):
-            name = Cell(part.name, f"{number(part.users)} users") if i == 0 else ""
-            rows.append([name, head, number(found.rows), number(found.positives), *(shown(found.metrics[each]) for each in told)])
-    numbers = table(f"{heading}: {reports[0].name}", [what, "head", "rows", "positives", *told], rows)
-    plotted = f'<div class="columns">\n{"".join(drawn)}</div>\n' if drawn else note("No part has a value.")
-    return section(what, heading, lead, plotted, numbers, shape="full")
+    sides = []
+    for one in _shared(reports):
+        found = {part.name: part for part in getattr(one.slices, what)}
+        sides.append({head: [_value(found[name], head, metric) for name in names] for head in reports[0].heads})
+    heads = [head for head, values in sides[0].items() if any(value is not None for value in values)]
+    plot = note("No part has a value.")
+    if heads:
+        wide, narrow = (plots.by_part(heads, names, sides, what, metric, width) for width in (FULL, NARROW))
+        plot = figure(wide, narrow, f"{metric}; each panel has its own scale.", _legend(reports))
+    rows: list[list[str | Cell]] = [
+        [part.name, number(part.rows), number(part.users), *(shown(head.metrics[metric]) for head in part.heads.values())] for part in parts
+    ]
+    numbers = table(f"{heading}, {metric}: {reports[0].name}", [what, "rows", "users", *reports[0].heads], rows)
+    return section(what, heading, lead, plot, numbers, shape="full")
 
 
 def _shared(reports: Sequence[Report]) -> list[Report]:

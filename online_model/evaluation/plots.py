@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flows.report.drawing import FULL, GRID, INK, MUTED, NARROW, OURS, PAPER, SOFT, axes_within, names_beside, svg
+from flows.report.drawing import FULL, GRID, INK, MUTED, NARROW, OURS, PAPER, SOFT, names_beside, svg
 from online_model.evaluation.bootstrap import Difference
 from online_model.evaluation.metrics import Bin
 
@@ -60,27 +60,24 @@ def over_time(heads: Sequence[str], sides: Sequence[dict[str, list[float | None]
     return _panels(heads, draw, width, 190, f"time-{key}", f"{metric} over time, for each head", left=46)
 
 
-def by_name(names: Sequence[str], sides: Sequence[Sequence[float | None]], width: int, key: str, label: str) -> str:
-    """A line for each name, and on it a metric as a dot."""
+def by_part(
+    heads: Sequence[str], names: Sequence[str], sides: Sequence[dict[str, list[float | None]]], key: str, metric: str, width: int
+) -> str:
+    """A panel for each head, in it a line for each part, and on that a metric as a dot."""
+    shown, left = names_beside(names, NARROW)
 
-    def draw(figure: Figure) -> None:
-        shown, left = names_beside(names, width)
-        axes = axes_within(figure, left, 58, 2, 26)
-        known = [value for side in sides for value in side if value is not None]
-        low, high = min(known, default=0.0), max(known, default=1.0)
-        room = 0.06 * (high - low) or 0.01
+    def draw(axes: Axes, head: str) -> None:
         for side, colour in list(zip(sides, _COLOURS, strict=False))[::-1]:
-            values = [np.nan if value is None else value for value in side]
-            axes.plot(values, np.arange(len(values)), color=colour, marker="o", linestyle="", markersize=8)
-        for i, value in enumerate(sides[0]):
-            said = f"{value:.3f}" if value is not None else "–"
-            axes.annotate(said, (1, i), (8, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", color=INK)
-        axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(low - room, high + room))
+            values = [np.nan if value is None else value for value in side[head]]
+            axes.plot(values, np.arange(len(values)), color=colour, marker="o", linestyle="", markersize=7)
+        known = [value for side in sides for value in side[head] if value is not None]
+        room = 0.06 * (max(known) - min(known)) or 0.01
+        axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(min(known) - room, max(known) + room))
         axes.set_yticks(np.arange(len(names)), shown, color=INK)
-        axes.xaxis.set_major_locator(MaxNLocator(4 if width > NARROW else 3))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
 
-    return svg(draw, width, 34 + 26 * max(len(names), 1), f"{key}-{width}", label)
+    return _panels(heads, draw, width, 76 + 22 * len(names), key, f"{metric} by {key}, for each head", left=left)
 
 
 def difference_plot(metrics: Sequence[str], differences: Sequence[Difference], width: int) -> str:
@@ -122,7 +119,10 @@ def _panels(names: Sequence[str], draw: Callable[[Axes, str], None], width: int,
             x, y = i % columns * (panel + _GAP), total - (i // columns + 1) * high
             axes = figure.add_axes(((x + left) / width, (y + 36) / total, (panel - left - 6) / width, (high - 66) / total))
             draw(axes, name)
-            axes.text(0, 1.04, names_beside([name], NARROW)[0][0], transform=axes.transAxes, fontsize=13, fontweight="bold", va="bottom")
+            title = names_beside([name], NARROW)[0][0]
+            axes.annotate(
+                title, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=13, fontweight="bold", va="bottom"
+            )
             axes.axhline(axes.get_ylim()[0], color=GRID, linewidth=1.6)
 
     return svg(every, width, high * max(lines, 1), f"{key}-{width}", label)
