@@ -1,4 +1,4 @@
-"""Labels of examples: what was known of each at some time, put together from all its records. Works on whole columns, whatever the order of the records.
+"""Labels of examples: what was known of each at some time, put together from all its records. Whole columns, in whatever order the records lie.
 
 An example is a pin that a request showed: EXAMPLES holds several records of it, each with some of its labels.
 """
@@ -70,10 +70,13 @@ def records_of(rows: ExampleRows) -> Records:
 def joined(parts: Sequence[Records]) -> Records:
     """All of them, one after another; of at least one part."""
     return Records(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("user_id", "pin_id", "request_time")),
-        pa.concat_arrays([part.request_id for part in parts]),
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("kind", "labels")),
-        pa.concat_arrays([part.topic for part in parts]),
+        user_id=np.concatenate([part.user_id for part in parts]),
+        pin_id=np.concatenate([part.pin_id for part in parts]),
+        request_time=np.concatenate([part.request_time for part in parts]),
+        request_id=pa.concat_arrays([part.request_id for part in parts]),
+        kind=np.concatenate([part.kind for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        topic=pa.concat_arrays([part.topic for part in parts]),
     )
 
 

@@ -80,19 +80,19 @@ def prequential(
         known.append(by_example[example])
         kept.append(records)
         learn(chunk)
-    records = joined(kept) if kept else None
-    if records is None or not (records.kind == at).any():
+    if not any((records.kind == at).any() for records in kept):
         raise InputError(
             "prequential evaluation: there is no example to score; choose another span, or make examples (`tidemark examples run`)"
         )
-    asked = np.flatnonzero(records.kind == at)
-    example = example_of(records)
+    whole = joined(kept)
+    asked = np.flatnonzero(whole.kind == at)
+    example = example_of(whole)
     rows = asked[np.unique(example[asked], return_index=True)[1]]
     if labels == Labels.FINAL:
-        chosen = labels_of(example, int(example.max()) + 1, records, Labels.FINAL)[example[rows]]
+        chosen = labels_of(example, int(example.max()) + 1, whole, Labels.FINAL)[example[rows]]
     else:
         chosen = np.concatenate(known)[rows]
-    return rows_with_scores(records.take(rows), chosen, np.concatenate(scored)[rows], utility, "prequential evaluation")
+    return rows_with_scores(whole.take(rows), chosen, np.concatenate(scored)[rows], utility, "prequential evaluation")
 
 
 def rows_with_scores(
