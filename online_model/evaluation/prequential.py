@@ -1,6 +1,7 @@
 """Prequential evaluation: each example is scored by what has learned from everything before it, and from nothing of it.
 
-Also called test-then-train (Dawid 1984; Gama et al. 2013). Monolith's experiments go the same way, shard by shard (Liu et al. 2022, section 3.2).
+Also called test-then-train (Dawid 1984; Gama et al. 2013). Monolith's experiments go the same way, shard by shard
+(Liu et al. 2022).
 """
 
 from __future__ import annotations

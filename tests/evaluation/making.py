@@ -15,7 +15,13 @@ DAY = 86_400_000
 
 
 def columns(
-    seed: int, users: int = 60, requests: int = 3, shown: int = 8, heads: Sequence[str] = ("save", "hide"), noise: float = 0.5, scores: int = 0
+    seed: int,
+    users: int = 60,
+    requests: int = 3,
+    shown: int = 8,
+    heads: Sequence[str] = ("save", "hide"),
+    noise: float = 0.5,
+    scores: int = 0,
 ) -> dict[str, np.ndarray]:
     """Rows as a file has them: the labels and the truth of a seed, scored with noise, in a shuffled order.
 
@@ -55,5 +61,7 @@ def rows_of(table: dict[str, np.ndarray], score: np.ndarray | None = None) -> Sc
 
 
 def write(path: Path, table: dict[str, np.ndarray]) -> Path:
-    pq.write_table(pa.table({name: pa.array(values.tolist() if values.dtype.kind == "U" else values) for name, values in table.items()}), path)
+    pq.write_table(
+        pa.table({name: pa.array(values.tolist() if values.dtype.kind == "U" else values) for name, values in table.items()}), path
+    )
     return path

@@ -198,7 +198,10 @@ def test_where_few_have_a_positive_there_is_no_interval() -> None:
         (lambda table: table | {"user_id": table["user_id"] + 1}, "not of the same rows"),
         (lambda table: table | {"request_id": np.char.add(table["request_id"], "x")}, "not of the same rows"),
         (lambda table: table | {"label_save": 1 - np.abs(table["label_save"])}, "label_save of the two scorings differs in"),
-        (lambda table: {name.replace("save", "buy").replace("hide", "sell"): values for name, values in table.items()}, "no head in common"),
+        (
+            lambda table: {name.replace("save", "buy").replace("hide", "sell"): values for name, values in table.items()},
+            "no head in common",
+        ),
     ],
 )
 def test_what_can_not_be_compared(change, said: str) -> None:  # type: ignore[no-untyped-def]
