@@ -374,7 +374,7 @@ class EmbeddingTable:
         return _pieces(n, self._vectors.most)
 
     def _admit(self, ids: np.ndarray, times: np.ndarray, admit_after: int) -> np.ndarray:
-        rows, new = np.empty((2, len(ids)), np.int64)
+        rows, new = self.rows_of(ids), np.empty(len(ids), np.int64)
         tally, at = self._tally, 0
         tally[kernel.ADMITTED] = 0
         while at < len(ids):

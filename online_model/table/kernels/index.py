@@ -151,7 +151,7 @@ def admit(index, entries, free, candidates, tally, ids, times, begin, admit_afte
     admit_after, room : int
         Sightings that an ID needs, and how many candidates a generation holds.
     rows : int64[n]
-        Filled in: 0 for an ID that has no row yet.
+        As `look_up` gave them: it doesn't wait for one row's memory after another's. Filled in where an ID gets a row.
     new : int64[n]
         Filled in: `tally[ADMITTED]` rows that were handed out, in order.
 
@@ -161,20 +161,22 @@ def admit(index, entries, free, candidates, tally, ids, times, begin, admit_afte
         Where it stopped: n, or the sighting before which index or rows must grow.
     """
     for i in range(begin, ids.shape[0]):
-        key = ids[i]
-        slot = slot_of(index, key)
-        if slot >= 0:
-            row = index[slot, 1]
+        if rows[i] == 0:
+            # It may have been given one in this batch.
+            slot = slot_of(index, ids[i])
+            if slot >= 0:
+                rows[i] = index[slot, 1]
+        if rows[i] > 0:
+            row = rows[i]
             entries[row, COUNT] += 1
             entries[row, LAST_SEEN] = max(entries[row, LAST_SEEN], times[i])
-            rows[i] = row
             continue
+        key = ids[i]
         # Before it is counted: whoever grows them comes back to this very sighting.
         if not _has_room(index, entries, tally):
             return i
         seen = _sightings(candidates, tally, key, room) if admit_after > 1 else 1
         if seen < admit_after:
-            rows[i] = 0
             continue
         if admit_after > 1:
             newer = tally[NEWER]
