@@ -1,7 +1,7 @@
 """A table as one safetensors file: written beside its place, synced, and moved there at once; whole and checked before anything of it is loaded.
 
-Its bytes follow from the table's state alone, so equal tables make equal files. What is killed in between leaves the old file, and maybe a draft, which
-the next save replaces.
+Its bytes follow from the table's state alone, so equal tables make equal files. What is killed in between leaves the old file, and maybe a draft,
+which the next save replaces.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from flows.directories import sync, translated
 from flows.errors import DataDirectoryError
 from online_model.table.config import Spill, TableConfig
 from online_model.table.errors import TableError, TableFileError
-from online_model.table.state import DTYPES, Hashes
+from online_model.table.state import DTYPES, Hashes, State
 from online_model.table.table import EmbeddingTable
 
 FORMAT = "tidemark embedding table 1"
+_ABOUT = "table"
 _PIECE = 65_536
 _ADVICE = "take another copy of it: an earlier base, or a checkpoint of the learner"
 
@@ -44,13 +45,11 @@ def save(table: EmbeddingTable, path: Path) -> None:
     draft = path.with_name(f".{path.name}.draft")
     with translated(f"embedding table {path}"):
         state = table.state(path.parent)
-        metadata = {
-            "format": FORMAT,
-            "config": orjson.dumps(table.config.as_dict(), option=orjson.OPT_SORT_KEYS).decode(),
-            "checksum": _checksum(table.config, state),
-        }
+        about = {"format": FORMAT, "config": table.config.as_dict(), "checksum": _checksum(table.config, state)}
+        # One entry: safetensors writes several in an order that differs from time to time.
+        metadata = {_ABOUT: orjson.dumps(about, option=orjson.OPT_SORT_KEYS).decode()}
         try:
-            save_file(state, draft, metadata)
+            save_file(dict(state), draft, metadata)
         except SafetensorError as error:
             # It gives the system's error as text alone.
             raise DataDirectoryError(f"embedding table {path} can't be written ({error}); make room or give another path") from error
@@ -84,16 +83,20 @@ def load(path: Path, spill: Spill | None = None) -> EmbeddingTable:
 
 
 def _loaded(path: Path, file: Any, spill: Spill | None) -> EmbeddingTable:
-    metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
-        raise TableFileError(f"embedding table {path} has format {metadata.get('format')!r}, not {FORMAT!r}; {_ADVICE}")
+    try:
+        about = orjson.loads((file.metadata() or {})[_ABOUT])
+        found = about["format"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TableFileError(f"embedding table {path} does not say that it is one; {_ADVICE}") from error
+    if found != FORMAT:
+        raise TableFileError(f"embedding table {path} has format {found!r}, not {FORMAT!r}; {_ADVICE}")
     if set(file.keys()) != DTYPES.keys():
         raise TableFileError(f"embedding table {path} holds other arrays than a table's; {_ADVICE}")
     try:
-        config = TableConfig(**orjson.loads(metadata["config"]))
+        config = TableConfig(**about["config"])
         state: dict[str, Any] = {name: file.get_tensor(name) for name in DTYPES if name != "weights"}
         state["weights"] = _Slices(file.get_slice("weights"))
-        damaged = metadata["checksum"] != _checksum(config, state)
+        damaged = about["checksum"] != _checksum(config, state)
     except (KeyError, TypeError, ValueError, TableError) as error:
         raise TableFileError(f"embedding table {path} can't be read ({error}); {_ADVICE}") from error
     if damaged:
@@ -101,7 +104,7 @@ def _loaded(path: Path, file: Any, spill: Spill | None) -> EmbeddingTable:
     return EmbeddingTable.from_state(config, state, spill)
 
 
-def _checksum(config: TableConfig, state: dict[str, Any]) -> str:
+def _checksum(config: TableConfig, state: State) -> str:
     """Over shapes and bytes of all arrays, and the config."""
     hashes = Hashes(config)
     for name in DTYPES:

@@ -1,7 +1,7 @@
 """A fixed number of vectors in memory, the least recently used others in RocksDB.
 
-Which vectors are in memory follows from the sequence of calls alone: those used longest ago leave first, the lower slot before the higher. What lies in RocksDB
-is scratch, gone with the table; nothing may be read from it that this table did not write.
+Which vectors are in memory follows from the sequence of calls alone: those used longest ago leave first, the lower slot before the higher. What lies
+in RocksDB is scratch, gone with the table; nothing may be read from it that this table did not write.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _opened(spill: Spill) -> Rdict:
                     raise TableError("it holds something else")
                 # RocksDB itself refuses where another table has it open.
                 Rdict.destroy(str(spill.directory), options)
-                shutil.rmtree(spill.directory)
+                shutil.rmtree(spill.directory, ignore_errors=True)
             make_directory(spill.directory.absolute())
         db = Rdict(str(spill.directory), options)
     except Exception as error:

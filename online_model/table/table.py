@@ -313,7 +313,8 @@ class EmbeddingTable:
     def digest(self) -> str:
         """Hex digest of what the table knows, in the order of IDs: the same for every history that leads to it.
 
-        Covers the config, vectors, accumulators, counts, times, candidates and the default row; not row numbers, nor what `take_changed` has not told.
+        Covers the config, vectors, accumulators, counts, times, candidates and the default row; not row numbers, nor what `take_changed` has yet
+        to tell.
         """
         rows = self._by_id()
         hashes = Hashes(self.config)

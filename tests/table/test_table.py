@@ -1,4 +1,4 @@
-"""The table against a dict that is read naively: any sequence of calls, wherever rows lie, wherever batches are cut, saved and loaded at any point."""
+"""The table against a dict that is read naively: any sequence of calls, wherever rows lie and batches are cut, saved and loaded at any point."""
 
 from __future__ import annotations
 

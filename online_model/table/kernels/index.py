@@ -1,8 +1,8 @@
 """From IDs to rows: an open-addressing hash that a batch is looked up in, counted in and admitted by, one sighting after another.
 
-A map is int64[capacity, 2], capacity a power of two; an entry is (ID, value), and a value of 0 says that nothing is there, so every int64 may be an ID.
-Linear probing at a load of at most a half; deletion shifts the following entries back, so there are no tombstones. No result may depend on where
-a batch was cut.
+A map is int64[capacity, 2], capacity a power of two; an entry is (ID, value), and a value of 0 says that nothing is there, so every int64 may be an
+ID. Linear probing at a load of at most a half; deletion shifts the following entries back, so there are no tombstones. No result may depend on
+where a batch was cut.
 """
 
 from __future__ import annotations
