@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows import directories
 from flows.errors import CorruptionError, DataDirectoryError
 from online_model.table import EmbeddingTable, Spill, TableConfig, TableError, TableFileError, checkpoint, load, save
 
@@ -169,9 +170,18 @@ def test_a_save_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
 
 def test_the_draft_is_synced_before_it_is_moved_and_the_name_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    sync, replace = checkpoint.sync, os.replace
-    monkeypatch.setattr(checkpoint, "sync", lambda path: (done.append(f"sync {path.name}"), sync(path)))
-    monkeypatch.setattr(os, "replace", lambda one, other: (done.append("move"), replace(one, other)))
+    sync, replace = directories.sync, os.replace
+
+    def synced(path: Path) -> None:
+        done.append(f"sync {path.name}")
+        sync(path)
+
+    def moved(one: Path, other: Path) -> None:
+        done.append("move")
+        replace(one, other)
+
+    monkeypatch.setattr(checkpoint, "sync", synced)
+    monkeypatch.setattr(os, "replace", moved)
     save(made(), tmp_path / "t")
     assert done == ["sync .t.draft", "move", f"sync {tmp_path.name}"]
 
