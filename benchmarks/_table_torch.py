@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+# As many as the table uses.
+torch.set_num_threads(1)
 # Said either way, or torch warns that nobody has said it. Checks would only make it slower.
 torch.sparse.check_sparse_tensor_invariants.disable()
 

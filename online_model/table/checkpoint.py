@@ -1,12 +1,13 @@
 """A table as one safetensors file: written beside its place, synced, and moved there at once; whole and checked before anything of it is loaded.
 
-Its bytes follow from the table's state alone, so equal tables make equal files. What is killed in between leaves the old file, and maybe a draft,
-which the next save replaces.
+Its bytes follow from the table's state alone, so equal tables make equal files. What is killed in between leaves the old file, and maybe a draft
+beside it, which the next save removes.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +45,32 @@ def save(table: EmbeddingTable, path: Path) -> None:
     """
     draft = path.with_name(f".{path.name}.draft")
     with translated(f"embedding table {path}"):
-        state = table.state(path.parent)
-        about = {"format": FORMAT, "config": table.config.as_dict(), "checksum": _checksum(table.config, state)}
-        # One entry: safetensors writes several in an order that differs from time to time.
-        metadata = {_ABOUT: orjson.dumps(about, option=orjson.OPT_SORT_KEYS).decode()}
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
         try:
-            save_file(dict(state), draft, metadata)
-        except SafetensorError as error:
-            # It gives the system's error as text alone.
-            raise DataDirectoryError(f"embedding table {path} can't be written ({error}); make room or give another path") from error
-        sync(draft)
-        os.replace(draft, path)
-        sync(path.parent)
+            written = draft / path.name
+            written.touch()
+            mode = written.stat().st_mode
+            _write(table, written)
+            # safetensors puts another file in its place, for its owner's eyes alone.
+            os.chmod(written, mode)
+            sync(written)
+            os.replace(written, path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(table: EmbeddingTable, path: Path) -> None:
+    state = table.state(path.parent)
+    about = {"format": FORMAT, "config": table.config.as_dict(), "checksum": _checksum(table.config, state)}
+    # One entry: safetensors writes several in an order that differs from time to time.
+    metadata = {_ABOUT: orjson.dumps(about, option=orjson.OPT_SORT_KEYS).decode()}
+    try:
+        save_file(dict(state), path, metadata)
+    except SafetensorError as error:
+        # It gives the system's error as text alone.
+        raise DataDirectoryError(f"embedding table {path} can't be written ({error}); make room or give another path") from error
 
 
 def load(path: Path, spill: Spill | None = None) -> EmbeddingTable:

@@ -43,7 +43,7 @@ class TableConfig:
         bounds = {
             "dimension": (1, 65_536),
             "admit_after": (1, 2**31 - 1),
-            "candidates": (2, 2**31),
+            "candidates": (2, 2**26),
             "initial_accumulator": (0, 1e30),
             "epsilon": (1e-30, 1),
         }

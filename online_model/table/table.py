@@ -295,15 +295,14 @@ class EmbeddingTable:
         ids, tally = state["ids"], table._tally
         table._vectors.accumulators[0] = state["default_accumulator"][0]
         table._deleted = [state["deleted"].copy()]
-        # As many as are needed, and no sighting is counted.
-        table._admit(ids, state["last_seen"], 1)
-        rows = table.rows_of(ids)
-        table._entries[rows, kernel.COUNT] = state["counts"]
-        table._entries[rows, kernel.MARK] = np.where(state["changed"], kernel.CHANGED, 0)
+        # A piece at a time: what is cold leaves memory once, and whole.
         for part in _pieces(len(ids), min(_PIECE, table._vectors.most)):
-            slots = table._vectors.slots(rows[part], writing=True)
+            rows = table._admit(ids[part], state["last_seen"][part], 1)
+            slots = table._vectors.slots(rows, writing=True)
             table._vectors.weights[slots] = _finite(np.asarray(state["weights"][part]), "weights")
             table._vectors.accumulators[slots] = state["accumulators"][part]
+            table._entries[rows, kernel.COUNT] = state["counts"][part]
+            table._entries[rows, kernel.MARK] = np.where(state["changed"][part], kernel.CHANGED, 0)
         for generation, name in enumerate(("newer", "older")):
             found = state[f"{name}_ids"]
             kernel.put_all(table._candidates[generation], found, state[f"{name}_counts"].astype(np.int64))
@@ -329,7 +328,7 @@ class EmbeddingTable:
         return hashes.digest()
 
     def memory_bytes(self) -> int:
-        """What the table holds in memory. With `Spill`, vectors are bounded by it; an ID with a row takes some 70 to 100 bytes beside its vector."""
+        """What the table holds in memory. With `Spill`, vectors are bounded by it; an ID with a row takes 70 to 150 bytes beside its vector."""
         arrays = (self._index, self._entries, self._free, self._candidates)
         return self._vectors.memory_bytes() + sum(array.nbytes for array in arrays)
 

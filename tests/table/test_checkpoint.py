@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from flows import directories
-from flows.errors import CorruptionError, DataDirectoryError
+from flows.errors import CorruptionError, DataDirectoryError, StorageFullError
 from online_model.table import EmbeddingTable, Spill, TableConfig, TableError, TableFileError, checkpoint, load, save
 
 
@@ -160,9 +164,12 @@ def test_a_save_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
 
     with monkeypatch.context() as patched:
         patched.setattr(os if step == "replace" else checkpoint, step, die)
+        # Nobody cleans up after a process that is killed.
+        patched.setattr(shutil, "rmtree", lambda *arguments, **options: None)
         with pytest.raises(Death):
             save(new, path)
     assert load(path).digest() == old.digest()
+    assert (tmp_path / ".t.draft").exists()
     save(new, path)
     assert load(path).digest() == new.digest()
     assert [file.name for file in tmp_path.iterdir()] == ["t"]
@@ -177,13 +184,33 @@ def test_the_draft_is_synced_before_it_is_moved_and_the_name_after(tmp_path: Pat
         sync(path)
 
     def moved(one: Path, other: Path) -> None:
-        done.append("move")
+        done.append(f"move {one.name} {other.name}")
         replace(one, other)
 
     monkeypatch.setattr(checkpoint, "sync", synced)
     monkeypatch.setattr(os, "replace", moved)
     save(made(), tmp_path / "t")
-    assert done == ["sync .t.draft", "move", f"sync {tmp_path.name}"]
+    assert done == ["sync t", "move t t", f"sync {tmp_path.name}"]
+
+
+def test_a_file_is_readable_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o026)
+    try:
+        save(made(), tmp_path / "t")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "t").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_disk_that_is_full_leaves_the_old_file_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(made(0), tmp_path / "t")
+    for raised, error in ((OSError(errno.ENOSPC, "full"), StorageFullError), (SafetensorError("I/O error"), DataDirectoryError)):
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "save_file", Mock(side_effect=raised))
+            with pytest.raises(error):
+                save(made(1), tmp_path / "t")
+    assert load(tmp_path / "t").digest() == made(0).digest()
+    assert [file.name for file in tmp_path.iterdir()] == ["t"]
 
 
 @pytest.mark.parametrize(
