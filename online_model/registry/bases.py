@@ -250,7 +250,7 @@ class Bases:
     def clear_leftovers(self) -> None:
         """Delete drafts of publishers that were killed, and what was half deleted; the caller holds the registry's lock."""
         with translated(f"can't clear {self.directory}"), suppress(FileNotFoundError):
-            for entry in os.scandir(self.directory):
+            for entry in list(os.scandir(self.directory)):
                 if durable.is_leftover(entry.name) and _is_free(entry.path):
                     durable.clear(Path(entry.path))
 

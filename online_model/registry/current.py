@@ -135,10 +135,10 @@ class Current:
         known = {start.base for start in self.starts().values()} if self.start_of(base) is not None else set()
         return frozenset((known | {start.base for start in self.candidates}) - {base})
 
-    def known(self, base: int) -> Start | None:
-        """Where somebody has begun with a base, the latest; None if nobody ever did."""
-        now = [*self.starts().values(), *self.candidates]
-        return next((start for start in (*now, *(past.start for past in reversed(self.history))) if start.base == base), None)
+    def origin(self, base: int, digest: str) -> Start | None:
+        """Where somebody has begun with a base's own rows, so that all of its deltas lie behind; None if nobody ever did."""
+        now = [*self.starts().values(), *self.candidates, *(past.start for past in reversed(self.history))]
+        return next((start for start in now if (start.base, start.base_digest, start.delta) == (base, digest, 0)), None)
 
     def earlier(self) -> list[int]:
         """Bases that a rollback goes to, the first to try first: those served before, without those that were rolled back from."""

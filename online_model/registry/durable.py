@@ -82,7 +82,7 @@ def delete_directory(path: Path) -> None:
 
 def clear(path: Path) -> None:
     """Delete a directory that nobody knows by name any more, and all that it holds."""
-    for entry in os.scandir(path):
+    for entry in list(os.scandir(path)):
         if entry.is_dir(follow_symlinks=False):
             clear(Path(entry.path))
         else:

@@ -19,6 +19,7 @@ from flows.state.actions_task import state_fingerprint
 from flows.state.task_lock import holding
 from online_model.registry import durable, snapshots
 from online_model.registry.bases import SNAPSHOTS, Base, Bases, Expected
+from online_model.registry.buckets import BUCKETS
 from online_model.registry.current import Current, Start, read_current, share_of, write_current
 from online_model.registry.errors import DamagedModelError, NoModelError, RegistryError, RoleError
 from online_model.registry.manifest import TABLES, Described
@@ -115,12 +116,11 @@ class Registry:
         for snapshot in snapshots.sound(base):
             if snapshot.point.position <= end and fits(snapshot):
                 return snapshot.start(end)
-        known = None
-        with suppress(RegistryError):
-            known = self.current().known(base.number)
         # Rows of the base's own, and all of its deltas from where they may lie on.
-        own = known is not None and known.base_digest == base.digest and known.delta == 0
-        return Start(base.number, base.digest, 0, base.digest, min(known.position, end) if own and known is not None else end, end)
+        origin = None
+        with suppress(RegistryError):
+            origin = self.current().origin(base.number, base.digest)
+        return Start(base.number, base.digest, 0, base.digest, end if origin is None else min(origin.position, end), end)
 
     # Changing ----------------------------------------------------------------------------------------------------------------------
 
@@ -165,28 +165,31 @@ class Registry:
             self.load(start)
             return self._write(self._now(start, anew).switched(start, as_of, reason, back))
 
-    def rollback(self, as_of: int, end: int, fits: Fits = lambda snapshot: True, to: int | None = None) -> Current:
-        """Serve what was served before: the latest that is sound, or the base that is named. Twice goes back twice.
+    def rolled_back(self, now: Current, end: int, fits: Fits = lambda snapshot: True, to: int | None = None) -> Start:
+        """Where consumers begin after a rollback: with the latest base before this one that is sound, or with the one that is named.
 
         Raises
         ------
         RoleError
             There is none.
         """
-        now = self.current()
         if to == now.base:
             raise RoleError(f"base {to} is the one that is served")
         passed: list[str] = []
         for number in [to] if to is not None else now.earlier():
             try:
-                base = self.base(number)
-                return self.switch(self.start_for(base, end, fits), as_of, f"rolled back from base {now.base}", back=True)
+                return self.start_for(self.base(number), end, fits)
             except RegistryError as error:
                 if to is not None:
                     raise
                 passed.append(str(error))
         why = f" ({'; '.join(passed)})" if passed else ""
         raise RoleError(f"there is no base to roll back to: none but {now.base} was ever served that is sound{why}; `tidemark models list`")
+
+    def rollback(self, as_of: int, end: int, fits: Fits = lambda snapshot: True, to: int | None = None) -> Current:
+        """Serve what was served before; twice goes back twice. See `rolled_back` and `switch`."""
+        now = self.current()
+        return self.switch(self.rolled_back(now, end, fits, to), as_of, f"rolled back from base {now.base}", back=True)
 
     def announce(self, start: Start) -> Current:
         """That a base will put out deltas though nobody is served it yet: consumers of others pass over them."""
@@ -202,8 +205,8 @@ class Registry:
             now = self.current()
             return self._write(replace(now, candidates=tuple(other for other in now.candidates if other.base != base)))
 
-    def give(self, role: str, start: Start | None, share: float = 0.0, salt: str = "") -> Current:
-        """Give a share of the users another base, as "canary" or as "holdout"; None ends that.
+    def given(self, now: Current, role: str, start: Start | None, share: float = 0.0, salt: str = "") -> Current:
+        """What is served once a share of the users gets another base, as "canary" or as "holdout"; None ends that.
 
         Raises
         ------
@@ -212,17 +215,21 @@ class Registry:
         """
         if role not in ("canary", "holdout"):
             raise RoleError(f"there is no role '{role}': a base is a canary or a holdout")
+        given = None
+        if start is not None:
+            given = share_of(start, share, salt or (f"canary {start.base}" if role == "canary" else role))
+            if not 0 < given.buckets < BUCKETS:
+                raise RoleError(f"a {role} must get a share of the users between 0.01 % and 99.99 %, not {share:.4%}")
+            if start.base == now.base and role == "canary":
+                raise RoleError(f"base {start.base} is the one that is served; a canary is another")
+        return replace(now, canary=given) if role == "canary" else replace(now, holdout=given)
+
+    def give(self, role: str, start: Start | None, share: float = 0.0, salt: str = "") -> Current:
+        """Give a share of the users another base; see `given`."""
         with self._alone():
-            now = self.current()
-            given = None
             if start is not None:
                 self.load(start)
-                given = share_of(start, share, salt or (f"canary {start.base}" if role == "canary" else role))
-                if not 0 < given.buckets < 10_000:
-                    raise RoleError(f"a {role} must get a share of the users between 0.01 % and 99.99 %, not {share:.4%}")
-                if start.base == now.base and role == "canary":
-                    raise RoleError(f"base {start.base} is the one that is served; a canary is another")
-            return self._write(replace(now, canary=given) if role == "canary" else replace(now, holdout=given))
+            return self._write(self.given(self.current(), role, start, share, salt))
 
     def sweep(self, keep: int, keep_snapshots: int, dry_run: bool = False) -> Swept:
         """Take away what nobody needs: never a base that somebody gets, or that a rollback goes to, nor a snapshot that somebody begins with.
