@@ -272,6 +272,7 @@ def rows_at(records: pa.RecordBatch) -> Rows | None:
     there = lengths[~deleted]
     if (lengths[deleted] != 0).any() or (there != (there[0] if len(there) else 0)).any():
         return None
-    weights = np.zeros((len(deleted), int(there[0]) if len(there) else 0), np.float32)
-    weights[~deleted] = np.asarray(column.flatten()).reshape(len(there), -1)
+    dimension = int(there[0]) if len(there) else 0
+    weights = np.zeros((len(deleted), dimension), np.float32)
+    weights[~deleted] = np.asarray(column.flatten()).reshape(len(there), dimension)
     return Rows(plain(records, "table"), plain(records, "id"), deleted, weights)

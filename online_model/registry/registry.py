@@ -163,7 +163,19 @@ class Registry:
         """
         with self._alone():
             self.load(start)
-            return self._write(self._now(start, anew).switched(start, as_of, reason, back))
+            return self._write(self.switched(start, as_of, reason, anew, back))
+
+    def switched(self, start: Start, as_of: int, reason: str, anew: bool = False, back: bool = False) -> Current:
+        """What is served once `switch` is done; changes nothing."""
+        try:
+            before = self.current()
+        except NoModelError:
+            before = Current(0, start)
+        except RegistryError:
+            if not anew:
+                raise
+            before = Current(0, start)
+        return before.switched(start, as_of, reason, back)
 
     def rolled_back(self, now: Current, end: int, fits: Fits = lambda snapshot: True, to: int | None = None) -> Start:
         """Where consumers begin after a rollback: with the latest base before this one that is sound, or with the one that is named.
@@ -231,35 +243,41 @@ class Registry:
                 self.load(start)
             return self._write(self.given(self.current(), role, start, share, salt))
 
-    def sweep(self, keep: int, keep_snapshots: int, dry_run: bool = False) -> Swept:
-        """Take away what nobody needs: never a base that somebody gets, or that a rollback goes to, nor a snapshot that somebody begins with.
+    def sweep(self, keep: int, keep_snapshots: int) -> Swept:
+        """Take away what nobody needs; see `unneeded`."""
+        with self._alone():
+            gone = self.unneeded(self.current(), keep, keep_snapshots)
+            self.bases.clear_leftovers()
+            with translated(f"can't delete from {self.bases.directory}"):
+                for number in gone.bases:
+                    durable.delete_directory(self.bases.directory / str(number))
+                for number, delta in gone.snapshots:
+                    durable.delete_directory(self.bases.directory / str(number) / SNAPSHOTS / str(delta))
+            return gone
+
+    def unneeded(self, now: Current, keep: int, keep_snapshots: int) -> Swept:
+        """What nobody needs: no base that somebody gets, or that a rollback goes to, nor a snapshot that somebody begins with.
 
         Parameters
         ----------
+        now : Current
+            What is served, or is about to be.
         keep : int
             So many of the newest bases stay anyway; at least 1, or a number could be given twice.
         keep_snapshots : int
             So many of the newest sound snapshots of each base stay.
         """
-        with self._alone():
-            now = self.current()
-            starts = [*now.starts().values(), *now.candidates, *(past.start for past in now.history)]
-            needed = {start.base for start in [*now.starts().values(), *now.candidates]} | set(now.earlier()[:1])
-            numbers = self.bases.numbers()
-            gone = tuple(number for number in numbers[: -max(1, keep)] if number not in needed)
-            unneeded: list[tuple[int, int]] = []
-            for number in numbers:
-                if number not in gone:
-                    with suppress(DamagedModelError):
-                        unneeded += self._unneeded(self.bases.opened(number), keep_snapshots, starts)
-            if not dry_run:
-                self.bases.clear_leftovers()
-                with translated(f"can't delete from {self.bases.directory}"):
-                    for number in gone:
-                        durable.delete_directory(self.bases.directory / str(number))
-                    for number, delta in unneeded:
-                        durable.delete_directory(self.bases.directory / str(number) / SNAPSHOTS / str(delta))
-            return Swept(gone, tuple(unneeded))
+        in_use = [*now.starts().values(), *now.candidates]
+        needed = {start.base for start in in_use} | set(now.earlier()[:1])
+        starts = [*in_use, *(past.start for past in now.history)]
+        numbers = self.bases.numbers()
+        gone = tuple(number for number in numbers[: -max(1, keep)] if number not in needed)
+        unneeded: list[tuple[int, int]] = []
+        for number in numbers:
+            if number not in gone:
+                with suppress(RegistryError):
+                    unneeded += self._unneeded(self.bases.opened(number), keep_snapshots, starts)
+        return Swept(gone, tuple(unneeded))
 
     def _unneeded(self, base: Base, keep: int, starts: list[Start]) -> Iterator[tuple[int, int]]:
         begun = {start.delta for start in starts if start.base == base.number}
@@ -268,16 +286,6 @@ class Registry:
             # One that is newer than those that are sound may be being written, or looked into.
             if delta not in begun and delta not in kept and kept and delta < kept[-1]:
                 yield base.number, delta
-
-    def _now(self, start: Start, anew: bool) -> Current:
-        try:
-            return self.current()
-        except NoModelError:
-            return Current(0, start)
-        except RegistryError:
-            if not anew:
-                raise
-            return Current(0, start)
 
     def _write(self, current: Current) -> Current:
         current = replace(current, serial=current.serial + 1)

@@ -377,7 +377,7 @@ def test_a_sweep_takes_nothing_that_is_needed(registry: Registry) -> None:
     serve(registry, 1)
     registry.switch(registry.start_for(registry.base(2), 100, lambda s: s.point.delta == 1), 5, "published")
     registry.give("holdout", registry.start_for(registry.base(4), 100, lambda s: s.point.delta == 2), 0.1)
-    planned = registry.sweep(keep=1, keep_snapshots=2, dry_run=True)
+    planned = registry.unneeded(registry.current(), keep=1, keep_snapshots=2)
     assert registry.bases.numbers() == list(range(1, 9))
     assert registry.sweep(keep=1, keep_snapshots=2) == planned
     assert registry.bases.numbers() == [1, 2, 4, 8]

@@ -56,9 +56,12 @@ def publish(
             base = taken
         with deltas(settings, _left(registry, dry_run)) as (end, fits):
             start = registry.start_for(base, end, fits)
+            after = registry.switched(start, now(), "published", anew)
             if not dry_run:
                 registry.switch(start, now(), "published", anew)
-    swept = registry.sweep(keep, keep_snapshots, dry_run) if keep is not None else None
+        swept = None
+        if keep is not None:
+            swept = registry.unneeded(after, keep, keep_snapshots) if dry_run else registry.sweep(keep, keep_snapshots)
     told = {"dry_run": dry_run, "base": base.number, "start": asdict(start), "swept": asdict(swept) if swept else None}
     _tell(as_json, told, _served(start, dry_run))
     if swept and not as_json and (swept.bases or swept.snapshots):
