@@ -30,6 +30,7 @@ COMMANDS = {
     "features": ("feature_repo.command:features", "Features of a user, a pin or a topic, or of all."),
     "online": ("flows.online.command:online", "Redis beside task state: fill it, and see where it stands."),
     "serve": ("online_model.serving.command:serve", "Features over HTTP, each answer kept in a log."),
+    "models": ("online_model.registry.commands:models", "Which models there are, and which one is served to whom."),
     "skew": ("flows.skew.command:skew", "Whether what was served is what the log says, and how it moves."),
     "evaluate": ("online_model.evaluation.command:evaluate", "How good scores are, and whether others are better."),
     "labels": ("flows.labels_command:labels", "Labels of saves."),
