@@ -173,6 +173,10 @@ class Backfill:
         self._refuse_without_impressions(history.actions)
         return self.found
 
+    def counts(self) -> list[int]:
+        """How many records each partition has."""
+        return [len(shelf.rows) for shelf in self._shelves]
+
     def spans(self, begin: Sequence[int] = ()) -> Iterator[list[tuple[int, ExampleRows]]]:
         """All records with their features, a span at a time: (partition, records), each partition's in order.
 
