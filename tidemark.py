@@ -31,6 +31,7 @@ COMMANDS = {
     "online": ("flows.online.command:online", "Redis beside task state: fill it, and see where it stands."),
     "serve": ("online_model.serving.command:serve", "Features over HTTP, each answer kept in a log."),
     "skew": ("flows.skew.command:skew", "Whether what was served is what the log says, and how it moves."),
+    "examples": ("flows.examples.command:examples", "What was seen, and what came of it: examples to learn from."),
     "backfill": ("flows.examples.backfill.command:backfill", "Training examples of a history that was not served by Tidemark."),
     "labels": ("flows.labels_command:labels", "Labels of saves."),
     "deadletters": ("flows.deadletters_command:deadletters", "Records that could not be taken."),

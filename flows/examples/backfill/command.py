@@ -153,6 +153,8 @@ def _report(settings: Settings, found: Found, added: int, out: Path | None, dry_
         )
     if dry_run:
         click.echo("nothing was written (--dry-run)")
+    elif not found.rows:
+        click.echo(f"{where}: nothing to add; a label is known when the watermark has passed 30 minutes and the allowed lateness")
     elif not added:
         click.echo(f"{where}: all of them are there already, 0 added")
     else:
