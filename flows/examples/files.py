@@ -60,6 +60,7 @@ class ExampleDirectory:
         self.partitions = len(found)
         self._files = [self._opened(partition) for partition in found]
         self._starts = [_starts(file) for file in self._files]
+        self._last: dict[int, LogBatch] = {}
 
     def close(self) -> None:
         """Release all files."""
