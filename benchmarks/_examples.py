@@ -24,6 +24,7 @@ def examples(n: int, *, users: int, pins: int, per_request: int = 8, actions: in
     Parameters
     ----------
     n, users, pins, per_request : int
+        At least 8 pins.
     actions : int
         Each request has so many, or fewer.
     days : float
@@ -33,7 +34,7 @@ def examples(n: int, *, users: int, pins: int, per_request: int = 8, actions: in
     rng = np.random.default_rng(seed)
     requests = -(-n // per_request)
     liked = rng.integers(0, _TOPICS, users)
-    topic_of = rng.integers(0, _TOPICS, pins)
+    topic_of = rng.permutation(np.arange(pins) % _TOPICS)
     by_topic = np.argsort(topic_of, kind="stable")
     first, sizes = np.searchsorted(topic_of[by_topic], np.arange(_TOPICS)), np.bincount(topic_of, minlength=_TOPICS)
 
@@ -45,9 +46,7 @@ def examples(n: int, *, users: int, pins: int, per_request: int = 8, actions: in
     sequence = np.zeros(offsets[-1], SEQUENCE_ENTRY)
     # Seven of ten actions are on pins of the topic that the user likes.
     wanted = np.where(rng.random(len(owner)) < 0.7, liked[user[owner]], rng.integers(0, _TOPICS, len(owner)))
-    chosen = by_topic[
-        first[wanted] + (rng.random(len(owner)) * np.maximum(sizes[wanted], 1)).astype(np.int64) % np.maximum(sizes[wanted], 1)
-    ]
+    chosen = by_topic[first[wanted] + (rng.random(len(owner)) * sizes[wanted]).astype(np.int64)]
     sequence["pin_id"] = 1_000 + chosen
     rank = np.arange(len(owner)) - offsets[owner]
     sequence["event_time"] = time[owner] - (rank + 1) * _HOUR // 2

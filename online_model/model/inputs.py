@@ -132,15 +132,15 @@ def inputs_of(features: Features, user: np.ndarray, pin: np.ndarray, sequence_pi
 
 def _numbers(what: str, values: np.ndarray) -> np.ndarray:
     values = np.ascontiguousarray(values, np.float32)
-    # One pass: a sum is no number where a value isn't, and infinite only where one is or nearly is.
-    if values.size and not np.isfinite(values.sum(dtype=np.float64)):
+    # Both are NaN where any value is.
+    if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
         row = int(np.argwhere(~np.isfinite(values))[0, 0])
         raise InputError(f"model: {what} is not a finite number (row {row}); restore the table or the features that it came from")
     return values
 
 
 def _bounded(what: str, values: np.ndarray) -> np.ndarray:
-    values = _numbers(what, values)
-    if values.size and (values.max() > VECTOR_LIMIT or values.min() < -VECTOR_LIMIT):
-        return np.clip(values, -VECTOR_LIMIT, VECTOR_LIMIT)
+    values = np.ascontiguousarray(values, np.float32)
+    if values.size and not (values.max() <= VECTOR_LIMIT and values.min() >= -VECTOR_LIMIT):
+        return np.clip(_numbers(what, values), -VECTOR_LIMIT, VECTOR_LIMIT)
     return values

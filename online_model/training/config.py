@@ -41,7 +41,7 @@ class TrainingConfig:
     """
 
     batch_size: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     table_learning_rate: float = 0.05
     negatives_kept: float = 1.0
     id_dropout: float = 0.05

@@ -79,9 +79,9 @@ class Epoch:
                 f"training: the loss of batch {number} is {value}; train again with a smaller learning_rate or table_learning_rate"
             )
         self.optimizer.zero_grad()
-        loss.backward()
-        # A row is in few of a batch's examples: it takes the sum of what they say, not a batch's mean.
-        self.tables.apply(features, inputs, config.table_learning_rate, len(index))
+        # The sum over the batch, not its mean: a row is in few of its examples. To Adam, sum and mean are the same but for its epsilon.
+        (loss * len(index)).backward()
+        self.tables.apply(features, inputs, config.table_learning_rate)
         self.optimizer.step()
         self.progress = Progress(number + 1, self.progress.examples + len(index), self.progress.loss + value * len(index))
 

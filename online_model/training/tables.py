@@ -83,13 +83,18 @@ class Tables:
             self._sequences(features),
         )
 
-    def apply(self, features: Features, inputs: Inputs, learning_rate: float, scale: float) -> None:
-        """Give rows the gradients that a backward pass has left at the vectors, times `scale`; default rows learn as well."""
-        users, pins, sequences = (_gradient(vectors) * np.float32(scale) for vectors in (inputs.user, inputs.pin, inputs.sequence_pin))
-        there = features.sequence_mask
-        self.users.apply(features.user_id, users, learning_rate, learn_default=True)
-        rows = np.concatenate([features.pin_id, features.sequence_pin_id[there]])
-        self.pins.apply(rows, np.concatenate([pins, sequences[there]]), learning_rate, learn_default=True)
+    def apply(self, features: Features, inputs: Inputs, learning_rate: float) -> None:
+        """Give rows the gradients that a backward pass has left at the vectors; default rows learn as well."""
+        self.users.apply(features.user_id, _gradient(inputs.user), learning_rate, learn_default=True)
+        # Candidates and actions in one step: a row that is both learns once, from the sum.
+        there = np.flatnonzero(features.sequence_mask)
+        candidates, width = inputs.pin.shape
+        gradients = np.empty((candidates + len(there), width), np.float32)
+        gradients[:candidates] = _gradient(inputs.pin)
+        # Clipped, for `take` checks and copies once more otherwise.
+        np.take(_gradient(inputs.sequence_pin).reshape(-1, width), there, axis=0, out=gradients[candidates:], mode="clip")
+        rows = np.concatenate([features.pin_id, features.sequence_pin_id.reshape(-1)[there]])
+        self.pins.apply(rows, gradients, learning_rate, learn_default=True)
 
     def _sequences(self, features: Features) -> np.ndarray:
         contexts, length = features.sequence_pin_id.shape
