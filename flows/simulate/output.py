@@ -23,7 +23,7 @@ from flows.errors import SettingsError, StorageFullError
 from flows.events import EVENT_SCHEMA, SCHEMA_VERSION
 from flows.simulate.browsing import Served
 from flows.simulate.chances import HEAD_NAMES, Chances
-from flows.simulate.disorder import FLAW, Stream
+from flows.simulate.disorder import FLAW, Records, Stream
 from flows.simulate.population import FIRST_USER_ID, PRODUCERS, TOPICS, Pins, Users
 from flows.simulate.table import ACTIONS, NONE, OTHER, SURFACES, Events
 from flows.simulate.truth import LABELS, NEVER, Labels
@@ -162,8 +162,8 @@ def request_ids(count: int) -> pa.Array:
     return pc.binary_join_element_wise("r", pc.cast(pa.array(np.arange(count)), pa.string()), "")
 
 
-def event_rows(stream: Stream, rows: slice, events: Events, users: Users, pins: Pins, ids: pa.Array) -> pa.Table:
-    """Some records of a stream, of EVENTS_FILE_SCHEMA."""
+def event_rows(stream: Records, rows: slice, events: Events, users: Users, pins: Pins, ids: pa.Array) -> pa.Table:
+    """Some records, of EVENTS_FILE_SCHEMA."""
     row, flaw = stream.row[rows], stream.flaw[rows]
     user, pin = events.user[row], events.pin[row]
     action = np.where(flaw == FLAW["unknown_action"], len(ACTIONS), events.action[row])
