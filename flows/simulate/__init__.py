@@ -33,7 +33,7 @@ from flows.simulate.malformed import bad_lines
 from flows.simulate.numbers import Drawn
 from flows.simulate.parameters import START_MS, Parameters
 from flows.simulate.population import Pins, Users, sessions
-from flows.simulate.revisits import chance_of_revisit, plan, saves_of, strays
+from flows.simulate.revisits import plan, saves_of, strays
 from flows.simulate.site import Site
 from flows.simulate.table import CLICK, CLOSEUP, IMPRESSION, NOTIFICATION, OTHER, SAVE, Events
 from flows.simulate.truth import label_saves, summary
@@ -130,7 +130,7 @@ def _simulate(out: Path, parameters: Parameters, with_chances: bool, report: Cal
     parts = [Events.concat(list(browsed.values()))]
     del browsed
     saves = saves_of(parts[0])
-    parts.append(plan(Drawn(streams[4], site.lean(saves.user, saves.pin)), saves, things, parameters))
+    parts.append(plan(Drawn(streams[4]), saves, things, site.leanings, parameters))
     parts.append(strays(streams[5], saves, people, things, parameters))
     parts.append(_filler(streams[6], parameters.events - sum(map(len, parts)), people, things, parameters))
     table = Events.concat(parts)
@@ -162,8 +162,7 @@ def _simulate(out: Path, parameters: Parameters, with_chances: bool, report: Cal
 def _chances(site: Site, looked: Looked, saves: Events) -> Chances:
     """Of everything that was shown."""
     aims = aims_of(site.parameters)
-    revisited = chance_of_revisit(site.leaning(looked), site.lean(looked.user, looked.pin))
-    by_head = chances_at(looked, site.appeal, aims, totals_of(looked, site.appeal, aims), revisited)
+    by_head = chances_at(looked, site.appeal, aims, totals_of(looked, site.appeal, aims), site.leanings)
     without_resaves(by_head, looked, saves)
     return Chances(looked.request, looked.pin, looked.slot, by_head)
 

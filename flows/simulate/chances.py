@@ -11,6 +11,7 @@ import numpy as np
 
 from flows.simulate.appeal import HEADS, Appeal, Looked
 from flows.simulate.parameters import RESAVE_MS
+from flows.simulate.revisits import Leanings, chance_of_revisit
 from flows.simulate.table import ACTIONS, SAVE, Events
 from flows.simulate.truth import Labels
 
@@ -34,23 +35,21 @@ class Chances:
     by_head: np.ndarray
 
 
-def chances_at(
-    looked: Looked, appeal: Appeal, aims: dict[int, float], totals: dict[int, float], revisited: np.ndarray | float
-) -> np.ndarray:
+def chances_at(looked: Looked, appeal: Appeal, aims: dict[int, float], totals: dict[int, float], leanings: Leanings | None) -> np.ndarray:
     """The chance of each head, float64, (rows, heads), as if nothing had been saved before.
 
     Parameters
     ----------
     aims, totals : dict
         As of `browsing.engage`.
-    revisited : float64
-        The chance that a save is come back to.
+    leanings : Leanings or None
+        As of `revisits.plan`.
     """
     out = np.empty((len(looked), len(HEAD_NAMES)))
     liking = appeal.liking(looked)
     for head, action in enumerate(HEADS):
         out[:, head] = np.minimum(appeal.weight(action, liking, looked) * aims[action] / totals[action], 1.0)
-    out[:, -1] = out[:, HEADS.index(SAVE)] * revisited
+    out[:, -1] = out[:, HEADS.index(SAVE)] * chance_of_revisit(leanings, looked.user, looked.pin)
     return out
 
 

@@ -17,12 +17,12 @@ from flows.events import EVENT_SCHEMA
 from flows.settings import DAY_MS
 from flows.simulate import output
 from flows.simulate.browsing import Served, aims_of, engage, looked_at
-from flows.simulate.chances import chances_at, totals_of
+from flows.simulate.chances import HEAD_NAMES, chances_at, totals_of
 from flows.simulate.disorder import Records
 from flows.simulate.numbers import Hashed, key_of, unit
 from flows.simulate.parameters import RESAVE_MS, START_MS, Parameters
 from flows.simulate.population import FIRST_USER_ID
-from flows.simulate.revisits import chance_of_revisit, plan
+from flows.simulate.revisits import plan
 from flows.simulate.site import Site
 from flows.simulate.table import GRID_CLICK, IMPRESSION, OWN_PROFILE, SAVE, SURFACES, Events
 
@@ -130,7 +130,6 @@ class ClosedLoop:
         explored = looked_at(site.served, site.pins)
         self._aims = aims_of(parameters)
         self._totals = totals_of(explored, site.appeal, self._aims)
-        self._leaning = site.leaning(explored)
         self._begin = self._next = int(np.searchsorted(site.served.time, begin_ms))
         self._now = begin_ms
         self._saves = 0
@@ -144,9 +143,18 @@ class ClosedLoop:
         return self._parameters.end_ms
 
     def slices(self, length_ms: int) -> Iterator[Requests]:
-        """The requests of one slice after the other, up to the end; each wants its `react` before the next."""
+        """The requests of one slice after the other, up to the end.
+
+        Raises
+        ------
+        ValueError
+            The next slice was asked for before `react` to the last one.
+        """
         while self._now < self.end_ms:
-            yield self.requests(self._now + length_ms)
+            until = self._now + length_ms
+            yield self.requests(until)
+            if self._now < until:
+                raise ValueError(f"the requests before {until} want their slots (`react`) before the next ones are there")
 
     def requests(self, until_ms: int) -> Requests:
         """The requests before a moment that have had no reaction yet."""
@@ -190,9 +198,8 @@ class ClosedLoop:
         looked = replace(looked, request=looked.request + np.int32(requests.rows.start))
         happened = engage(Hashed(self._keys(_REACTS, looked.request, looked.pin)), looked, self._site.appeal, self._aims, self._totals)
         saves = happened[SAVE] = self._kept(happened[SAVE])
-        lean = self._site.lean(saves.user, saves.pin)
-        numbers = Hashed(self._keys(_COMES_BACK, saves.request, saves.pin), lean, self._leaning)
-        later = plan(numbers, saves, self._site.pins, self._parameters)
+        numbers = Hashed(self._keys(_COMES_BACK, saves.request, saves.pin))
+        later = plan(numbers, saves, self._site.pins, self._site.leanings, self._parameters)
         self._pending = Events.concat([self._pending, *happened.values(), later])
         self._next, self._now = requests.rows.stop, requests.until_ms
         return Reaction(self._arrived(), output.served_rows(served, self._site.pins, requests.request_id))
@@ -205,8 +212,7 @@ class ClosedLoop:
         shape = requests.candidates.shape
         served = self._ranked(requests.rows, np.zeros(shape, np.int32), np.ones(shape))
         looked = looked_at(replace(served, shown=np.ones(shape, bool)), self._site.pins)
-        revisited = chance_of_revisit(self._leaning, self._site.lean(looked.user, looked.pin))
-        return chances_at(looked, self._site.appeal, self._aims, self._totals, revisited).reshape(*shape, -1)
+        return chances_at(looked, self._site.appeal, self._aims, self._totals, self._site.leanings).reshape(*shape, len(HEAD_NAMES))
 
     def outcomes(self) -> Outcomes:
         """What has come out so far."""

@@ -29,8 +29,16 @@ class Numbers(Protocol):
     def table(self, rows: np.ndarray, width: int) -> np.ndarray:
         """Float in [0, 1), (rows, width)."""
 
-    def even(self, rows: np.ndarray, stratum: np.ndarray) -> np.ndarray:
-        """float64 in [0, 1), low for what is come back to; as evenly spread within each stratum as can be."""
+    def even(self, rows: np.ndarray, stratum: np.ndarray, lean: np.ndarray | None = None, leaning: Leaning | None = None) -> np.ndarray:
+        """float64 in [0, 1), of each row; as evenly spread within each stratum as can be.
+
+        Parameters
+        ----------
+        lean : float64, optional
+            By how much the log-odds of each row to have a low number are higher than those of others.
+        leaning : Leaning, optional
+            How all such rows lean. With `lean`, for those who don't see them all.
+        """
 
     def lasting(self, action: int, rows: np.ndarray, day: np.ndarray | int = 0) -> np.ndarray | int:
         """How long a closeup, a click (up to 10 s) or a long click (over 10 s) lasts, in ms; NONE for other actions."""
@@ -43,12 +51,9 @@ class Drawn:
     Attributes
     ----------
     rng : Generator
-    lean : float64 or None
-        Of each row, the log-odds by which it is more likely come back to than others of its stratum.
     """
 
     rng: np.random.Generator
-    lean: np.ndarray | None = None
 
     def uniform(self, rows: np.ndarray, day: np.ndarray | int = 0) -> np.ndarray:
         """See `Numbers`."""
@@ -62,11 +67,11 @@ class Drawn:
         """See `Numbers`."""
         return self.rng.random((len(rows), width), dtype=np.float32)
 
-    def even(self, rows: np.ndarray, stratum: np.ndarray) -> np.ndarray:
+    def even(self, rows: np.ndarray, stratum: np.ndarray, lean: np.ndarray | None = None, leaning: Leaning | None = None) -> np.ndarray:
         """See `Numbers`. Of a stratum of n, one in each n-th."""
         lot = self.rng.random(len(rows))
-        if self.lean is not None:
-            lot = logit(lot) - self.lean[rows]
+        if lean is not None:
+            lot = logit(lot) - lean
         order = np.lexsort((lot, stratum))
         ordered = stratum[order]
         heads = np.flatnonzero(np.diff(ordered, prepend=-1))
@@ -93,14 +98,10 @@ class Hashed:
     ----------
     keys : uint64
         Of each row: what the row is about, hashed with the seed.
-    lean : float64, optional
-        As in `Drawn`.
-    leaning : Leaning, optional
-        Needed with `lean`.
     """
 
-    def __init__(self, keys: np.ndarray, lean: np.ndarray | None = None, leaning: Leaning | None = None) -> None:
-        self._keys, self._lean, self._leaning = keys, lean, leaning
+    def __init__(self, keys: np.ndarray) -> None:
+        self._keys = keys
         self._calls = 0
 
     def uniform(self, rows: np.ndarray, day: np.ndarray | int = 0) -> np.ndarray:
@@ -116,12 +117,10 @@ class Hashed:
         """See `Numbers`."""
         return np.stack([self.uniform(rows, column) for column in range(width)], axis=1)
 
-    def even(self, rows: np.ndarray, stratum: np.ndarray) -> np.ndarray:
+    def even(self, rows: np.ndarray, stratum: np.ndarray, lean: np.ndarray | None = None, leaning: Leaning | None = None) -> np.ndarray:
         """See `Numbers`. Rows know nothing of each other, so it is as even as chance is."""
         lot = self.uniform(rows)
-        if self._lean is None or self._leaning is None:
-            return lot
-        return self._leaning.number(logit(lot) - self._lean[rows])
+        return lot if lean is None or leaning is None else leaning.number(logit(lot) - lean)
 
     def lasting(self, action: int, rows: np.ndarray, day: np.ndarray | int = 0) -> np.ndarray | int:
         """See `Numbers`."""
@@ -137,15 +136,15 @@ class Hashed:
 
 
 class Leaning:
-    """How often saves are come back to that lean to it, the rates over all of them being kept.
+    """How rows lean to low numbers, so that each can have its own though over all of them numbers are evenly spread.
 
-    A save with log-odds `lean` and an even lot u has the number F(logit(u) - lean), F being the distribution of logit(u) - lean over all
-    saves: so numbers are evenly spread over all saves, and a save's number lies below p with the chance sigmoid(F⁻¹(p) + lean).
+    A row that leans by `lean` and has an even lot u gets the number F(logit(u) - lean), F being the distribution of logit(u) - lean over all
+    rows. So its number lies below p with the chance sigmoid(F⁻¹(p) + lean).
 
     Parameters
     ----------
     lean : float64
-        Of pins that may be saved.
+        Of rows that may be there.
     weight : float64
         How likely each is to be.
     """
@@ -164,7 +163,7 @@ class Leaning:
         return np.interp(shifted, self._at, self._below)
 
     def chance(self, below: float | np.ndarray, lean: np.ndarray) -> np.ndarray:
-        """The chance that the number of a save that leans so lies below."""
+        """The chance that the number of a row that leans so lies below."""
         return sigmoid(np.interp(below, self._below, self._at) + lean)
 
 

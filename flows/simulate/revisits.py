@@ -7,6 +7,8 @@ has n x p of an outcome, rounded at random. What the end of the simulation cuts 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from flows.settings import DAY_MS
@@ -26,7 +28,49 @@ _STRAYS, _TOO_LATE = 0.01, 0.005
 _MINUTE = 60_000
 
 
-def plan(numbers: Numbers, saves: Events, pins: Pins, parameters: Parameters) -> Events:
+@dataclass(frozen=True)
+class Leanings:
+    """Which saves are more likely come back to than others: those of some users, and of some pins.
+
+    Attributes
+    ----------
+    users, pins : float64
+        By how much the log-odds of their saves are higher; a save's are those of both.
+    saves, unclicked : Leaning
+        Over all saves, and over those that aren't clicked within the week.
+    """
+
+    users: np.ndarray
+    pins: np.ndarray
+    saves: Leaning
+    unclicked: Leaning
+
+    @classmethod
+    def draw(
+        cls, rng: np.random.Generator, spread: float, users: int, pins: int, user: np.ndarray, pin: np.ndarray, weight: np.ndarray
+    ) -> Leanings:
+        """Random ones, of which pins make up 0.6 of the variance.
+
+        Parameters
+        ----------
+        spread : float
+            Standard deviation of a save's log-odds.
+        users, pins : int
+            How many there are.
+        user, pin, weight : ndarray
+            Of what may be saved, and how likely it is to be: over these the published rates hold.
+        """
+        by_user, by_pin = (spread * share**0.5 * rng.standard_normal(count) for share, count in ((0.4, users), (0.6, pins)))
+        lean = by_user[user] + by_pin[pin]
+        saves = Leaning(lean, weight)
+        return cls(by_user, by_pin, saves, Leaning(lean, weight * (1 - saves.chance(PUBLISHED.label_7dRevGrid / 100, lean))))
+
+    def of(self, user: np.ndarray, pin: np.ndarray) -> np.ndarray:
+        """Log-odds of a save, float64."""
+        return self.users[user] + self.pins[pin]
+
+
+def plan(numbers: Numbers, saves: Events, pins: Pins, leanings: Leanings | None, parameters: Parameters) -> Events:
     """The revisits of the saves, up to the end of the simulation; column `save` says of which.
 
     Parameters
@@ -39,7 +83,8 @@ def plan(numbers: Numbers, saves: Events, pins: Pins, parameters: Parameters) ->
     label = pins.label[saves.pin]
     matures = saves.time + RETENTION_MS + parameters.allowed_lateness_ms + 10 * _MINUTE <= parameters.end_ms
     stratum = (label.astype(np.int64) + 1) * 2 + matures
-    clicked, seen = _days(numbers, label, stratum)
+    lean = None if leanings is None else leanings.of(saves.user, saves.pin)
+    clicked, seen = _days(numbers, label, stratum, lean, leanings)
 
     # A visit is a save and a day on which its owner sees it; a click comes after an impression of the same day.
     save, day = np.nonzero(seen)
@@ -67,27 +112,15 @@ def plan(numbers: Numbers, saves: Events, pins: Pins, parameters: Parameters) ->
     return events.take(events.time < parameters.end_ms)
 
 
-def leans(rng: np.random.Generator, users: int, pins: int, spread: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of each user and each pin, by how much its saves' log-odds to be come back to are higher; None if all are alike.
-
-    Parameters
-    ----------
-    spread : float
-        Standard deviation of a save's log-odds. Pins make up 0.6 of the variance, and users the rest.
-    """
-    if not spread:
-        return None
-    return spread * 0.4**0.5 * rng.standard_normal(users), spread * 0.6**0.5 * rng.standard_normal(pins)
-
-
-def chance_of_revisit(leaning: Leaning | None, lean: np.ndarray | None) -> np.ndarray | float:
-    """The chance that a save has any of the three labels, if there is time for it."""
+def chance_of_revisit(leanings: Leanings | None, user: np.ndarray, pin: np.ndarray) -> np.ndarray:
+    """The chance that a save has any of the three labels, if there is time for it; float64."""
     day_0, week = PUBLISHED.label_1dRevGrid / 100, PUBLISHED.label_7dRevGrid / 100
     seen = _seen_of_unclicked(day_0, week)
-    if leaning is None or lean is None:
-        return week + (1 - week) * seen
-    clicked = leaning.chance(week, lean)
-    return clicked + (1 - clicked) * leaning.chance(seen, lean)
+    if leanings is None:
+        return np.full(len(user), week + (1 - week) * seen)
+    lean = leanings.of(user, pin)
+    clicked = leanings.saves.chance(week, lean)
+    return clicked + (1 - clicked) * leanings.unclicked.chance(seen, lean)
 
 
 def strays(rng: np.random.Generator, saves: Events, users: Users, pins: Pins, parameters: Parameters) -> Events:
@@ -113,15 +146,18 @@ def strays(rng: np.random.Generator, saves: Events, users: Users, pins: Pins, pa
     return Events.concat([never, bounds.take(bounds.time < parameters.end_ms)])
 
 
-def _days(numbers: Numbers, label: np.ndarray, stratum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (saves, days): clicked on that day, seen on that day."""
+def _days(
+    numbers: Numbers, label: np.ndarray, stratum: np.ndarray, lean: np.ndarray | None, leanings: Leanings | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (saves, days): clicked on that day, seen on that day. Who leans to it comes back sooner or at all, and no more often."""
+    of_saves, of_unclicked = (None, None) if leanings is None else (leanings.saves, leanings.unclicked)
     # Row 0 is of pins without a topic, whose label is -1.
     topics = (None, *TOPICS)
     first_share = np.array([first_click_by_day(t) for t in topics]) / 100
     repeat_share = np.array([repeat_click_by_day(t) for t in topics]) / 100
     row, everything = label.astype(np.int64) + 1, np.arange(len(label))
 
-    first = (numbers.even(everything, stratum)[:, None] >= np.cumsum(first_share, axis=1)[row]).sum(axis=1)
+    first = (numbers.even(everything, stratum, lean, of_saves)[:, None] >= np.cumsum(first_share, axis=1)[row]).sum(axis=1)
     clicked = first[:, None] == np.arange(DAYS)
     for day in range(1, DAYS):
         before = np.flatnonzero(first < day)
@@ -131,7 +167,7 @@ def _days(numbers: Numbers, label: np.ndarray, stratum: np.ndarray) -> tuple[np.
     never = _seen_of_unclicked(PUBLISHED.label_1dRevGrid / 100, PUBLISHED.label_7dRevGrid / 100)
     kind = np.where(first == 0, 0, np.where(first < DAYS, 1, 2))
     seen = clicked.copy()
-    seen[:, 0] |= numbers.even(everything, stratum * 3 + kind) < np.array([1.0, _SEEN_OF_LATER_CLICKED, never])[kind]
+    seen[:, 0] |= numbers.even(everything, stratum * 3 + kind, lean, of_unclicked) < np.array([1.0, _SEEN_OF_LATER_CLICKED, never])[kind]
     unclicked = np.array(CLICKS_BY_DAY[1:]) / 100 * _UNCLICKED_PER_CLICK
     seen[:, 1:] |= numbers.table(everything, DAYS - 1) < unclicked
     return clicked, seen

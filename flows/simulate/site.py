@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flows.simulate.appeal import Appeal, Looked
-from flows.simulate.browsing import Served, serve
-from flows.simulate.numbers import Leaning
+from flows.simulate.appeal import Appeal
+from flows.simulate.browsing import Served, looked_at, serve
 from flows.simulate.parameters import Parameters
 from flows.simulate.population import Pins, Users
-from flows.simulate.revisits import leans
+from flows.simulate.revisits import Leanings
 from flows.simulate.table import SAVE
 
 _STREAMS = 14
@@ -31,6 +30,8 @@ class Site:
         One per stage: a change in one doesn't reshuffle the others. 0 to 2 and 8 to 13 are used up here.
     served : Served
         Every request, as the policy of random exploration answers it.
+    leanings : Leanings or None
+        None: all saves are alike.
     """
 
     parameters: Parameters
@@ -39,7 +40,7 @@ class Site:
     pins: Pins
     appeal: Appeal
     served: Served
-    leans: tuple[np.ndarray, np.ndarray] | None
+    leanings: Leanings | None
 
     @classmethod
     def draw(cls, parameters: Parameters) -> Site:
@@ -56,14 +57,10 @@ class Site:
         users = users.with_newcomers(streams[9], world.new_users, parameters)
         pins = Pins.draw(streams[1], parameters.pins, world.appeal_spread).with_fresh(streams[10], world, parameters)
         appeal = Appeal.draw(streams[11], streams[12], users, pins, parameters)
-        lean = leans(streams[13], parameters.users, parameters.pins, world.revisit_spread)
-        return cls(parameters, streams, users, pins, appeal, serve(streams[2], users, pins, parameters), lean)
-
-    def lean(self, user: np.ndarray, pin: np.ndarray) -> np.ndarray | None:
-        """By how much the log-odds that a save is come back to are higher than those of others, float64; None if all are alike."""
-        return None if self.leans is None else self.leans[0][user] + self.leans[1][pin]
-
-    def leaning(self, looked: Looked) -> Leaning | None:
-        """How that goes together with the published rates, if these pins are what saves come from."""
-        lean = self.lean(looked.user, looked.pin)
-        return None if lean is None else Leaning(lean, self.appeal.weight(SAVE, self.appeal.liking(looked), looked))
+        served = serve(streams[2], users, pins, parameters)
+        leanings = None
+        if world.revisit_spread:
+            looked = looked_at(served, pins)
+            weight = appeal.weight(SAVE, appeal.liking(looked), looked)
+            leanings = Leanings.draw(streams[13], world.revisit_spread, parameters.users, len(pins), looked.user, looked.pin, weight)
+        return cls(parameters, streams, users, pins, appeal, served, leanings)
