@@ -98,13 +98,23 @@ class Judge:
         The partition's corrections.
     corrected_to : int, optional
         The newest of them that counts; all, without it.
+    examples : bool
+        Whether columns are to tell requests, and what is judged, which saves have come to be revisited.
     """
 
     def __init__(
-        self, settings: Settings, vocabulary: Vocabulary, partition: int, history: History | None = None, corrected_to: int | None = None
+        self,
+        settings: Settings,
+        vocabulary: Vocabulary,
+        partition: int,
+        history: History | None = None,
+        corrected_to: int | None = None,
+        *,
+        examples: bool = False,
     ) -> None:
         history = history if history is not None else History.of(settings, partition)
-        self.decoder = Decoder(vocabulary, (partition, settings.partitions))
+        self._examples = examples
+        self.decoder = Decoder(vocabulary, (partition, settings.partitions), requests=examples)
         self.overlay = history.overlay(history.generation if corrected_to is None else corrected_to, self.decoder)
         self.working_set = WorkingSet(settings.allowed_lateness_ms, settings.dedup_horizon_ms, settings.clock_skew_ms)
         self.impression = vocabulary.actions[IMPRESSION]
@@ -116,7 +126,7 @@ class Judge:
         offsets = np.concatenate([b.offsets_of_records() for b in batches])
         clock = self.overlay.apply(c, offsets) if self.overlay is not None else NO_CLOCK
         judged = self.working_set.judge(
-            c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad, clock
+            c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad, clock, self._examples
         )
         return JudgedBatch(c, judged, offsets, before, clock)
 
