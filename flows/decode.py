@@ -21,6 +21,7 @@ from flows.decode_values import (
     codes_of,
     column_named,
     dictionary_of,
+    hash_texts,
     integers_of,
     is_text,
     note_fault,
@@ -35,7 +36,6 @@ from flows.decode_values import (
 )
 from flows.events import EVENT_SCHEMA, INT64_MAX, MAX_EVENT_TIME, MAX_RAW_BYTES, RAW_SCHEMA, REQUIRED_FIELDS, SCHEMA_VERSION, hash_id
 from flows.kernels.layout import ROLE_CLICK, ROLE_RELATED_PINS, ROLE_REVISIT, ROLE_SAVE
-from flows.kernels.texts import hash_texts
 from flows.partition import partition_of
 from flows.vocabulary import GRID_CLICK, IMPRESSION, OWN_PROFILE, RELATED_PINS, SAVE, Vocabulary
 
@@ -66,7 +66,7 @@ class Columns:
     topics : dict of int to str
         The name of every topic among them, and maybe of others.
     request : int64[n] or int64[0]
-        Where the decoder was asked for it: `flows.kernels.texts.hash_texts` of request_id, 0 for none.
+        Where the decoder was asked for it: `flows.decode_values.hash_texts` of request_id, 0 for none.
     """
 
     event_id: np.ndarray

@@ -64,7 +64,7 @@ class JsonLane:
         columns : (event_id, user_id, pin_id, event_time, duration_ms, topic, action, surface)
             Of n rows each.
         request : int64[n] or int64[0]
-            Filled in too, if it has rows: `flows.kernels.texts.hash_texts` of request_id, 0 for none.
+            Filled in too, if it has rows: `flows.decode_values.hash_texts` of request_id, 0 for none.
 
         Returns
         -------

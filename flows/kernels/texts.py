@@ -1,9 +1,8 @@
-"""Texts as numbers: a hash of each text of a column, computed over its bytes at once. What has been hashed is kept in state, so it must never change."""
+"""A hash of a text, computed over its bytes. What has been hashed is kept in state, so it must never change."""
 
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 
 from flows.compiled import compiled_in_place
 
@@ -26,22 +25,7 @@ def hash_text(data, start, end):  # type: ignore[no-untyped-def]
 
 
 @compiled_in_place
-def _hash_all(data, bounds, out):  # type: ignore[no-untyped-def]
+def hash_each(data, bounds, out):  # type: ignore[no-untyped-def]
+    """Fill out[i] with the hash of data[bounds[i]:bounds[i + 1]]."""
     for i in range(out.shape[0]):
         out[i] = hash_text(data, bounds[i], bounds[i + 1])
-
-
-def hash_texts(texts: pa.Array) -> np.ndarray:
-    """The hash of each text of a column, int64[n]; 0 for an empty one and for none at all."""
-    if pa.types.is_dictionary(texts.type):
-        codes = texts.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        return np.append(hash_texts(texts.dictionary), 0)[codes]
-    out = np.zeros(len(texts), np.int64)
-    if texts.null_count == len(texts):
-        return out
-    _, bounds, data = texts.buffers()
-    if data is not None:
-        _hash_all(np.frombuffer(data, np.uint8), np.frombuffer(bounds, np.int32, len(texts) + 1, texts.offset * 4), out)
-        if texts.null_count:
-            out[texts.is_null().to_numpy(zero_copy_only=False)] = 0
-    return out
