@@ -213,7 +213,7 @@ def batches_of(requests: Sequence[Served], partitions: int, max_bytes: int) -> l
     at = 0
     for home, together in wanted:
         n = sum(one.records for one in together)
-        out.append((home, _with_own_dictionaries(whole.slice(at, n))))
+        out.append((home, with_own_dictionaries(whole.slice(at, n))))
         at += n
     return out
 
@@ -371,11 +371,11 @@ def _known(values: np.ndarray) -> pa.Array:
     return pa.array(values, mask=np.isnan(values))
 
 
-def _with_own_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
+def with_own_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Records with no more in their dictionaries than they use: positions are large."""
     columns = batch.columns
     for name in _DICTIONARIES:
-        at = SERVED_SCHEMA.get_field_index(name)
+        at = batch.schema.get_field_index(name)
         dictionary, codes = columns[at].dictionary, _codes_of(columns[at])
         if len(dictionary) < 2:
             continue
@@ -384,7 +384,7 @@ def _with_own_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
         renamed = np.searchsorted(used, codes).astype(np.int32)
         indices = pa.array(renamed, mask=codes < 0)
         columns[at] = pa.DictionaryArray.from_arrays(indices, dictionary.take(pa.array(used, pa.int32())))
-    return pa.RecordBatch.from_arrays(columns, schema=SERVED_SCHEMA)
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
 def _codes_of(column: pa.Array) -> np.ndarray:

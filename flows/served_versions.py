@@ -15,6 +15,7 @@ from flows.served import FIRST_OF_VERSION_2, SERVED_SCHEMA, SERVED_VERSION
 
 WIDTHS = {"user_counters": len(USER_COUNTERS), "pin_counters": len(PIN_COUNTERS), "topic_stats": len(TOPIC_STATS)}
 _VERSION_1 = pa.schema(list(SERVED_SCHEMA)[: SERVED_SCHEMA.get_field_index(FIRST_OF_VERSION_2)])
+_SCHEMAS = {SERVED_VERSION: SERVED_SCHEMA, 1: _VERSION_1}
 _OF_PINS = ("pin_status", "pin_counters", "pin_slot", "pin_propensity", "pin_explored", "pin_score")
 
 
@@ -31,13 +32,12 @@ def as_newest(batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
     CorruptionError
         It holds records that are none of SERVED's, or of another version.
     """
-    for schema, version in ((SERVED_SCHEMA, SERVED_VERSION), (_VERSION_1, 1)):
-        if batch.schema.names == schema.names and batch.schema.types == schema.types:
-            break
-    else:
+    known = [v for v, schema in _SCHEMAS.items() if batch.schema.names == schema.names and batch.schema.types == schema.types]
+    if not known:
         raise CorruptionError(
             f"{where}: holds records that are none of SERVED's; only `tidemark serve` writes there, find out what else has"
         )
+    [version] = known
     versions = pc.unique(batch.column("version")).to_pylist()
     if versions not in ([], [version]):
         raise CorruptionError(

@@ -32,7 +32,6 @@ from flows.kernels.join_entries import (
     R_NODE,
     R_OFFSET,
     R_PIN,
-    R_REQUEST,
     R_SAVE_ID,
     R_SAVE_TIME,
     R_SEEN,
@@ -102,7 +101,7 @@ NEGATIVE, POSITIVE, FINAL, FINAL_REVISIT = 0, 1, 2, 3
 def join_records(  # type: ignore[no-untyped-def]
     user, request, pin, time, event, what, topic, arrival, offset, watermark, revisited, group,
     place, s_arrival, s_user, s_request, s_time, s_offset, s_group, s_first, c_pin, c_defaulted,
-    before, lateness, scalars, rows, keys, saved, nodes, heap, entries, known, found, dirty, counts, out,
+    before, lateness, scalars, rows, keys, saved, nodes, heap, entries, known, found, dirty, counts, out, filled,
 ):  # fmt: skip
     """Join records in their merged order.
 
@@ -122,6 +121,8 @@ def join_records(  # type: ignore[no-untyped-def]
         What is stored of candidates, `known` of them, and room for all new ones; `found` has their place by (group, pin).
     dirty : bool[groups]
         Set for those whose candidates have changed.
+    filled : bool[candidates]
+        Set for those candidates that are new in `entries`, where they lie in order.
 
     Returns
     -------
@@ -133,7 +134,7 @@ def join_records(  # type: ignore[no-untyped-def]
         while s < len(place) and place[s] == i:
             done, known = _serve(
                 s, w, lateness, s_arrival, s_user, s_request, s_time, s_offset, s_group, s_first, c_pin, c_defaulted, scalars, rows, keys,
-                saved, entries, known, found, dirty, counts, out, done,
+                saved, entries, known, found, dirty, counts, out, filled, done,
             )  # fmt: skip
             s += 1
         if i == len(user):
@@ -168,20 +169,22 @@ def join_records(  # type: ignore[no-untyped-def]
 @compiled_in_place
 def _serve(  # type: ignore[no-untyped-def]
     s, w, lateness, s_arrival, s_user, s_request, s_time, s_offset, s_group, s_first, c_pin, c_defaulted, scalars, rows, keys, saved, entries,
-    known, found, dirty, counts, out, done,
+    known, found, dirty, counts, out, filled, done,
 ):  # fmt: skip
     """A served record: its candidates can be seen from now on, and those that were seen already are examples."""
     group = s_group[s]
     for c in range(s_first[s], s_first[s + 1]):
         slot = slot_of(found, group, c_pin[c])
+        if slot >= 0 and w <= entries[found[slot, 2], E_TIME] + SERVED_KEPT_MS + lateness:
+            counts[C_DUPLICATE] += 1
+            continue
+        # One that can be seen no more stays beside the new one: whoever goes through this again from before must meet it.
+        e = known
+        known += 1
+        filled[c] = True
         if slot >= 0:
-            e = found[slot, 2]
-            if w <= entries[e, E_TIME] + SERVED_KEPT_MS + lateness:
-                counts[C_DUPLICATE] += 1
-                continue
+            found[slot, 2] = e
         else:
-            e = known
-            known += 1
             put_at(found, -1 - slot, group, c_pin[c], e)
         counts[C_CANDIDATES] += 1
         dirty[group] = True
