@@ -144,6 +144,9 @@ class Chosen:
         time = batch.records.column("timestamp").to_numpy(zero_copy_only=False)
         first, until = self._question.first, self._question.until
         inside = np.ones(len(time), np.bool_)
+        if "request_id" in batch.records.schema.names:
+            # Not heartbeats: nothing was served there.
+            inside &= batch.records.column("request_id").is_valid().to_numpy(zero_copy_only=False)
         if first is not None:
             inside &= time >= first
         if until is not None:
