@@ -57,7 +57,7 @@ class EmbeddingTable:
         self._room = max(1, config.candidates // 2)
         size = 1 << (2 * self._room - 1).bit_length() if config.admit_after > 1 else 2
         self._candidates = np.zeros((2, size, 2), np.int64)
-        self._tally = np.zeros(7, np.int64)
+        self._tally = np.zeros(6, np.int64)
         self._tally[kernel.HANDED] = 1
         self._deleted: list[np.ndarray] = []
         self._vectors.reserve(_FIRST_ROWS)
@@ -292,7 +292,7 @@ class EmbeddingTable:
         """
         check(config, state)
         table = cls(config, state["default"], spill)
-        ids, tally = state["ids"], table._tally
+        ids = state["ids"]
         table._vectors.accumulators[0] = state["default_accumulator"][0]
         table._deleted = [state["deleted"].copy()]
         # A piece at a time: what is cold leaves memory once, and whole.
@@ -306,7 +306,7 @@ class EmbeddingTable:
         for generation, name in enumerate(("newer", "older")):
             found = state[f"{name}_ids"]
             kernel.put_all(table._candidates[generation], found, state[f"{name}_counts"].astype(np.int64))
-            tally[kernel.IN_NEWER + generation] = len(found)
+        table._tally[kernel.IN_NEWER] = len(state["newer_ids"])
         return table
 
     def digest(self) -> str:
