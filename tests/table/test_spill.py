@@ -65,6 +65,20 @@ def test_the_least_recently_used_leave(tmp_path: Path) -> None:
     table.close()
 
 
+def test_a_batch_that_fills_memory_keeps_its_own_rows(tmp_path: Path) -> None:
+    """Room is made an eighth at a time, which here is more than all others hold."""
+    whole = filled(EmbeddingTable(CONFIG), 500)
+    table = filled(EmbeddingTable(CONFIG, spill=Spill(tmp_path / "cold", 100)), 500)
+    ids = np.arange(200) * 7 - 500
+    for batch in (ids[:100], np.concatenate([ids[:95], ids[150:155]])):
+        gradients = np.random.default_rng(1).normal(size=(100, DIMENSION)).astype(np.float32)
+        for each in (table, whole):
+            each.apply(each.rows_of(batch), gradients, 0.1)
+        np.testing.assert_array_equal(table.gather(table.rows_of(batch)), whole.gather(whole.rows_of(batch)))
+    assert table.digest() == whole.digest()
+    table.close()
+
+
 def test_rows_that_expire_while_they_are_cold_do_not_come_back(tmp_path: Path) -> None:
     table = filled(EmbeddingTable(CONFIG, np.full(DIMENSION, 3, np.float32), Spill(tmp_path / "cold", 50)), 1_000)
     gone = table.expire(500)
