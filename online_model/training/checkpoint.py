@@ -37,6 +37,9 @@ def save(epoch: Epoch, directory: Path, training: str) -> None:
     training : str
         What names the training: examples, configurations and start.
     """
+    place = directory / f"{_PREFIX}{epoch.progress.batches:09d}"
+    if place.exists():
+        return
     with translated(f"training's checkpoint in {directory}"):
         make_directory(directory.absolute())
         draft = directory / _DRAFT
@@ -52,7 +55,7 @@ def save(epoch: Epoch, directory: Path, training: str) -> None:
             sync(path)
         sync(draft)
         earlier = _kept(directory)
-        os.replace(draft, directory / f"{_PREFIX}{epoch.progress.batches:09d}")
+        os.replace(draft, place)
         sync(directory)
         for path in earlier:
             shutil.rmtree(path)

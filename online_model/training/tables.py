@@ -60,8 +60,8 @@ class Tables:
 
         So it doesn't depend on the order of learning who has a row.
         """
-        order = np.argsort(seen_at, kind="stable")
         for table, ids in ((self.users, columns.user_id), (self.pins, columns.pin_id)):
+            order = np.lexsort((ids, seen_at))
             table.decay_accumulators(accumulator_decay)
             table.admit(ids[order], seen_at[order])
 
