@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -10,7 +12,7 @@ from online_model.model.config import ModelConfig
 from online_model.model.ranker import Ranker
 from online_model.training.examples import TrainingExamples
 from online_model.training.tables import Tables, dropped
-from tests.training.plain_table import DIM, PlainTable, tables
+from tests.training.new_tables import DIM, tables
 
 MODEL = ModelConfig(dim=DIM, sequence_length=6)
 
@@ -20,8 +22,7 @@ def begun(n: int = 60) -> tuple[Tables, TrainingExamples]:
     of.begin(found.columns, found.seen_at, 0.5)
     rng = np.random.default_rng(0)
     for table in (of.users, of.pins):
-        assert isinstance(table, PlainTable)
-        table.weights = [rng.normal(0, 0.3, DIM).astype(np.float32) for _ in table.weights]
+        table.put(table.ids, rng.normal(0, 0.3, (len(table), DIM)).astype(np.float32))
     return of, found
 
 
@@ -47,23 +48,20 @@ def test_a_row_takes_the_sum_of_all_places_it_is_in() -> None:
     ranker(inputs).sum().backward()
 
     # The same, with one tensor for each table, of which autograd keeps the sums.
-    assert isinstance(of.users, PlainTable)
-    assert isinstance(of.pins, PlainTable)
-    users = torch.from_numpy(np.stack(of.users.weights)).requires_grad_()
-    pins = torch.from_numpy(np.stack(of.pins.weights)).requires_grad_()
-    plain = type(inputs)(
-        **{**vars(inputs), "user": users[features.user_id], "pin": pins[features.pin_id], "sequence_pin": pins[features.sequence_pin_id]}
-    )
+    numbers = [np.arange(len(table) + 1) for table in (of.users, of.pins)]
+    users, pins = (torch.from_numpy(table.gather(rows)).requires_grad_() for table, rows in zip((of.users, of.pins), numbers, strict=True))
+    plain = replace(inputs, user=users[features.user_id], pin=pins[features.pin_id], sequence_pin=pins[features.sequence_pin_id])
     ranker(plain).sum().backward()
 
-    for table, whole, rate in ((of.users, users, 0.1), (of.pins, pins, 0.1)):
+    of.apply(features, inputs, 0.1)
+    for table, rows, whole in zip((of.users, of.pins), numbers, (users, pins), strict=True):
         assert whole.grad is not None
         gradient = whole.grad.numpy()
-        accumulators = np.array(table.accumulators) + (gradient**2).mean(1)
-        table.expected = whole.detach().numpy() - rate * gradient / np.sqrt(accumulators)[:, None]  # type: ignore[attr-defined]
-    of.apply(features, inputs, 0.1)
-    for table in (of.users, of.pins):
-        np.testing.assert_allclose(np.stack(table.weights), table.expected, rtol=1e-4, atol=1e-6)  # type: ignore[attr-defined]
+        # Accumulators began at 0.1; those of default rows had decayed by half.
+        accumulators = np.where(rows == 0, 0.05, 0.1) + (gradient**2).mean(1)
+        expected = whole.detach().numpy() - 0.1 * gradient / np.sqrt(accumulators)[:, None]
+        np.testing.assert_allclose(table.gather(rows), expected, rtol=1e-4, atol=1e-6)
+        assert (table.gather(rows) != whole.detach().numpy()).any(1).sum() > 1
 
 
 def test_dropped_ids_are_the_default_row_and_what_is_asked_twice_is_the_same() -> None:
@@ -85,7 +83,7 @@ def test_who_has_a_row_does_not_depend_on_the_order_of_examples() -> None:
     for order in (np.arange(100), np.random.default_rng(1).permutation(100)):
         part, of = TrainingExamples.of([rows.take(order)]), tables()
         of.begin(part.columns, part.seen_at, 1.0)
-        assert isinstance(of.pins, PlainTable)
-        found.append((of.pins.numbers, of.pins.counts))
+        found.append((of.pins.digest(), of.pins.rows_of(rows.pin_id).tolist()))
     assert found[0] == found[1]
-    assert 0 < len(found[0][0]) < len(found[0][1])
+    assert 0 in found[0][1]
+    assert max(found[0][1]) > 5

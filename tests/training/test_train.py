@@ -23,8 +23,9 @@ from online_model.training.config import TrainingConfig
 from online_model.training.epoch import Epoch
 from online_model.training.errors import CheckpointError, DivergedError, TrainingStoppedError
 from online_model.training.examples import TrainingExamples
+from online_model.training.tables import Tables
 from online_model.training.train import Start, Trained, logits_of, train
-from tests.training.plain_table import DIM, PlainTable, tables
+from tests.training.new_tables import DIM, tables
 
 MODEL = ModelConfig(dim=DIM, sequence_length=6, encoder_hidden=8, cross_rank=8, experts=2, expert_hidden=8)
 SETTINGS = TrainingConfig(batch_size=32, checkpoint_every=3, negatives_kept=0.8)
@@ -153,7 +154,7 @@ def test_the_draft_is_the_model_that_was_trained(tmp_path: Path) -> None:
     of = start()
     trained(tmp_path / "a", of)
     back = load_dense(of.ranker.config, tmp_path / "a" / "dense.safetensors")
-    kept = of.tables.loaded(tmp_path / "a" / "user_table.safetensors", tmp_path / "a" / "pin_table.safetensors")
+    kept = Tables.load(tmp_path / "a")
     held_out = parts()[1]
     logits = logits_of(back, kept, held_out)
     assert np.array_equal(logits, logits_of(of.ranker, of.tables, held_out))
@@ -170,15 +171,11 @@ def test_a_draft_is_never_written_over_anything(tmp_path: Path) -> None:
 
 
 def test_default_rows_learn_from_dropped_ids_alone(tmp_path: Path) -> None:
-    seen, rare = start(), start()
-    once = TrainingExamples.of([rows()])
-    default = np.zeros(1, np.int64)
-    for of, dropout in ((seen, 0.0), (rare, 0.3)):
+    once, default = TrainingExamples.of([rows()]), np.zeros(1, np.int64)
+    for dropout in (0.0, 0.3):
+        of = replace(start(), tables=tables(admit_after=1))
         both = (of.tables.users, of.tables.pins)
-        for table in both:
-            assert isinstance(table, PlainTable)
-            table.admit_after = 1
-            table.admit(once.columns.action_pin_id, once.columns.action_pin_id)
+        both[1].admit(once.columns.action_pin_id, once.columns.action_time)
         before = [table.gather(default) for table in both]
         train(of, once, None, replace(SETTINGS, id_dropout=dropout), tmp_path / str(dropout))
         moved = [not np.array_equal(table.gather(default), old) for table, old in zip(both, before, strict=True)]
