@@ -12,10 +12,12 @@ import pyarrow as pa
 from flows.errors import CorruptionError
 
 ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS = "actions", "revisits", "late", "deadletters", "corrections"
-SERVED = "served"
-LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS, SERVED)
+SERVED, EMBEDDINGS = "served", "embeddings"
+LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS, SERVED, EMBEDDINGS)
 OUTPUTS = (REVISITS, LATE, DEADLETTERS)
 """What tasks put out: it follows from the other logs."""
+REMADE = (*OUTPUTS, EMBEDDINGS)
+"""What is put out again where its log has lost it: EMBEDDINGS by the learner, from EXAMPLES and a base."""
 
 _ORIGIN = [
     pa.field("generation", pa.int32()),

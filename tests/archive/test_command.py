@@ -17,7 +17,7 @@ from flows.archive.archive import Archive
 from flows.archive.checking import verify
 from flows.archive.names import DRAFT
 from flows.log import LocalLog
-from flows.outputs import ACTIONS, CORRECTIONS, LOGS, SERVED
+from flows.outputs import ACTIONS, CORRECTIONS, EMBEDDINGS, LOGS, SERVED
 from tests.archive.making import rows, typed
 from tests.archive.test_segments import DAMAGES
 from tests.processes import (
@@ -35,8 +35,8 @@ from tests.processes import (
     workers_of,
 )
 
-# What lies in a data directory in which nothing was ever corrected, or served.
-RUN_WRITES = tuple(name for name in LOGS if name not in (CORRECTIONS, SERVED))
+# What lies in a data directory in which nothing was ever corrected, served or learned.
+RUN_WRITES = tuple(name for name in LOGS if name not in (CORRECTIONS, SERVED, EMBEDDINGS))
 
 
 @pytest.fixture
