@@ -35,8 +35,6 @@ def examples(n: int, *, users: int, pins: int, per_request: int = 8, actions: in
     requests = -(-n // per_request)
     liked = rng.integers(0, _TOPICS, users)
     topic_of = rng.permutation(np.arange(pins) % _TOPICS)
-    by_topic = np.argsort(topic_of, kind="stable")
-    first, sizes = np.searchsorted(topic_of[by_topic], np.arange(_TOPICS)), np.bincount(topic_of, minlength=_TOPICS)
 
     user = (users * rng.random(requests) ** 2).astype(np.int64)
     time = START + np.sort((days * 24 * _HOUR * rng.random(requests)).astype(np.int64))
@@ -44,16 +42,14 @@ def examples(n: int, *, users: int, pins: int, per_request: int = 8, actions: in
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     owner = np.repeat(np.arange(requests), lengths)
     sequence = np.zeros(offsets[-1], SEQUENCE_ENTRY)
-    # Seven of ten actions are on pins of the topic that the user likes.
-    wanted = np.where(rng.random(len(owner)) < 0.7, liked[user[owner]], rng.integers(0, _TOPICS, len(owner)))
-    chosen = by_topic[first[wanted] + (rng.random(len(owner)) * sizes[wanted]).astype(np.int64)]
-    sequence["pin_id"] = 1_000 + chosen
+    # Seven of ten actions, and four of ten candidates, are on pins of the topic that the user likes.
+    sequence["pin_id"] = 1_000 + _chosen(rng, topic_of, liked[user[owner]], 0.7)
     rank = np.arange(len(owner)) - offsets[owner]
     sequence["event_time"] = time[owner] - (rank + 1) * _HOUR // 2
     sequence["action"], sequence["surface"] = rng.integers(1, 6, len(owner)), rng.integers(0, 5, len(owner))
 
     request = np.repeat(np.arange(requests), per_request)[:n]
-    pin = (pins * rng.random(n) ** 2).astype(np.int64)
+    pin = _chosen(rng, topic_of, liked[user[request]], 0.4)
     slot = np.tile(np.arange(per_request), requests)[:n]
     fits = liked[user[request]] == topic_of[pin]
     labels = np.zeros((n, len(HEADS)), np.int8)
@@ -90,3 +86,11 @@ def examples(n: int, *, users: int, pins: int, per_request: int = 8, actions: in
         request=request.astype(np.int32),
         users=UserFeatures((rng.pareto(1.0, (requests, len(USER_COUNTERS))) * 3).astype(np.int64), offsets, sequence),
     )
+
+
+def _chosen(rng: np.random.Generator, topic_of: np.ndarray, liked: np.ndarray, share: float) -> np.ndarray:
+    """Pins, low numbers more often: a share of them of the topic that is liked."""
+    by_topic = np.argsort(topic_of, kind="stable")
+    first, sizes = np.searchsorted(topic_of[by_topic], np.arange(_TOPICS)), np.bincount(topic_of, minlength=_TOPICS)
+    topic = np.where(rng.random(len(liked)) < share, liked, rng.integers(0, _TOPICS, len(liked)))
+    return np.asarray(by_topic[first[topic] + (rng.random(len(liked)) ** 2 * sizes[topic]).astype(np.int64)])

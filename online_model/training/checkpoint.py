@@ -21,8 +21,10 @@ from flows.directories import make_directory, sync, translated
 from online_model.model.dense import DENSE, save_dense
 from online_model.training.epoch import Epoch, Progress
 from online_model.training.errors import CheckpointError
+from online_model.training.tables import PIN_TABLE, USER_TABLE
 
-_OPTIMIZER, _USERS, _PINS, _STATE = "optimizer.safetensors", "user_table.safetensors", "pin_table.safetensors", "state.json"
+_OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
+_FILES = (DENSE, _OPTIMIZER, USER_TABLE, PIN_TABLE)
 _PREFIX, _DRAFT = "batch-", "draft"
 
 
@@ -37,6 +39,9 @@ def save(epoch: Epoch, directory: Path, training: str) -> None:
     training : str
         What names the training: examples, configurations and start.
     """
+    place = directory / f"{_PREFIX}{epoch.progress.batches:09d}"
+    if place.exists():
+        return
     with translated(f"training's checkpoint in {directory}"):
         make_directory(directory.absolute())
         draft = directory / _DRAFT
@@ -44,15 +49,14 @@ def save(epoch: Epoch, directory: Path, training: str) -> None:
         draft.mkdir()
         save_dense(epoch.ranker, draft / DENSE)
         save_file(_flat(epoch.optimizer.state_dict()["state"]), draft / _OPTIMIZER)
-        epoch.tables.save(epoch.tables.users, draft / _USERS)
-        epoch.tables.save(epoch.tables.pins, draft / _PINS)
-        files = {name: _sha256(draft / name) for name in (DENSE, _OPTIMIZER, _USERS, _PINS)}
+        epoch.tables.save(draft)
+        files = {name: _sha256(draft / name) for name in _FILES}
         (draft / _STATE).write_text(json.dumps({"training": training, "progress": asdict(epoch.progress), "files": files}))
         for path in sorted(draft.iterdir()):
             sync(path)
         sync(draft)
         earlier = _kept(directory)
-        os.replace(draft, directory / f"{_PREFIX}{epoch.progress.batches:09d}")
+        os.replace(draft, place)
         sync(directory)
         for path in earlier:
             shutil.rmtree(path)
@@ -63,13 +67,13 @@ def there(directory: Path) -> bool:
     return bool(_kept(directory))
 
 
-def restore(epoch_of: Callable[[Path, Path, Path], Epoch], directory: Path, training: str) -> Epoch:
+def restore(epoch_of: Callable[[Path], Epoch], directory: Path, training: str) -> Epoch:
     """The epoch as it was kept.
 
     Parameters
     ----------
     epoch_of : callable
-        Makes the epoch of a model and tables: of (path of the weights, path of users, path of pins).
+        Makes the epoch of a directory with the weights and the tables.
     directory : Path
     training : str
 
@@ -93,7 +97,7 @@ def restore(epoch_of: Callable[[Path, Path, Path], Epoch], directory: Path, trai
         for name, digest in files.items():
             if not (path / name).is_file() or _sha256(path / name) != digest:
                 raise CheckpointError(f"training's checkpoint {path}: {name} is not what was written; {advice}")
-        epoch = epoch_of(path / DENSE, path / _USERS, path / _PINS)
+        epoch = epoch_of(path)
         try:
             _fill(epoch.optimizer, load_file(path / _OPTIMIZER))
         except (SafetensorError, ValueError, KeyError) as error:

@@ -49,7 +49,7 @@ class Epoch:
         self.optimizer = torch.optim.Adam(ranker.parameters(), lr=config.learning_rate)
         self.order = Order.of(examples, config)
         self.progress = Progress()
-        self._columns = tables.rows_in(examples.columns)
+        self.columns = tables.rows_in(examples.columns)
         self._labels = examples.labels[:, : len(ranker.config.heads)]
         self._weights = weights_of(ranker.config.heads, config.head_weights)
         self._device = next(ranker.parameters()).device
@@ -66,7 +66,7 @@ class Epoch:
         index = self.order.batch(number)
         rng = np.random.default_rng([config.seed, BATCH, number])
         torch.manual_seed(int(rng.integers(2**63)))
-        features = dropped(self._columns.features(index, self.ranker.config.sequence_length), config.id_dropout, rng)
+        features = dropped(self.columns.features(index, self.ranker.config.sequence_length), config.id_dropout, rng)
         inputs = self.tables.gather(features)
         for vectors in (inputs.user, inputs.pin, inputs.sequence_pin):
             vectors.requires_grad_()

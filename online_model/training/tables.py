@@ -1,67 +1,50 @@
-"""The vectors of IDs as a training sees them: tables that others keep, gathered into a batch and given its gradients."""
+"""The vectors of IDs as a training sees them: the tables gathered into a batch and given its gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self
 
 import numpy as np
 import torch
 
 from online_model.model.columns import ExampleColumns, Features
 from online_model.model.inputs import Inputs, inputs_of
+from online_model.table import EmbeddingTable, load, save
 
-
-class Table(Protocol):
-    """Of the embedding table, what a training needs. Row 0 is the default row."""
-
-    def rows_of(self, ids: np.ndarray) -> np.ndarray:
-        """Rows int64[n] of IDs int64[n]; 0 where there is none."""
-
-    def admit(self, ids: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Count sightings of IDs; those seen often enough get a row."""
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors float32[n, d]."""
-
-    def apply(self, rows: np.ndarray, gradients: np.ndarray, learning_rate: float, *, learn_default: bool = False) -> None:
-        """One step of row-wise Adagrad."""
-
-    def decay_accumulators(self, factor: float) -> None:
-        """Multiply every accumulator."""
+USER_TABLE, PIN_TABLE = "user_table.safetensors", "pin_table.safetensors"
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The table of users and that of pins, and how one is kept in a file.
+    """The table of users and that of pins."""
 
-    Attributes
-    ----------
-    users, pins : Table
-    save : callable
-        Writes a table to a path: the same bytes for the same table.
-    load : callable
-        Reads it back.
-    """
+    users: EmbeddingTable
+    pins: EmbeddingTable
 
-    users: Table
-    pins: Table
-    save: Callable[[Table, Path], None] = field(repr=False)
-    load: Callable[[Path], Table] = field(repr=False)
+    def save(self, directory: Path) -> None:
+        """Write both: the same bytes for the same tables."""
+        save(self.users, directory / USER_TABLE)
+        save(self.pins, directory / PIN_TABLE)
 
-    def loaded(self, users: Path, pins: Path) -> Self:
-        """Those of two files in their place."""
-        return replace(self, users=self.load(users), pins=self.load(pins))
+    @classmethod
+    def load(cls, directory: Path) -> Tables:
+        """Those that were saved, in memory.
+
+        Raises
+        ------
+        TableFileError
+        DataDirectoryError
+        """
+        return cls(load(directory / USER_TABLE), load(directory / PIN_TABLE))
 
     def begin(self, columns: ExampleColumns, seen_at: np.ndarray, accumulator_decay: float) -> None:
         """Before an epoch: accumulators decay, and the IDs of all examples are counted in the order in which they were seen.
 
         So it doesn't depend on the order of learning who has a row.
         """
-        order = np.argsort(seen_at, kind="stable")
         for table, ids in ((self.users, columns.user_id), (self.pins, columns.pin_id)):
+            order = np.lexsort((ids, seen_at))
             table.decay_accumulators(accumulator_decay)
             table.admit(ids[order], seen_at[order])
 

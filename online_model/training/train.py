@@ -29,7 +29,7 @@ from online_model.training.errors import TrainingStoppedError
 from online_model.training.examples import TrainingExamples
 from online_model.training.tables import Tables
 
-USER_TABLE, PIN_TABLE, CALIBRATORS = "user_table.safetensors", "pin_table.safetensors", "calibrators.json"
+CALIBRATORS = "calibrators.json"
 _SCORED_AT_ONCE = 4_096
 
 
@@ -140,8 +140,7 @@ def train(
     )
     with translated(f"draft {draft}"):
         save_dense(epoch.ranker, draft / DENSE)
-        epoch.tables.save(epoch.tables.users, draft / USER_TABLE)
-        epoch.tables.save(epoch.tables.pins, draft / PIN_TABLE)
+        epoch.tables.save(draft)
         calibrators.save(draft / CALIBRATORS)
         for path in draft.iterdir():
             sync(path)
@@ -196,9 +195,8 @@ def _begun(start: Start, examples: TrainingExamples, config: TrainingConfig, che
         return Epoch(start.ranker, start.tables, examples, config)
     device = next(start.ranker.parameters()).device
 
-    def of(dense: Path, users: Path, pins: Path) -> Epoch:
-        ranker = load_dense(start.ranker.config, dense, device)
-        return Epoch(ranker, start.tables.loaded(users, pins), examples, config)
+    def of(kept: Path) -> Epoch:
+        return Epoch(load_dense(start.ranker.config, kept / DENSE, device), Tables.load(kept), examples, config)
 
     return checkpoint.restore(of, checkpoints, name)
 

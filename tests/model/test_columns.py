@@ -94,7 +94,7 @@ def test_any_cut_and_any_order_give_the_same() -> None:
 def test_no_rows_and_no_actions() -> None:
     rows = made()
     assert len(features_of(rows.take(np.arange(0)), config())) == 0
-    without = examples(9, users=3, pins=4, per_request=3, actions=0)
+    without = examples(9, users=3, pins=8, per_request=3, actions=0)
     features = features_of(without, config())
     assert not features.sequence_mask.any()
     assert features.sequence_pin_id.shape == (3, 7)
