@@ -31,6 +31,7 @@ COMMANDS = {
     "online": ("flows.online.command:online", "Redis beside task state: fill it, and see where it stands."),
     "serve": ("online_model.serving.command:serve", "Features over HTTP, each answer kept in a log."),
     "skew": ("flows.skew.command:skew", "Whether what was served is what the log says, and how it moves."),
+    "examples": ("flows.examples.command:examples", "Examples to learn from: what was served, seen, and what came of it."),
     "labels": ("flows.labels_command:labels", "Labels of saves."),
     "deadletters": ("flows.deadletters_command:deadletters", "Records that could not be taken."),
     "topics": ("flows.topics_command:topics", "The topics of Kafka that stand for the logs."),
