@@ -173,9 +173,7 @@ class ServedStore:
             return self._held[first]
         value = self._store.get(_PIECE + first.to_bytes(8, "big"))
         if value is None:
-            raise StateError(
-                f"state {self._store.path}: served records at offset {first} and behind are missing; delete the state and run again"
-            )
+            raise StateError(f"state {self._store.path}: served records at offset {first} and behind are missing; delete the state and run again")
         records = pa.ipc.open_stream(pa.py_buffer(value), options=_ALONE).read_next_batch()
         self._hold(first, records)
         return records

@@ -306,13 +306,10 @@ def _counted(out: np.ndarray) -> dict[str, int]:
     """Records of EXAMPLES by what they are."""
     kind = out[:, X_KIND]
     by_head = np.bincount(out[kind == POSITIVE, X_HEAD], minlength=len(HEADS)).tolist()
-    counts = {
-        "examples": int((kind == NEGATIVE).sum()),
-        "finals": int((kind == FINAL).sum()),
-        "revisit_finals": int((kind == FINAL_REVISIT).sum()),
-    }
+    counts = {"examples": int((kind == NEGATIVE).sum()), "finals": int((kind == FINAL).sum()), "revisit_finals": int((kind == FINAL_REVISIT).sum())}
     return counts | {f"positive.{head}": n for head, n in zip(HEADS, by_head, strict=True)}
 
 
 def _sealed(meta: Any, data: bytes) -> bytes:
     return seal(meta, repr(sorted(meta.anchor_inputs.items())).encode() + data)
+

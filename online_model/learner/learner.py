@@ -174,8 +174,8 @@ class Learner:
         elif (due := self._writer.due) is not None and _reached(self.positions, due.positions):
             if self.positions != due.positions:
                 raise DivergedError(
-                    f"delta {due.delta} of base {self.base.number} was put out before at positions {due.positions}, and learning again goes past them to "
-                    f"{self.positions}: its records have changed, or other settings were in force; `tidemark replay learner` puts out what differs"
+                    f"delta {due.delta} of base {self.base.number} was put out before at positions {due.positions}, and learning again goes past "
+                    f"them to {self.positions}: its records have changed, or other settings were in force; `tidemark replay learner` puts out what differs"
                 )
             self.publish()
         return learned
@@ -273,7 +273,8 @@ def begin_of(base: Base, partitions: int) -> tuple[int, ...]:
     if isinstance(found, list | tuple) and len(found) == partitions and all(type(one) is int and one >= 0 for one in found):
         return tuple(found)
     raise LearnerError(
-        f"base {base.number} doesn't say up to which positions of EXAMPLES it was trained ({partitions} partitions here); say where learning begins: --from"
+        f"base {base.number} doesn't say up to which positions of EXAMPLES it was trained ({partitions} partitions here); "
+        "say where learning begins: --from"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,10 +139,8 @@ class Ahead:
         """Stop reading; what is ready and was not asked for is dropped."""
         self._stopping.set()
         while self._thread.is_alive():
-            try:
+            with suppress(queue.Empty):
                 self._ready.get(timeout=_LOOK_S)
-            except queue.Empty:
-                pass
         self._ended = True
 
     def _run(self) -> None:

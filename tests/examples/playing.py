@@ -68,9 +68,7 @@ def one_served(rng: np.random.Generator, time: int, user: int, request: str, pin
     )  # fmt: skip
 
 
-def play(
-    seed: int, requests: int = 40, partitions: int = 2, delays: tuple[int, ...] = (0, 0, 1, SECOND, MINUTE, 50 * MINUTE, 2 * HOUR)
-) -> Play:
+def play(seed: int, requests: int = 40, partitions: int = 2, delays: tuple[int, ...] = (0, 0, 1, SECOND, MINUTE, 50 * MINUTE, 2 * HOUR)) -> Play:
     """A random stream: late and doubled records, requests served twice, views and outcomes without a request, gaps of minutes to weeks."""
     rng = np.random.default_rng(seed)
     users, pins = rng.integers(1, 10**6, 3).tolist(), rng.integers(1, 10**6, 5).tolist()
@@ -112,13 +110,7 @@ def play(
             if rng.random() < 0.8:
                 act(at, user, pin, named, "impression")
             while rng.random() < 0.6:
-                act(
-                    at + int(rng.choice([-1, 0, 1, SECOND, MINUTE, 30 * MINUTE, 30 * MINUTE + 1])),
-                    user,
-                    pin,
-                    named,
-                    str(rng.choice(OUTCOMES)),
-                )
+                act(at + int(rng.choice([-1, 0, 1, SECOND, MINUTE, 30 * MINUTE, 30 * MINUTE + 1])), user, pin, named, str(rng.choice(OUTCOMES)))
             while rng.random() < 0.4:
                 back = at + int(rng.choice([1, MINUTE, HOUR, DAY - 1, DAY, 3 * DAY, 7 * DAY - 1, 7 * DAY]))
                 act(back, user, pin, None, str(rng.choice(["impression", "grid_click"])), "own_profile")
@@ -164,13 +156,7 @@ def as_told(what: Served | int) -> dict[str, Any]:
         return {"timestamp": what, "request_id": None, "user_id": None}
     defaulted = (what.pin_status == Status.DEFAULTED) | (what.user_status[0] == Status.DEFAULTED)
     pins = list(zip(what.pin_id.tolist(), defaulted.tolist(), strict=True))
-    return {
-        "timestamp": what.timestamp,
-        "request_id": what.request_id,
-        "user_id": int(what.user_id[0]),
-        "time": what.timestamp,
-        "pins": pins,
-    }
+    return {"timestamp": what.timestamp, "request_id": what.request_id, "user_id": int(what.user_id[0]), "time": what.timestamp, "pins": pins}
 
 
 class Driven:

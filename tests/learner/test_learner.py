@@ -1,4 +1,4 @@
-"""A learner's rows at a position are a function of base, course and log: whatever is read at once, wherever it is killed, however often it begins again."""
+"""A learner's rows at a position are a function of base, course and log: whatever is read at once, wherever it is killed."""
 
 from __future__ import annotations
 

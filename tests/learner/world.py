@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks._example_stream import partitioned, stream
 from benchmarks._examples import examples
@@ -27,8 +28,6 @@ from online_model.training.train import CALIBRATORS, build_of
 from tests.learner.test_step import model, shaken, tables
 from tests.oracles import deltas as naive
 from tests.registry.making import EXPECTED, about
-
-import torch
 
 PARTITIONS = 2
 CONFIG = LearnerConfig(batch_rows=16, batch_ms=20_000, learning_rate=0.1)
