@@ -109,22 +109,27 @@ def test_of_a_history_that_has_ended_all_is_learned(world: World, settings: Sett
 def test_following_it_goes_over_to_the_base_that_is_served(world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     world.publish()
     world.write(0.4)
-    seen: list[int] = []
     registry = world.registry
 
     class Watching(Silent):
+        learned, began = 0, time.monotonic()
+
         def advance(self, flow: str, offsets: int, watermark: int | None) -> None:
-            if not seen:
+            if len(registry.bases.numbers()) == 1:
                 world.publish("transact_v1_1")
                 world.write()
-            seen.append(offsets)
+            self.learned += offsets
 
         def note(self, line: str) -> None:
             super().note(line)
-            self.until = time.monotonic()
+            self.learned = 0
+
+        def enough(self) -> bool:
+            assert time.monotonic() - self.began < processes.PATIENCE_S
+            return bool(self.lines) and self.learned > 250
 
     shown = Watching()
-    monkeypatch.setattr("flows.stopping.requested", lambda: len(registry.bases.numbers()) == 2 and sum(seen) > 400)
+    monkeypatch.setattr("flows.stopping.requested", shown.enough)
     done = learn(settings, Options(follow=True, asked=ASKED, publish_every_s=0.1), shown)
     assert done.base == 2
     assert done.stopped
