@@ -86,7 +86,7 @@ class Batches:
         for span in self._course.skipped:
             kept &= ~span.holds(merged.partition, merged.offset)
         if not kept.all():
-            rows = rows.take(kept)
+            rows = rows.at(np.flatnonzero(kept))
         batch = prepare(rows, self._ranker, self._course.config)
         return Ready(batch, tuple(merged.positions), len(merged), len(merged) - len(rows), *times)
 
