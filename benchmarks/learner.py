@@ -1,10 +1,10 @@
 """The online learner against its bare step: from decoded log records to applied rows, beside forward and backward of the frozen model alone.
 
-`python -m benchmarks.learner [--json] [--quick] [--batches B] [--repeats R] [--seed S]`. Tidemark's turn is what `tidemark learn` does: records of
-four partitions are merged, micro-batches made ready in a thread, IDs admitted, vectors gathered, the model run forward and backward, rows updated. The
-bare step has the same micro-batches as tensors, vectors included, and does forward and backward. Both take turns. Before anything is timed, logits are
-compared with the oracle, and rows with those of a learner without a thread. Then a learner follows examples that are appended at a rate, and each
-delta is read back.
+`python -m benchmarks.learner [--json] [--quick] [--batches B] [--repeats R] [--seed S]`. Tidemark's turn is what `tidemark learn` does: records
+of four partitions are merged, micro-batches made ready in a thread, IDs admitted, vectors gathered, the model run forward and backward, rows updated.
+The bare step has the same micro-batches as tensors, vectors included, and does forward and backward. Both take turns. Before anything is timed,
+logits are compared with the oracle, and rows with those of a learner without a thread. Then a learner follows examples that are appended at a rate,
+and each delta is read back.
 """
 
 from __future__ import annotations
