@@ -72,7 +72,7 @@ def show_comparison(one: Comparison, names: tuple[str, str]) -> None:
             continue
         interval = f"{signed(each.low)} to {signed(each.high)}"
         table.add_row(
-            each.head,
+            _named(each.head),
             each.metric,
             *sides,
             signed(each.difference),

@@ -120,9 +120,9 @@ def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
     for kind in ("label", "score"):
         table[f"{kind}_[/b]<i>$x$"] = table.pop(f"{kind}_save")
     table["topic"] = np.where(table["topic"] == "cats", "[/red]\x1b[31m", table["topic"])
-    path = write(tmp_path / "[/odd].parquet", table)
+    path = write(tmp_path / "[odd].parquet", table)
     told = evaluated(tmp_path, path, "--against", path, "--resamples", 100, "--by", "topic", "--html", tmp_path / "odd.html").out
-    assert "[/odd].parquet, ranked" in told
+    assert "[odd].parquet, ranked" in told
     assert "[/b]<i>$x$" in told
     assert "[/red]\ufffd[31m" in told
     ElementTree.fromstring((tmp_path / "odd.html").read_text().removeprefix("<!DOCTYPE html>\n"))
