@@ -88,11 +88,15 @@ class Epoch:
 
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """Operations that give the same bits each time, and torch's own random state as it was afterwards."""
+    """Operations that give the same bits each time, and torch's own settings and random state as they were afterwards."""
     before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.use_deterministic_algorithms(device.type == "cpu" or before, warn_only=warn)
+        # It would write every tensor once more, to show who reads what nobody wrote.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             yield
         finally:
+            torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(before, warn_only=warn)
