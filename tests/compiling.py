@@ -9,7 +9,7 @@ import numpy as np
 
 from flows.compile_cache import CACHE
 from flows.kernels import what_if, what_if_sequences
-from tests.processes import simulate
+from tests.processes import simulate, tidemark
 
 
 def explain_nothing() -> None:
@@ -27,6 +27,7 @@ if __name__ == "__main__":
     done = CACHE / "compiled-before-tests"
     if not done.exists():
         with tempfile.TemporaryDirectory() as directory:
-            simulate(Path(directory), events=500)
+            made = simulate(Path(directory), events=500)
+            tidemark("backfill", "--kinds", "all", "--out", Path(directory) / "examples", data=made.ingested)
         explain_nothing()
         done.touch()
