@@ -7,7 +7,7 @@ nothing else; it must never raise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from flows.decode_values import (
     codes_of,
     column_named,
     dictionary_of,
+    hash_texts,
     integers_of,
     is_text,
     note_fault,
@@ -64,6 +65,8 @@ class Columns:
         Indexes, ascending → of each of these records, for dead letters: as JSON, its first MAX_RAW_BYTES bytes, and how many it has.
     topics : dict of int to str
         The name of every topic among them, and maybe of others.
+    request : int64[n] or int64[0]
+        Where the decoder was asked for it: `flows.decode_values.hash_texts` of request_id, 0 for none.
     """
 
     event_id: np.ndarray
@@ -80,6 +83,7 @@ class Columns:
     faults: Faults
     raw: Callable[[Sequence[int]], list[tuple[bytes, int]]]
     topics: dict[int, str]
+    request: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.event_id)
@@ -88,7 +92,8 @@ class Columns:
 class _Filling:
     """Columns of n records, being filled in batch by batch."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, requests: bool) -> None:
+        self.request = np.zeros(n if requests else 0, np.int64)
         self.integers = {name: np.empty(n, np.int64) for name in _KEPT}
         self.action, self.surface = np.empty(n, np.int16), np.empty(n, np.int16)
         self.topic, self.timestamp = np.empty(n, np.int64), np.empty(n, np.int64)
@@ -103,6 +108,8 @@ class _Filling:
             columns: list[np.ndarray] = [*self.integers.values(), self.action, self.surface, self.topic]
             for column in columns:
                 column[at] = 0
+            if len(self.request):
+                self.request[at] = 0
 
 
 class Decoder:
@@ -113,6 +120,8 @@ class Decoder:
     vocabulary : Vocabulary
     home : (partition, partitions), optional
         Where the records lie: a record of a user who belongs in another partition is bad, for nobody looks for that user here.
+    requests : bool
+        Whether columns are to tell the requests too.
 
     Attributes
     ----------
@@ -120,8 +129,9 @@ class Decoder:
         Every topic seen so far, by its ID.
     """
 
-    def __init__(self, vocabulary: Vocabulary, home: tuple[int, int] | None = None) -> None:
+    def __init__(self, vocabulary: Vocabulary, home: tuple[int, int] | None = None, requests: bool = False) -> None:
         self._home = home
+        self._requests = requests
         self._actions = vocabulary.actions
         self._surfaces = vocabulary.surfaces
         self._roles = np.zeros((_CODES, _CODES), np.uint8)
@@ -138,7 +148,7 @@ class Decoder:
         """Columns of consecutive batches of either kind."""
         batches = _joined(batches)
         starts = np.cumsum([0] + [records.num_rows for records in batches])
-        c = _Filling(int(starts[-1]))
+        c = _Filling(int(starts[-1]), self._requests)
         for records, start in zip(batches, starts.tolist(), strict=False):
             rows, faults = slice(start, start + records.num_rows), Faults()
             if records.schema.names == RAW_SCHEMA.names:
@@ -166,7 +176,7 @@ class Decoder:
         i = c.integers
         return Columns(
             i["event_id"], i["user_id"], i["pin_id"], c.action, c.surface, i["event_time"], i["duration_ms"], c.topic, c.timestamp, role, c.bad,
-            c.faults, raw, self.topics,
+            c.faults, raw, self.topics, c.request,
         )  # fmt: skip
 
     def _fill_as_agreed(self, records: pa.RecordBatch, c: _Filling, rows: slice, faults: Faults) -> np.ndarray | None:
@@ -203,6 +213,8 @@ class Decoder:
         for name in REQUIRED_FIELDS:
             for i in rows_without(columns[name], len(records)):
                 note_fault(faults, int(i), "missing_field", name)
+        if self._requests:
+            c.request[rows] = hash_texts(columns["request_id"])
         return _filled(columns["schema_version"], SCHEMA_VERSION)
 
     def _fill_typed(self, records: pa.RecordBatch, c: _Filling, rows: slice, faults: Faults) -> np.ndarray:
@@ -216,8 +228,11 @@ class Decoder:
         note_oversize(records, faults)
         for name in ("request_id", "producer"):
             column = column_named(records, name)
-            if column is not None and not is_text(column.type):
-                python_texts(python_values(column), name, faults)
+            if column is None:
+                continue
+            texts = column if is_text(column.type) else pa.array(python_texts(python_values(column), name, faults), pa.string())
+            if name == "request_id" and self._requests:
+                c.request[rows] = hash_texts(texts)
         for name in REQUIRED_FIELDS:
             for i in rows_without(column_named(records, name), n):
                 note_fault(faults, int(i), "missing_field", name)
@@ -231,18 +246,21 @@ class Decoder:
         columns = [column[rows] for column in whole]
         values = records.column("value")
         version = np.full(len(values), SCHEMA_VERSION, np.int64)
-        left = np.flatnonzero(self._json.take(values, columns))
+        request = c.request[rows]
+        left = np.flatnonzero(self._json.take(values, columns, request))
         if len(left):
             own = Faults()
-            judged, version[left] = self._values(python_values(values.take(pa.array(left))), own)
+            judged, version[left], requests = self._values(python_values(values.take(pa.array(left))), own)
             for column, some in zip(columns, judged, strict=True):
                 column[left] = some
+            if self._requests:
+                request[left] = hash_texts(pa.array(requests, pa.string()))
             faults.update({int(left[k]): fault for k, fault in own.items()})
         c.timestamp[rows] = timestamps_of(records)
         return version
 
-    def _values(self, values: list[Any], faults: Faults) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """Raw values one by one → their columns, and the schema version of each."""
+    def _values(self, values: list[Any], faults: Faults) -> tuple[tuple[np.ndarray, ...], np.ndarray, list[str | None]]:
+        """Raw values one by one → their columns, and the schema version and the request of each."""
         objects = parse_json([_bytes(v) for v in values], faults)
         numbers = [python_integers([o.get(name) for o in objects], name, 0, faults) for name in _KEPT]
         texts = {name: python_texts([o.get(name) for o in objects], name, faults) for name in TEXTS}
@@ -254,7 +272,7 @@ class Decoder:
         surface = codes_of(["other" if t is None else t for t in texts["surface"]], self._surfaces, "unknown_surface", faults)
         topic = np.fromiter((self._topic_id(t or "") for t in texts["topic"]), np.int64, len(objects))
         version = python_integers([o.get("schema_version") for o in objects], "schema_version", SCHEMA_VERSION, faults)
-        return (*numbers, topic, action, surface), version
+        return (*numbers, topic, action, surface), version, texts["request_id"]
 
     def _codes(self, records: pa.RecordBatch, name: str, known: Any, reason: str, n: int, faults: Faults) -> np.ndarray:
         """Codes of a name column: the distinct names are looked up, not the rows."""

@@ -15,6 +15,7 @@ from flows.kernels.json_rows import ACTION, KEY, SURFACE, TOPIC
 
 # Topics are few. A producer that sends a new one with every record must not make this table grow for ever.
 _MOST_NAMES = 1 << 16
+_NO_REQUEST = np.empty(0, np.int64)
 _FIELDS = (
     "event_id",
     "user_id",
@@ -54,7 +55,7 @@ class JsonLane:
         for number, name in enumerate(_FIELDS):
             self._names.add(KEY, name.encode(), number)
 
-    def take(self, values: pa.Array, columns: Sequence[np.ndarray]) -> np.ndarray:
+    def take(self, values: pa.Array, columns: Sequence[np.ndarray], request: np.ndarray = _NO_REQUEST) -> np.ndarray:
         """Fill in what can be taken.
 
         Parameters
@@ -62,6 +63,8 @@ class JsonLane:
         values : binary[n]
         columns : (event_id, user_id, pin_id, event_time, duration_ms, topic, action, surface)
             Of n rows each.
+        request : int64[n] or int64[0]
+            Filled in too, if it has rows: `flows.decode_values.hash_texts` of request_id, 0 for none.
 
         Returns
         -------
@@ -78,7 +81,7 @@ class JsonLane:
         bounds = np.frombuffer(bounds_buffer, np.int32, n + 1, values.offset * 4)
         data = np.frombuffer(data_buffer, np.uint8)
         texts = np.empty((3 * n, 4), np.int64)
-        numbers, coded, out = np.zeros(6, np.int64), np.zeros(3, np.int64), tuple(columns)
+        numbers, coded, out = np.zeros(6, np.int64), np.zeros(3, np.int64), (*columns, request)
         row = used = 0
         while True:
             names = self._names.arrays

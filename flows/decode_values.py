@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.events import EVENT_SCHEMA, INT64_MAX, INT64_MIN, MAX_RAW_BYTES, SCHEMA_VERSION, id_of
+from flows.kernels.texts import hash_each
 
 Faults = dict[int, tuple[str, str]]
 """Of each bad record: the reason, and a detail."""
@@ -81,6 +82,20 @@ def column_named(records: pa.RecordBatch, name: str) -> pa.Array | None:
 def is_text(kind: pa.DataType) -> bool:
     """Whether a type is text as the contract has it."""
     return bool(pa.types.is_string(kind) or (pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type)))
+
+
+def hash_texts(texts: pa.Array) -> np.ndarray:
+    """The hash of each text of a column (`flows.kernels.texts`), int64[n]; 0 for an empty one and for none at all."""
+    if pa.types.is_dictionary(texts.type):
+        codes = texts.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        return np.append(hash_texts(texts.dictionary), 0)[codes]
+    out = np.zeros(len(texts), np.int64)
+    _, bounds, data = texts.buffers()
+    if bounds is not None and data is not None:
+        hash_each(np.frombuffer(data, np.uint8), np.frombuffer(bounds, np.int32, len(texts) + 1, texts.offset * 4), out)
+    if texts.null_count:
+        out[texts.is_null().to_numpy(zero_copy_only=False)] = 0
+    return out
 
 
 def rows_without(column: pa.Array | None, n: int) -> range | np.ndarray:

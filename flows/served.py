@@ -1,7 +1,8 @@
 """The records of SERVED: what was served, with the values used and the prefix that they reflect; so that it can be recomputed, bit by bit.
 
 One record for each user of a request; the pins and topics of a request lie in its first record. A record lies in its user's partition, or without a
-user in that of its request ID's hash. The record's timestamp is the time of the request.
+user in that of its request ID's hash. The record's timestamp is the time of the request. A record without a request ID is a heartbeat: it says
+nothing but that so much time has passed, and every reader passes over it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from enum import IntEnum
 
 import pyarrow as pa
 
-SERVED_VERSION = 1
+SERVED_VERSION = 2
+"""2: what was ranked. Records of version 1 are read as well: they know nothing of that."""
 
 
 class Status(IntEnum):
@@ -44,5 +46,13 @@ SERVED_SCHEMA = pa.schema(
         pa.field("topic", pa.list_(pa.string())),
         pa.field("topic_status", pa.list_(pa.int8())),
         pa.field("topic_stats", pa.list_(pa.float64())),  # features.TOPIC_STATS of the first topic, then of the next
+        pa.field("pin_slot", pa.list_(pa.int16())),  # where each pin was shown, -1: not known
+        pa.field("pin_propensity", pa.list_(pa.float32())),  # the chance that the policy put it there; null: not known
+        pa.field("pin_explored", pa.list_(pa.bool_())),  # put there by chance and not by score
+        pa.field("pin_score", pa.list_(pa.float32())),  # null: no model of ours ranked it
+        pa.field("base", pa.int64()),  # model that ranked the pins, and its last delta; null: none of ours
+        pa.field("delta", pa.int64()),
+        pa.field("not_shown", pa.list_(pa.int64())),  # pins that were candidates and not shown, a sample
     ]
 )
+FIRST_OF_VERSION_2 = "pin_slot"

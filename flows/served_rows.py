@@ -1,6 +1,6 @@
 """Records of SERVED as columns of arrays: many requests into one record batch at once, and back again, bit by bit.
 
-Nothing here goes through values one by one, and nothing is guessed: records that are none of SERVED's, or of another version, are refused.
+Nothing here goes through values one by one, and nothing is guessed. Heartbeats are passed over.
 """
 
 from __future__ import annotations
@@ -11,18 +11,48 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flows.answers import SequenceRows
-from flows.errors import CorruptionError
 from flows.events import hash_id
-from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, TOPIC_STATS, USER_COUNTERS
+from flows.features import SEQUENCE_FIELDS
 from flows.partition import partition_of
 from flows.served import SERVED_SCHEMA, SERVED_VERSION
+from flows.served_versions import WIDTHS, as_newest, list_lengths, lists
 
-_WIDTHS = {"user_counters": len(USER_COUNTERS), "pin_counters": len(PIN_COUNTERS), "topic_stats": len(TOPIC_STATS)}
 # In memory an action is as `SequenceRows` has it.
 _SEQUENCE_TYPES = {"pin_id": np.int64, "action": np.int16, "surface": np.int16, "event_time": np.int64, "duration_ms": np.int64}
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """How the p pins of a request came to be shown.
+
+    Attributes
+    ----------
+    slot : int16[p]
+        -1: not known.
+    propensity, score : float32[p]
+        nan: not known.
+    explored : bool[p]
+    base, delta : int or None
+        The model that ranked them, and its last delta.
+    not_shown : int64[s]
+        A sample of the candidates that were not shown.
+    """
+
+    slot: np.ndarray
+    propensity: np.ndarray
+    explored: np.ndarray
+    score: np.ndarray
+    base: int | None
+    delta: int | None
+    not_shown: np.ndarray
+
+    @classmethod
+    def unknown(cls, pins: int) -> Ranked:
+        """Of pins of which nobody said."""
+        nan = np.full(pins, np.nan, np.float32)
+        return cls(np.full(pins, -1, np.int16), nan, np.zeros(pins, np.bool_), nan, None, None, np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +80,8 @@ class Served:
     topic : tuple of str
         t of them.
     topic_status, topic_stats : int8[t], float64[t, 15]
+    ranked : Ranked or None
+        How its pins came to be shown; None: not known.
     """
 
     timestamp: int
@@ -68,6 +100,7 @@ class Served:
     topic: tuple[str, ...]
     topic_status: np.ndarray
     topic_stats: np.ndarray
+    ranked: Ranked | None = None
 
     @property
     def records(self) -> int:
@@ -79,6 +112,7 @@ class Served:
         """What it holds in memory, about."""
         sequence = [getattr(self.sequences, field) for field in SEQUENCE_FIELDS]
         arrays = [*sequence, self.user_id, self.user_counters, self.pin_id, self.pin_counters, self.topic_stats]
+        arrays += [self.ranked.not_shown] if self.ranked is not None else []
         return 1024 + sum(array.nbytes for array in arrays) + sum(map(len, self.topic)) + len(self.positions or b"")
 
 
@@ -106,6 +140,12 @@ class ServedRows:
         By the names of `flows.features.SEQUENCE_FIELDS`; newest first. Actions and surfaces are codes, int16.
     pin_offsets, pin_id, pin_status, pin_counters : int64[n + 1], int64[p], int8[p], int64[p, 24]
     topic_offsets, topic, topic_status, topic_stats : int64[n + 1], list of str, int8[t], float64[t, 15]
+    slot, propensity, explored, score : int16[p], float32[p], bool[p], float32[p]
+        Of the pins; -1 and nan where not known.
+    base, delta : int64[n]
+        -1: no model of ours.
+    not_shown_offsets, not_shown : int64[n + 1], int64[s]
+        Pins.
     """
 
     timestamp: np.ndarray
@@ -131,6 +171,14 @@ class ServedRows:
     topic: list[str]
     topic_status: np.ndarray
     topic_stats: np.ndarray
+    slot: np.ndarray
+    propensity: np.ndarray
+    explored: np.ndarray
+    score: np.ndarray
+    base: np.ndarray
+    delta: np.ndarray
+    not_shown_offsets: np.ndarray
+    not_shown: np.ndarray
 
     def __len__(self) -> int:
         return len(self.timestamp)
@@ -165,7 +213,7 @@ def batches_of(requests: Sequence[Served], partitions: int, max_bytes: int) -> l
     at = 0
     for home, together in wanted:
         n = sum(one.records for one in together)
-        out.append((home, _with_own_dictionaries(whole.slice(at, n))))
+        out.append((home, with_own_dictionaries(whole.slice(at, n))))
         at += n
     return out
 
@@ -191,7 +239,7 @@ def _split(one: Served, homes: np.ndarray) -> list[tuple[int, Served]]:
             nothing = {
                 name: getattr(one, name)[:0] for name in ("pin_id", "pin_status", "pin_counters", "topic", "topic_status", "topic_stats")
             }
-            part = replace(part, **nothing)
+            part = replace(part, **nothing, ranked=None)
         out.append((home, part))
     return out
 
@@ -217,7 +265,7 @@ def _encode(requests: Sequence[Served]) -> pa.RecordBatch:
     def of_first(names: Sequence[str], sizes: list[int], values: list[pa.Array]) -> dict[str, pa.Array]:
         lengths = np.zeros(n, np.int64)
         lengths[first] = sizes
-        return {name: _lists(lengths * _WIDTHS.get(name, 1), each) for name, each in zip(names, values, strict=True)}
+        return {name: lists(lengths * WIDTHS.get(name, 1), each) for name, each in zip(names, values, strict=True)}
 
     lengths = np.zeros(n, np.int64)
     lengths[has_user] = np.concatenate([np.diff(one.sequences.offsets) for one in requests])
@@ -228,17 +276,26 @@ def _encode(requests: Sequence[Served]) -> pa.RecordBatch:
         "as_of": of_request([one.as_of for one in requests], pa.int64()),
         **{name: dictionary([getattr(one, name) for one in requests], SERVED_SCHEMA.field(name).type) for name in _DICTIONARIES},
         **{name: of_user(name, SERVED_SCHEMA.field(name).type) for name in ("user_id", "user_status")},
-        "user_counters": _lists(np.where(has_user, _WIDTHS["user_counters"], 0), _joined(requests, "user_counters", np.int64), ~has_user),
+        "user_counters": lists(np.where(has_user, WIDTHS["user_counters"], 0), _joined(requests, "user_counters", np.int64), ~has_user),
     }
     for field in SEQUENCE_FIELDS:
         kind = SERVED_SCHEMA.field(f"sequence_{field}").type.value_type
         values = np.concatenate([getattr(one.sequences, field) for one in requests]).astype(kind.to_pandas_dtype())
-        columns[f"sequence_{field}"] = _lists(lengths, pa.array(values), ~has_user)
+        columns[f"sequence_{field}"] = lists(lengths, pa.array(values), ~has_user)
     pins = [_joined(requests, name, kind) for name, kind in (("pin_id", np.int64), ("pin_status", np.int8), ("pin_counters", np.int64))]
     columns |= of_first(("pin_id", "pin_status", "pin_counters"), [len(one.pin_id) for one in requests], pins)
     topics = [pa.array([topic for one in requests for topic in one.topic], pa.string())]
     topics += [_joined(requests, "topic_status", np.int8), _joined(requests, "topic_stats", np.float64)]
     columns |= of_first(("topic", "topic_status", "topic_stats"), [len(one.topic) for one in requests], topics)
+    ranked = [one.ranked or Ranked.unknown(len(one.pin_id)) for one in requests]
+    ranks = [pa.array(np.concatenate([one.slot for one in ranked]).astype(np.int16, copy=False))]
+    ranks += [_known(np.concatenate([one.propensity for one in ranked]).astype(np.float32, copy=False))]
+    ranks += [pa.array(np.concatenate([one.explored for one in ranked]).astype(np.bool_, copy=False))]
+    ranks += [_known(np.concatenate([one.score for one in ranked]).astype(np.float32, copy=False))]
+    columns |= of_first(("pin_slot", "pin_propensity", "pin_explored", "pin_score"), [len(one.pin_id) for one in requests], ranks)
+    not_shown = pa.array(np.concatenate([one.not_shown for one in ranked]).astype(np.int64, copy=False))
+    columns |= of_first(("not_shown",), [len(one.not_shown) for one in ranked], [not_shown])
+    columns |= {"base": of_request([one.base for one in ranked], pa.int64()), "delta": of_request([one.delta for one in ranked], pa.int64())}
     return pa.RecordBatch.from_arrays([columns[name] for name in SERVED_SCHEMA.names], schema=SERVED_SCHEMA)
 
 
@@ -256,9 +313,7 @@ def rows_of(batches: Sequence[pa.RecordBatch], where: str) -> ServedRows:
     CorruptionError
         Something among them is no record of SERVED, or of another version.
     """
-    for batch in batches:
-        _check(batch, where)
-    table = pa.Table.from_batches([batch.replace_schema_metadata(None) for batch in batches], SERVED_SCHEMA)
+    table = pa.Table.from_batches([as_newest(batch, where) for batch in batches], SERVED_SCHEMA)
     table = table.unify_dictionaries().combine_chunks()
     whole = table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], SERVED_SCHEMA)
     n, column = whole.num_rows, whole.column
@@ -267,8 +322,9 @@ def rows_of(batches: Sequence[pa.RecordBatch], where: str) -> ServedRows:
     sequence_offsets, _ = _flat(column("sequence_pin_id"))
     pin_offsets, pin_id = _flat(column("pin_id"))
     topic_offsets, topic = _flat(column("topic"))
-    counters = np.zeros((n, _WIDTHS["user_counters"]), np.int64)
-    counters[has_user] = _numbers(column("user_counters")).reshape(-1, _WIDTHS["user_counters"])
+    not_shown_offsets, not_shown = _flat(column("not_shown"))
+    counters = np.zeros((n, WIDTHS["user_counters"]), np.int64)
+    counters[has_user] = _numbers(column("user_counters")).reshape(-1, WIDTHS["user_counters"])
     return ServedRows(
         timestamp=_filled(column("timestamp")),
         request_id=column("request_id").to_pylist(),
@@ -288,54 +344,38 @@ def rows_of(batches: Sequence[pa.RecordBatch], where: str) -> ServedRows:
         pin_offsets=pin_offsets,
         pin_id=pin_id.to_numpy(zero_copy_only=False),
         pin_status=_numbers(column("pin_status")),
-        pin_counters=_numbers(column("pin_counters")).reshape(-1, _WIDTHS["pin_counters"]),
+        pin_counters=_numbers(column("pin_counters")).reshape(-1, WIDTHS["pin_counters"]),
         topic_offsets=topic_offsets,
         topic=topic.to_pylist(),
         topic_status=_numbers(column("topic_status")),
-        topic_stats=_numbers(column("topic_stats")).reshape(-1, _WIDTHS["topic_stats"]),
+        topic_stats=_numbers(column("topic_stats")).reshape(-1, WIDTHS["topic_stats"]),
+        slot=_numbers(column("pin_slot")),
+        propensity=_filled(column("pin_propensity").flatten(), np.nan),
+        explored=_numbers(column("pin_explored")),
+        score=_filled(column("pin_score").flatten(), np.nan),
+        base=_filled(column("base"), -1),
+        delta=_filled(column("delta"), -1),
+        not_shown_offsets=not_shown_offsets,
+        not_shown=not_shown.to_numpy(zero_copy_only=False),
     )
 
 
 _DICTIONARIES = ("surface", "fingerprint", "positions")
 
 
-def _check(batch: pa.RecordBatch, where: str) -> None:
-    if batch.schema.names != SERVED_SCHEMA.names or batch.schema.types != SERVED_SCHEMA.types:
-        raise CorruptionError(
-            f"{where}: holds records that are none of SERVED's; only `tidemark serve` writes there, find out what else has"
-        )
-    versions = pc.unique(batch.column("version")).to_pylist()
-    if versions not in ([], [SERVED_VERSION]):
-        raise CorruptionError(
-            f"{where}: holds records of version {', '.join(map(str, versions))}, and this Tidemark reads version {SERVED_VERSION}; "
-            "read them with the Tidemark that has written them"
-        )
-    has_user = batch.column("user_id").is_valid().to_numpy(zero_copy_only=False)
-    sizes = {field.name: _lengths(batch.column(field.name)) for field in SERVED_SCHEMA if pa.types.is_list(field.type)}
-    same = [(f"sequence_{field}", "sequence_pin_id") for field in SEQUENCE_FIELDS]
-    same += [("pin_status", "pin_id"), ("pin_counters", "pin_id"), ("topic_status", "topic"), ("topic_stats", "topic")]
-    fits = all(np.array_equal(sizes[name], sizes[of] * _WIDTHS.get(name, 1)) for name, of in same)
-    if not fits or not np.array_equal(sizes["user_counters"], has_user * _WIDTHS["user_counters"]):
-        raise CorruptionError(
-            f"{where}: a record has another number of values than features have now; it was served under other definitions, "
-            "read it with the Tidemark that has written it"
-        )
-
-
 def _joined(requests: Sequence[Served], name: str, kind: type) -> pa.Array:
     return pa.array(np.concatenate([getattr(one, name) for one in requests]).astype(kind, copy=False).reshape(-1))
 
 
-def _lists(lengths: np.ndarray, values: pa.Array, none: np.ndarray | None = None) -> pa.Array:
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, values, mask=None if none is None or not none.any() else pa.array(none))
+def _known(values: np.ndarray) -> pa.Array:
+    return pa.array(values, mask=np.isnan(values))
 
 
-def _with_own_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
+def with_own_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Records with no more in their dictionaries than they use: positions are large."""
     columns = batch.columns
     for name in _DICTIONARIES:
-        at = SERVED_SCHEMA.get_field_index(name)
+        at = batch.schema.get_field_index(name)
         dictionary, codes = columns[at].dictionary, _codes_of(columns[at])
         if len(dictionary) < 2:
             continue
@@ -344,7 +384,7 @@ def _with_own_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
         renamed = np.searchsorted(used, codes).astype(np.int32)
         indices = pa.array(renamed, mask=codes < 0)
         columns[at] = pa.DictionaryArray.from_arrays(indices, dictionary.take(pa.array(used, pa.int32())))
-    return pa.RecordBatch.from_arrays(columns, schema=SERVED_SCHEMA)
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
 def _codes_of(column: pa.Array) -> np.ndarray:
@@ -355,16 +395,12 @@ def _codes(column: pa.Array) -> tuple[np.ndarray, tuple[Any, ...]]:
     return _codes_of(column), tuple(column.dictionary.to_pylist())
 
 
-def _filled(column: pa.Array) -> np.ndarray:
-    return np.asarray(column.fill_null(0).to_numpy(zero_copy_only=False))
-
-
-def _lengths(column: pa.Array) -> np.ndarray:
-    return np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+def _filled(column: pa.Array, default: float = 0) -> np.ndarray:
+    return np.asarray(column.fill_null(pa.scalar(default, column.type)).to_numpy(zero_copy_only=False))
 
 
 def _flat(column: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    return np.concatenate([[0], np.cumsum(_lengths(column))]).astype(np.int64), column.flatten()
+    return np.concatenate([[0], np.cumsum(list_lengths(column))]).astype(np.int64), column.flatten()
 
 
 def _numbers(column: pa.Array) -> np.ndarray:

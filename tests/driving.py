@@ -57,7 +57,7 @@ def _typed(rows: pd.DataFrame) -> pa.RecordBatch:
     columns = {name: rows[name].to_numpy() for name in ("event_id", "user_id", "pin_id", "event_time", "duration_ms", "timestamp")}
     columns |= {name: pa.array(rows[name].to_list(), pa.string()).dictionary_encode() for name in ("action", "surface", "topic")}
     columns |= {
-        "request_id": pa.nulls(n, pa.string()),
+        "request_id": pa.array(rows["request_id"].to_list(), pa.string()) if "request_id" in rows else pa.nulls(n, pa.string()),
         "producer": pa.array(["test"] * n).dictionary_encode(),
         "schema_version": np.ones(n, np.int16),
     }
@@ -86,8 +86,8 @@ def _raw(rows: pd.DataFrame, rng: np.random.Generator) -> pa.RecordBatch:
         if row["bad"]:
             values.append(_BROKEN[int(rng.integers(len(_BROKEN)))])
         else:
-            names = ("event_id", "user_id", "pin_id", "action", "surface", "event_time", "duration_ms", "topic")
-            values.append(orjson.dumps({name: row[name] for name in names}))
+            names = ("event_id", "user_id", "pin_id", "action", "surface", "event_time", "duration_ms", "topic", "request_id")
+            values.append(orjson.dumps({name: row[name] for name in names if name in row}))
     return pa.RecordBatch.from_arrays([pa.array(values, pa.binary()), pa.array(rows["timestamp"].to_numpy())], schema=RAW_SCHEMA)
 
 

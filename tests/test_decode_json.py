@@ -22,7 +22,7 @@ VOCABULARY = Vocabulary()
 WHOLE: dict[str, Any] = {"event_id": 1, "user_id": 2, "pin_id": 3, "action": "save", "surface": "search", "event_time": 5, "duration_ms": 7} | {
     "request_id": "r", "topic": "travel", "producer": "p", "schema_version": 1,
 }  # fmt: skip
-COLUMNS = ("event_id", "user_id", "pin_id", "action", "surface", "event_time", "duration_ms", "topic", "role", "bad")
+COLUMNS = ("event_id", "user_id", "pin_id", "action", "surface", "event_time", "duration_ms", "topic", "role", "bad", "request")
 
 
 def raw(values: list[bytes | None], kind: pa.DataType | None = None) -> pa.RecordBatch:
@@ -33,14 +33,14 @@ def raw(values: list[bytes | None], kind: pa.DataType | None = None) -> pa.Recor
 class OneByOne(JsonLane):
     """Takes nothing, so that every record is judged by itself."""
 
-    def take(self, values: pa.Array, columns: Any) -> np.ndarray:
+    def take(self, values: pa.Array, columns: Any, request: Any = ()) -> np.ndarray:
         return np.ones(len(values), np.bool_)
 
 
 def by_hand(values: list[bytes | None], monkeypatch: pytest.MonkeyPatch) -> Columns:
     with monkeypatch.context() as patched:
         patched.setattr("flows.decode.JsonLane", OneByOne)
-        return Decoder(VOCABULARY).decode(raw(values))
+        return Decoder(VOCABULARY, requests=True).decode(raw(values))
 
 
 def taken(values: list[bytes | None]) -> list[bool]:
@@ -53,7 +53,7 @@ def taken(values: list[bytes | None]) -> list[bool]:
 def check(values: list[bytes | None]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         want = by_hand(values, monkeypatch)
-    decoder = Decoder(VOCABULARY)
+    decoder = Decoder(VOCABULARY, requests=True)
     for _ in range(2):  # the second time every name is known
         got = decoder.decode(raw(values))
         for name in COLUMNS:

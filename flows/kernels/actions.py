@@ -11,14 +11,14 @@ The working set is a handful of int64 arrays so that it is saved and restored as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from flows.compiled import compiled
 from flows.kernels.entries import restore_entries
-from flows.kernels.judging import judge_records
+from flows.kernels.judging import judge_records, revisited_saves
 from flows.kernels.layout import (
     ACCEPTED,
     ARRIVAL,
@@ -80,6 +80,9 @@ class Judged:
     moves : int64[j, 5]
         What changed of topics in input order, columns MOVE_COLUMNS: a save (click_time NEVER), or a save's first click at that time, came to be so
         (weight 1) or ceased to be (−1); record = index of the cause.
+    revisited : int64[n, 2] or int64[0, 2]
+        Where asked for, by each record: the save (time, ID) of its user and pin of which it made a label true, NEVER for none. A label that a later
+        record takes away again may come to be true once more.
     """
 
     status: np.ndarray
@@ -87,6 +90,7 @@ class Judged:
     changes: np.ndarray
     labels: np.ndarray
     moves: np.ndarray
+    revisited: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     @cached_property
     def tiles(self) -> np.ndarray:
@@ -146,6 +150,7 @@ class WorkingSet:
         timestamp: np.ndarray,
         bad: np.ndarray,
         clock: np.ndarray = NO_CLOCK,
+        tell_revisited: bool = False,
     ) -> Judged:
         """Apply records in the order of their offsets.
 
@@ -162,12 +167,15 @@ class WorkingSet:
         clock : int64[n] or int64[0]
             The event time by which each record moves the watermark, whatever becomes of it: -NEVER for none; NEVER, or empty: its own if it is
             accepted.
+        tell_revisited : bool
+            Fill `Judged.revisited`.
         """
         n = len(event_id)
         status = np.zeros(n, np.int8)
         lateness = np.zeros(n, np.int64)
         changes, moves = np.empty((n + 1024, 6), np.int64), np.empty((3 * n + 1024, 5), np.int64)
         labels = np.empty((n + int(self.open[0, 1]), 8), np.int64)
+        revisited = np.full((n if tell_revisited else 0, 2), NEVER, np.int64)
         done = np.zeros(4, np.int64)  # records, changes, labels, moves
         need = -1
         while need:
@@ -179,9 +187,35 @@ class WorkingSet:
             need = judge_records(
                 STRETCH, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, clock, self._limits,
                 self.scalars, self.ids, self.pairs, self.buckets, self.saves, self.nodes, self.seen, self.open, self.recent, self.held,
-                status, lateness, changes, labels, moves, done,
+                status, lateness, changes, labels, moves, revisited, done,
             )  # fmt: skip
-        return Judged(status, lateness, changes[: done[1]].copy(), labels[: done[2]].copy(), moves[: done[3]].copy())
+        return Judged(status, lateness, changes[: done[1]].copy(), labels[: done[2]].copy(), moves[: done[3]].copy(), revisited)
+
+    def revisited(self, wanted: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """Whether any label of each save holds.
+
+        Parameters
+        ----------
+        wanted : int64[k, 4]
+            user_id, pin_id, save_time and event_id of saves that are kept, or are among those that left.
+        left : int64[m, 8]
+            Saves that have left the working set, columns LABEL_COLUMNS.
+
+        Returns
+        -------
+        bool[k]
+        """
+        out = np.zeros(len(wanted), np.bool_)
+        revisited_saves(wanted, self.pairs, self.buckets, self.saves, out)
+        if len(wanted) and len(left):
+            both = np.concatenate([wanted, left[:, :4]])
+            order = np.lexsort(both.T[::-1])
+            group = np.empty(len(both), np.int64)
+            group[order] = np.cumsum(np.concatenate([[False], (both[order][1:] != both[order][:-1]).any(axis=1)]))
+            holds = np.zeros(len(both), np.bool_)
+            holds[group[len(wanted) :][(left[:, 7] != NEVER) | (left[:, 6] < left[:, 2] + DAY_MS)]] = True
+            out |= holds[group[: len(wanted)]]
+        return out
 
     def open_labels(self) -> np.ndarray:
         """Saves still in the working set, int64[n, 8] with columns LABEL_COLUMNS."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from flows.compiled import compiled_in_place
+from flows.kernels.texts import hash_text
 
 # Fields by number: whole numbers first, then names that stand for a code, then other texts.
 EVENT_ID, USER_ID, PIN_ID, EVENT_TIME, DURATION_MS, SCHEMA_VERSION, ACTION, SURFACE, TOPIC, REQUEST_ID, PRODUCER = range(11)
@@ -197,8 +198,8 @@ def scan(data, bounds, left, row, texts, used, names, limits, numbers, coded, ou
     limits : (greatest event_time, greatest size of a record in bytes, schema version, surface where there is none)
     numbers, coded : int64[6], int64[3]
         Room for one record's values.
-    out : (event_id, user_id, pin_id, event_time, duration_ms, topic, action, surface)
-        Columns to fill in.
+    out : (event_id, user_id, pin_id, event_time, duration_ms, topic, action, surface, request)
+        Columns to fill in; the last may have no rows.
 
     Returns
     -------
@@ -206,7 +207,7 @@ def scan(data, bounds, left, row, texts, used, names, limits, numbers, coded, ou
         Where it stopped; short of n, the name that is to be taken up there before it goes on.
     """
     table, hashes, kinds, starts, arena, codes, room = names
-    event_id, user_id, pin_id, event_time, duration_ms, topic, action, surface = out
+    event_id, user_id, pin_id, event_time, duration_ms, topic, action, surface, request = out
     n = len(bounds) - 1
     while row < n:
         if left[row]:
@@ -214,6 +215,7 @@ def scan(data, bounds, left, row, texts, used, names, limits, numbers, coded, ou
             continue
         i, end = int(bounds[row]), int(bounds[row + 1])
         became, seen, before = TAKEN, 0, used
+        requested = np.int64(0)
         kind = start = stop = 0
         numbers[DURATION_MS], numbers[SCHEMA_VERSION] = 0, limits[2]
         coded[0], coded[1], coded[2] = 0, limits[3], 0
@@ -271,6 +273,8 @@ def scan(data, bounds, left, row, texts, used, names, limits, numbers, coded, ou
                             coded[field - ACTION] = codes[at]
                             if field != TOPIC and codes[at] < 0:
                                 i = -1
+                        elif field == REQUEST_ID:
+                            requested = hash_text(data, start, stop)
                 else:
                     i = -1
                 if i < 0:
@@ -304,5 +308,7 @@ def scan(data, bounds, left, row, texts, used, names, limits, numbers, coded, ou
             event_id[row], user_id[row], pin_id[row] = numbers[EVENT_ID], numbers[USER_ID], numbers[PIN_ID]
             event_time[row], duration_ms[row] = numbers[EVENT_TIME], numbers[DURATION_MS]
             action[row], surface[row], topic[row] = coded[0], coded[1], coded[2]
+            if len(request):
+                request[row] = requested
         row += 1
     return row, used, 0, 0, 0

@@ -18,6 +18,7 @@ from flows.kernels.layout import (
     B_USER,
     BAD,
     CREDIT_MS,
+    DAY_MS,
     DUPLICATE,
     FREE_SAVE,
     FUTURE,
@@ -71,10 +72,11 @@ def _has_room(n, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recen
 def judge_records(  # type: ignore[no-untyped-def]
     stretch, event_id, user_id, pin_id, event_time, role, surface, topic, timestamp, bad, clock, limits,
     scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held,
-    status, lateness, changes, labels, moves, done,
+    status, lateness, changes, labels, moves, revisited, done,
 ):  # fmt: skip
     """Judge records from done[0] on; a `clock` that isn't NEVER, if there are any, moves the watermark whatever becomes of the record.
 
+    `revisited` is filled where it has rows: the save (time, ID) of the record's user and pin that has come to be revisited by the record.
     Returns 0 at the end, NO_ROOM if the working set has none for `stretch` more, or what the outputs lack.
     """
     allowed, horizon, skew = limits[0], limits[1], limits[2]
@@ -146,10 +148,13 @@ def judge_records(  # type: ignore[no-untyped-def]
                     opened,
                     changes,
                     moves,
+                    revisited,
                     done,
                 )
         elif role[i] & ROLE_REVISIT:
-            _revisit(i, user, pin, time, role[i], before, now, allowed, scalars, pairs, buckets, saves, nodes, recent, changes, moves, done)
+            _revisit(
+                i, user, pin, time, role[i], before, now, allowed, scalars, pairs, buckets, saves, nodes, recent, changes, moves, revisited, done
+            )  # fmt: skip
         if now > before:
             scalars[W] = now
             _expire(now, allowed, horizon, scalars, ids, pairs, buckets, saves, nodes, seen, opened, recent, held, labels, done)
@@ -157,7 +162,9 @@ def judge_records(  # type: ignore[no-untyped-def]
 
 
 @compiled_in_place
-def _open_save(i, user, pin, time, event, surface, topic, role, scalars, pairs, buckets, saves, nodes, opened, changes, moves, done):  # type: ignore[no-untyped-def]
+def _open_save(  # type: ignore[no-untyped-def]
+    i, user, pin, time, event, surface, topic, role, scalars, pairs, buckets, saves, nodes, opened, changes, moves, revisited, done
+):  # fmt: skip
     """Open a save's window; it takes over the revisits that it is now the latest save before."""
     related = 1 if role & ROLE_RELATED_PINS else 0
     save = add_save(user, pin, time, event, surface, related, topic, scalars, pairs, buckets, saves, opened)
@@ -171,7 +178,7 @@ def _open_save(i, user, pin, time, event, surface, topic, role, scalars, pairs, 
         loses = holder < 0 or saves[holder, S_TIME] < time or (saves[holder, S_TIME] == time and saves[holder, S_ID] <= event)
         if revisit < time + CREDIT_MS and loses:
             nodes[node, N_SAVE] = save
-            _credit(i, save, saves, click, revisit, moves, done)
+            _credit(i, save, saves, click, revisit, moves, revisited, done)
             if holder < 0:
                 _change(i, pin, user, revisit, click, related, 1, changes, done)
             else:
@@ -199,7 +206,9 @@ def _lose(i, save, time, click, bucket, buckets, saves, nodes, moves, done):  # 
 
 
 @compiled_in_place
-def _revisit(i, user, pin, time, role, before, now, allowed, scalars, pairs, buckets, saves, nodes, recent, changes, moves, done):  # type: ignore[no-untyped-def]
+def _revisit(  # type: ignore[no-untyped-def]
+    i, user, pin, time, role, before, now, allowed, scalars, pairs, buckets, saves, nodes, recent, changes, moves, revisited, done
+):  # fmt: skip
     """Credit a revisit to the latest save before it, and remember it while a save may still take it over."""
     click = 1 if role & ROLE_CLICK else 0
     holder = np.int64(-1)
@@ -215,14 +224,38 @@ def _revisit(i, user, pin, time, role, before, now, allowed, scalars, pairs, buc
         return
     add_node(user, pin, time, click, holder, scalars, pairs, buckets, nodes, recent)
     if holder >= 0:
-        _credit(i, holder, saves, click, time, moves, done)
+        _credit(i, holder, saves, click, time, moves, revisited, done)
         _change(i, pin, user, time, click, saves[holder, S_RELATED], 1, changes, done)
 
 
 @compiled_in_place
-def _credit(i, save, saves, click, time, moves, done):  # type: ignore[no-untyped-def]
+def _credit(i, save, saves, click, time, moves, revisited, done):  # type: ignore[no-untyped-def]
     if time < saves[save, S_CLICK if click else S_IMPRESSION]:
+        before = is_revisited(saves, save)
         _set_first(i, save, saves, click, time, moves, done)
+        # A record credits the revisits of one save alone, so there is one such save at most.
+        if revisited.shape[0] and not before and is_revisited(saves, save):
+            revisited[i, 0], revisited[i, 1] = saves[save, S_TIME], saves[save, S_ID]
+
+
+@compiled_in_place
+def is_revisited(saves, save):  # type: ignore[no-untyped-def]
+    """Whether any label of a save holds: 1dRevImpre, 1dRevGrid or 7dRevGrid."""
+    return saves[save, S_CLICK] != NEVER or saves[save, S_IMPRESSION] < saves[save, S_TIME] + DAY_MS
+
+
+@compiled_in_place
+def revisited_saves(wanted, pairs, buckets, saves, out):  # type: ignore[no-untyped-def]
+    """Set out[i] where a save that is kept, of wanted[i] = (user, pin, time, ID), is revisited; others are left as they are."""
+    for i in range(wanted.shape[0]):
+        slot = slot_of(pairs, wanted[i, 0], wanted[i, 1])
+        if slot < 0:
+            continue
+        save = buckets[pairs[slot, 2], B_SAVE]
+        while save >= 0:
+            if saves[save, S_TIME] == wanted[i, 2] and saves[save, S_ID] == wanted[i, 3] and is_revisited(saves, save):
+                out[i] = True
+            save = saves[save, S_OLDER]
 
 
 @compiled_in_place

@@ -37,10 +37,10 @@ from flows.state.store import Meta, TaskStore, TaskView
 from flows.vocabulary import IMPRESSION, Vocabulary
 
 FLOW = "actions"
-_ANCHOR = b"anchor"
+ANCHOR = b"anchor"
 TOPIC = b"T"
 """Begins the key of a topic's name."""
-_SEAL_BYTES = 16
+SEAL_BYTES = 16
 # Dead letters that are put together: each may hold 64 KiB, and Arrow's bytes can't be more than 2 GiB together.
 _LETTERS = 8_192
 
@@ -98,13 +98,23 @@ class Judge:
         The partition's corrections.
     corrected_to : int, optional
         The newest of them that counts; all, without it.
+    examples : bool
+        Whether columns are to tell requests, and what is judged, which saves have come to be revisited.
     """
 
     def __init__(
-        self, settings: Settings, vocabulary: Vocabulary, partition: int, history: History | None = None, corrected_to: int | None = None
+        self,
+        settings: Settings,
+        vocabulary: Vocabulary,
+        partition: int,
+        history: History | None = None,
+        corrected_to: int | None = None,
+        *,
+        examples: bool = False,
     ) -> None:
         history = history if history is not None else History.of(settings, partition)
-        self.decoder = Decoder(vocabulary, (partition, settings.partitions))
+        self._examples = examples
+        self.decoder = Decoder(vocabulary, (partition, settings.partitions), requests=examples)
         self.overlay = history.overlay(history.generation if corrected_to is None else corrected_to, self.decoder)
         self.working_set = WorkingSet(settings.allowed_lateness_ms, settings.dedup_horizon_ms, settings.clock_skew_ms)
         self.impression = vocabulary.actions[IMPRESSION]
@@ -116,7 +126,7 @@ class Judge:
         offsets = np.concatenate([b.offsets_of_records() for b in batches])
         clock = self.overlay.apply(c, offsets) if self.overlay is not None else NO_CLOCK
         judged = self.working_set.judge(
-            c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad, clock
+            c.event_id, c.user_id, c.pin_id, c.event_time, c.role, c.surface, c.topic, c.timestamp, c.bad, clock, self._examples
         )
         return JudgedBatch(c, judged, offsets, before, clock)
 
@@ -209,7 +219,7 @@ class ActionsTask(CorrectedTask):
     def _put_anchor(self, batch: WriteBatch, data: bytes) -> None:
         meta = self.store.meta
         meta.anchor = meta.position
-        batch.put(_ANCHOR, _seal(meta, data) + data)
+        batch.put(ANCHOR, seal(meta, data) + data)
         meta.anchor_sequences = {name: list(numbers) for name, numbers in meta.sequences.items()}
 
     def _put(self, judgement: Judgement, batch: WriteBatch) -> None:
@@ -324,9 +334,9 @@ def merged_labels(saved: Iterable[np.ndarray], working_set: WorkingSet) -> np.nd
     return sort_rows(np.ascontiguousarray(np.concatenate([working_set.open_labels(), *saved])), tables.LABELS.keys)
 
 
-def _seal(meta: Meta, data: bytes) -> bytes:
+def seal(meta: Meta, data: bytes) -> bytes:
     """Goes before a saved working set, so that one that was changed, or is of another position, is found."""
-    return hashlib.blake2b(b"%d,%d,%d," % (meta.generation, meta.partition, meta.anchor) + data, digest_size=_SEAL_BYTES).digest()
+    return hashlib.blake2b(b"%d,%d,%d," % (meta.generation, meta.partition, meta.anchor) + data, digest_size=SEAL_BYTES).digest()
 
 
 def topics_in(state: TaskStore | TaskView) -> dict[int, str]:
@@ -347,14 +357,14 @@ def resume(judge: Judge, view: TaskStore | TaskView, meta: Meta, source: Log, ba
 
     Yields what each stretch of records made, which the task has committed already.
     """
-    saved = view.get(_ANCHOR)
+    saved = view.get(ANCHOR)
     if meta.anchor:
-        if saved is None or saved[:_SEAL_BYTES] != _seal(meta, saved[_SEAL_BYTES:]):
+        if saved is None or saved[:SEAL_BYTES] != seal(meta, saved[SEAL_BYTES:]):
             raise StateError(
                 f"state {view.path}: the working set saved at position {meta.anchor} is not what was written; "
                 "put the task back with `tidemark replay restore`"
             )
-        judge.working_set.restore(saved[_SEAL_BYTES:])
+        judge.working_set.restore(saved[SEAL_BYTES:])
     at = meta.anchor
     while at < meta.position:
         batches = read_before(source, meta.position, meta.partition, at, batch_records)

@@ -60,8 +60,10 @@ class Meta:
         Next sequence number of the outbox, by destination partition.
     applied : dict of origin to int
         Last sequence number applied, of tasks that read another task's output.
-    anchor, anchor_sequences
-        Position and `sequences` that the saved working set reflects.
+    inputs : dict of log name to [position, arrival]
+        Of each further input: next offset, and the greatest timestamp before it, ms.
+    anchor, anchor_sequences, anchor_inputs
+        Position, `sequences` and `inputs` that the saved working set reflects.
     expired_to : int
         Revisits whose hour ended at or before this may be gone, ms.
     fold_all : bool
@@ -82,6 +84,8 @@ class Meta:
     applied: dict[int, int] = field(default_factory=dict)
     anchor: int = 0
     anchor_sequences: dict[str, list[int]] = field(default_factory=dict)
+    inputs: dict[str, list[int]] = field(default_factory=dict)
+    anchor_inputs: dict[str, list[int]] = field(default_factory=dict)
     expired_to: int = -(2**62)
     fold_all: bool = False
     counts: dict[str, int] = field(default_factory=dict)
@@ -91,6 +95,9 @@ class Meta:
     def to_json(self) -> bytes:
         """The meta record."""
         content = {**self.__dict__, "manifest": {name: [[r.id, r.level, r.rows] for r in runs] for name, runs in self.manifest.items()}}
+        if not self.inputs:
+            # Of most tasks; what they write can be read by who doesn't know these.
+            del content["inputs"], content["anchor_inputs"]
         return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
 
     @classmethod
@@ -160,6 +167,11 @@ class TaskStore:
         """The value of a key, None if there is none."""
         with _translated(self.path):
             return self._db.get(key)
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        """The values of keys, in their order: quickest if they are sorted."""
+        with _translated(self.path):
+            return list(self._db.get(keys)) if keys else []
 
     def prefixed(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Keys that begin with a prefix, with their values, in order."""

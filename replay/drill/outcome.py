@@ -67,4 +67,6 @@ def _bytes(column: pa.Array) -> bytes:
         return bytes(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).tobytes()) + _bytes(column.flatten())
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
         return b"".join(len(v).to_bytes(4, "big") + v for v in pc.fill_null(column.cast(pa.binary()), b"").to_pylist())
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
     return bytes(pc.fill_null(column, 0).to_numpy(zero_copy_only=False).tobytes())

@@ -22,7 +22,8 @@ from flows.kafka_messages import _arrow, messages_of
 from flows.log import LocalLog, LogBatch
 from flows.outputs import SERVED
 from flows.served import SERVED_SCHEMA
-from flows.served_rows import Served, ServedRows, batches_of, rows_of
+from flows.served_rows import Ranked, Served, ServedRows, batches_of, rows_of
+from flows.served_versions import as_newest, heartbeat
 from replay.drill.outcome import log_digest
 from tests.oracles.partition import partition_of
 
@@ -49,8 +50,15 @@ def served(rng: np.random.Generator, users: int, pins: int, topics: Sequence[str
         **given,
         user_id=integers(users), user_status=statuses["user"], sequences=sequences, user_counters=integers(users, len(USER_COUNTERS)),
         pin_id=integers(pins), pin_status=statuses["pin"], pin_counters=integers(pins, len(PIN_COUNTERS)),
-        topic=tuple(topics), topic_status=statuses["topic"], topic_stats=statistics,
+        topic=tuple(topics), topic_status=statuses["topic"], topic_stats=statistics, ranked=ranked(rng, pins) if rng.random() < 0.7 else None,
     )  # fmt: skip
+
+
+def ranked(rng: np.random.Generator, pins: int) -> Ranked:
+    numbers = [rng.choice([0.0, -0.0, 0.25, np.nan, np.inf], pins).astype(np.float32) for _ in range(2)]
+    model = (int(rng.integers(0, 2**62)), int(rng.integers(0, 2**62))) if rng.random() < 0.7 else (None, None)
+    not_shown = rng.integers(-(2**63), 2**63 - 1, int(rng.integers(0, 3)))
+    return Ranked(rng.integers(-1, 2**15, pins).astype(np.int16), numbers[0], rng.random(pins) < 0.5, numbers[1], *model, not_shown)
 
 
 @st.composite
@@ -85,11 +93,19 @@ def expected(one: Served, user: int | None) -> dict[str, Any]:
         "sequence": {name: bits(getattr(one.sequences, name)[span]) for name in SEQUENCE_FIELDS},
         "pins": tuple(bits(a if first else a[:0]) for a in (one.pin_id, one.pin_status, one.pin_counters)),
         "topics": (list(one.topic) if first else [], *(bits(a if first else a[:0]) for a in (one.topic_status, one.topic_stats))),
+        **_expected_ranked(one, one.ranked or Ranked.unknown(len(one.pin_id)), first),
     }
 
 
+def _expected_ranked(one: Served, ranks: Ranked, first: bool) -> dict[str, Any]:
+    # A record of another partition than the first user's knows nothing of pins; one of the same has the request's model.
+    arrays = (ranks.slot, ranks.propensity, ranks.explored, ranks.score, ranks.not_shown)
+    return {"ranked": tuple(bits(a if first else a[:0]) for a in arrays), "model": (ranks.base, ranks.delta) if first else None}
+
+
 def record(rows: ServedRows, i: int) -> dict[str, Any]:
-    entries, pins, topics = (slice(o[i], o[i + 1]) for o in (rows.sequence_offsets, rows.pin_offsets, rows.topic_offsets))
+    offsets = (rows.sequence_offsets, rows.pin_offsets, rows.topic_offsets, rows.not_shown_offsets)
+    entries, pins, topics, others = (slice(o[i], o[i + 1]) for o in offsets)
     surface = rows.surfaces[rows.surface[i]] if rows.surface[i] >= 0 else None
     prefix = rows.prefixes[rows.prefix[i]] if rows.prefix[i] >= 0 else None
     return {
@@ -99,6 +115,8 @@ def record(rows: ServedRows, i: int) -> dict[str, Any]:
         "sequence": {name: bits(rows.sequence[name][entries]) for name in SEQUENCE_FIELDS},
         "pins": tuple(bits(a[pins]) for a in (rows.pin_id, rows.pin_status, rows.pin_counters)),
         "topics": (rows.topic[topics], *(bits(a[topics]) for a in (rows.topic_status, rows.topic_stats))),
+        "ranked": (*(bits(a[pins]) for a in (rows.slot, rows.propensity, rows.explored, rows.score)), bits(rows.not_shown[others])),
+        "model": tuple(None if m < 0 else int(m) for m in (rows.base[i], rows.delta[i])),
     }
 
 
@@ -117,7 +135,10 @@ def test_what_goes_in_comes_out(made: list[Served], max_bytes: int) -> None:
     assert set(got) == set(want)
     for partition, batches in got.items():
         rows = rows_of(batches, "served/0")
-        assert [record(rows, i) for i in range(len(rows))] == want[partition]
+        got_rows = [record(rows, i) for i in range(len(rows))]
+        for is_, should_be in zip(got_rows, want[partition], strict=True):
+            # Of a request whose users lie apart only the record with the pins need name the model.
+            assert is_ | ({"model": None} if should_be["model"] is None else {}) == should_be
 
 
 def test_batches_are_as_small_as_asked_for_and_hold_no_more_positions_than_they_use() -> None:
@@ -157,7 +178,7 @@ def test_what_is_not_of_served_is_refused() -> None:
     with pytest.raises(CorruptionError, match="served/0: holds records that are none of SERVED's"):
         rows_of([pa.record_batch({"value": [b"x"], "timestamp": [1]})], "served/0")
     version = batch.schema.get_field_index("version")
-    with pytest.raises(CorruptionError, match="version 9, and this Tidemark reads version 1"):
+    with pytest.raises(CorruptionError, match="version 9, and this Tidemark reads versions 1 to 2"):
         rows_of([batch.set_column(version, SERVED_SCHEMA.field(version), pa.array([9], pa.int16()))], "served/0")
     for name, values in (("user_counters", [[1]]), ("pin_counters", [[1] * 3]), ("sequence_action", [[1] * 9])):
         at = batch.schema.get_field_index(name)
@@ -171,3 +192,21 @@ def test_a_request_says_what_it_holds() -> None:
     assert (small.records, large.records) == (1, 3)
     assert large.nbytes > small.nbytes + large.pin_counters.nbytes
     assert {field.name for field in dataclasses.fields(Served)} >= {"positions", "as_of"}
+
+
+def test_records_of_version_1_know_nothing_of_ranks() -> None:
+    rng = np.random.default_rng(5)
+    [(_, batch)] = batches_of([served(rng, 1, 2, ("a",))], 1, 1 << 20)
+    first = batch.schema.get_field_index("pin_slot")
+    old = batch.select(batch.schema.names[:first]).set_column(1, SERVED_SCHEMA.field(1), pa.array([1], pa.int16()))
+    assert as_newest(old, "served/0").schema == SERVED_SCHEMA
+    was, rows = rows_of([batch], "served/0"), rows_of([old], "served/0")
+    assert (rows.pin_id.tolist(), rows.pin_counters.tolist()) == (was.pin_id.tolist(), was.pin_counters.tolist())
+    assert (rows.slot.tolist(), rows.base.tolist(), rows.delta.tolist(), rows.explored.tolist()) == ([-1, -1], [-1], [-1], [False, False])
+    assert np.isnan(rows.propensity).all() and np.isnan(rows.score).all() and not len(rows.not_shown)
+
+
+def test_heartbeats_are_passed_over() -> None:
+    [(_, batch)] = batches_of([served(np.random.default_rng(6), 1, 2, ())], 1, 1 << 20)
+    rows = rows_of([heartbeat(7), batch, heartbeat(9)], "served/0")
+    assert [record(rows, i) for i in range(len(rows))] == [record(rows_of([batch], ""), 0)]

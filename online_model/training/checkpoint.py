@@ -1,0 +1,134 @@
+"""Where a training stands, in a directory: weights, optimiser, tables and the number of batches done. Each is whole or not there.
+
+A training that goes on from one ends with the bytes of one that never stopped. Another training's is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from flows.directories import make_directory, sync, translated
+from online_model.model.dense import DENSE, save_dense
+from online_model.training.epoch import Epoch, Progress
+from online_model.training.errors import CheckpointError
+from online_model.training.tables import PIN_TABLE, USER_TABLE
+
+_OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
+_FILES = (DENSE, _OPTIMIZER, USER_TABLE, PIN_TABLE)
+_PREFIX, _DRAFT = "batch-", "draft"
+
+
+def save(epoch: Epoch, directory: Path, training: str) -> None:
+    """Keep where an epoch stands, in place of what was kept before.
+
+    Parameters
+    ----------
+    epoch : Epoch
+    directory : Path
+        Of this training alone.
+    training : str
+        What names the training: examples, configurations and start.
+    """
+    place = directory / f"{_PREFIX}{epoch.progress.batches:09d}"
+    if place.exists():
+        return
+    with translated(f"training's checkpoint in {directory}"):
+        make_directory(directory.absolute())
+        draft = directory / _DRAFT
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        save_dense(epoch.ranker, draft / DENSE)
+        save_file(_flat(epoch.optimizer.state_dict()["state"]), draft / _OPTIMIZER)
+        epoch.tables.save(draft)
+        files = {name: _sha256(draft / name) for name in _FILES}
+        (draft / _STATE).write_text(json.dumps({"training": training, "progress": asdict(epoch.progress), "files": files}))
+        for path in sorted(draft.iterdir()):
+            sync(path)
+        sync(draft)
+        earlier = _kept(directory)
+        os.replace(draft, place)
+        sync(directory)
+        for path in earlier:
+            shutil.rmtree(path)
+
+
+def there(directory: Path) -> bool:
+    """Whether a training can go on from here."""
+    return bool(_kept(directory))
+
+
+def restore(epoch_of: Callable[[Path], Epoch], directory: Path, training: str) -> Epoch:
+    """The epoch as it was kept.
+
+    Parameters
+    ----------
+    epoch_of : callable
+        Makes the epoch of a directory with the weights and the tables.
+    directory : Path
+    training : str
+
+    Raises
+    ------
+    CheckpointError
+        It is damaged, or another training's.
+    """
+    path = _kept(directory)[-1]
+    advice = f"delete {directory} and train from the beginning"
+    with translated(f"training's checkpoint {path}"):
+        try:
+            said = json.loads((path / _STATE).read_text())
+            files, progress, of = said["files"], Progress(**said["progress"]), said["training"]
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            raise CheckpointError(f"training's checkpoint {path}: what it says of itself can't be read ({error}); {advice}") from error
+        if of != training:
+            raise CheckpointError(
+                f"training's checkpoint {path} is of other examples, settings or another start; give another place, or {advice}"
+            )
+        for name, digest in files.items():
+            if not (path / name).is_file() or _sha256(path / name) != digest:
+                raise CheckpointError(f"training's checkpoint {path}: {name} is not what was written; {advice}")
+        epoch = epoch_of(path)
+        try:
+            _fill(epoch.optimizer, load_file(path / _OPTIMIZER))
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise CheckpointError(f"training's checkpoint {path}: its optimiser can't be read ({error}); {advice}") from error
+    epoch.progress = progress
+    return epoch
+
+
+def clear(directory: Path) -> None:
+    """Forget what was kept: the training has ended."""
+    with translated(f"training's checkpoint in {directory}"):
+        for path in _kept(directory):
+            shutil.rmtree(path)
+
+
+def _kept(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"{_PREFIX}*")) if directory.is_dir() else []
+
+
+def _flat(state: dict[int, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {f"{number}.{name}": value.detach().cpu().contiguous() for number, of in state.items() for name, value in of.items()}
+
+
+def _fill(optimizer: torch.optim.Optimizer, flat: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in flat.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

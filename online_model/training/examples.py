@@ -1,0 +1,139 @@
+"""What is learned from: final rows as columns, split in time by when their labels became known. Provisional rows never get in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+
+from flows.errors import FingerprintError, InputError, SettingsError
+from flows.examples.record import Kind
+from flows.examples.rows import ExampleRows
+from online_model.model.columns import ExampleColumns
+
+DAY_MS = 24 * 3_600_000
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingExamples:
+    """n final examples, in the order in which they were given.
+
+    Attributes
+    ----------
+    columns : ExampleColumns
+    labels : int8[n, 5]
+        In the order of HEADS.
+    seen_at : int64[n]
+        When the pin was seen, ms.
+    fingerprint : str
+        The features' definitions: one for all.
+    """
+
+    columns: ExampleColumns
+    labels: np.ndarray
+    seen_at: np.ndarray
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(cls, chunks: Iterable[ExampleRows], fingerprint: str | None = None) -> Self:
+        """The final rows of chunks.
+
+        Parameters
+        ----------
+        chunks : iterable of ExampleRows
+        fingerprint : str, optional
+            What the features must have been made under; without it, all rows must agree.
+
+        Raises
+        ------
+        InputError
+            There is no final row, or one holds what can't be.
+        FingerprintError
+            Features were made under other definitions, or it isn't known under which.
+        """
+        final = [rows.take(rows.kind == Kind.FINAL) for rows in chunks]
+        if not sum(map(len, final)):
+            raise InputError(
+                "training: the window holds no final example; widen it, or wait until labels have matured (30 minutes, saves a week)"
+            )
+        labels = np.concatenate([rows.labels for rows in final])
+        if ((labels < -1) | (labels > 1)).any():
+            raise InputError(
+                f"training: a label is {labels[(labels < -1) | (labels > 1)][0]}; labels are 0, 1 and -1, make the examples anew"
+            )
+        found = _fingerprint_of(final)
+        if fingerprint is not None and found != fingerprint:
+            raise FingerprintError(
+                f"training: the examples' features were made under fingerprint {found}, not {fingerprint}; "
+                "train on examples that were served under today's definitions"
+            )
+        return cls(ExampleColumns.of(final), labels, np.concatenate([rows.impression_time for rows in final]), found)
+
+    def digest(self) -> str:
+        """Hex digest of all that is learned from: a training goes on only with the same."""
+        hashed = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
+        for array in (self.labels, self.seen_at, *(getattr(self.columns, field.name) for field in fields(self.columns))):
+            hashed.update(np.ascontiguousarray(array).data)
+        return hashed.hexdigest()
+
+    def negative(self) -> np.ndarray:
+        """Which examples are known to be negative on every head: bool[n]."""
+        return np.asarray((self.labels == 0).all(1))
+
+
+def _fingerprint_of(chunks: list[ExampleRows]) -> str:
+    found: set[str | None] = set()
+    for rows in chunks:
+        found |= {rows.fingerprints[code] if code >= 0 else None for code in np.unique(rows.fingerprint).tolist()}
+    named = sorted(name for name in found if name is not None)
+    if None in found:
+        raise FingerprintError("training: of some examples it isn't known under which definitions their features were made; leave them out")
+    if len(named) > 1:
+        raise FingerprintError(f"training: features were made under several fingerprints ({', '.join(named)}); begin after the change")
+    return named[0]
+
+
+@dataclass(frozen=True)
+class Spans:
+    """A window's days: to train on, to calibrate on, to evaluate on, in this order (the paper's: 27, 1, 3).
+
+    Raises
+    ------
+    SettingsError
+        A number of days can't be.
+    """
+
+    train_days: float = 27
+    calibration_days: float = 1
+    evaluation_days: float = 3
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 <= getattr(self, field.name) < 100_000:
+                raise SettingsError(f"training: {field.name} must be 0 or more, not {getattr(self, field.name)!r}")
+
+    def split(self, ready_time: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which rows belong to which span, bool[n] each, by when they became known; those after `end`, and before the first day, to none.
+
+        Parameters
+        ----------
+        ready_time : int64[n]
+            ms.
+        end : int
+            Where the last span ends, ms; it is no part of it.
+        """
+        days = (self.train_days, self.calibration_days, self.evaluation_days)
+        evaluation = end - round(days[2] * DAY_MS)
+        calibration = evaluation - round(days[1] * DAY_MS)
+        train = calibration - round(days[0] * DAY_MS)
+
+        def within(first: int, until: int) -> np.ndarray:
+            return (ready_time >= first) & (ready_time < until)
+
+        return within(train, calibration), within(calibration, evaluation), within(evaluation, end)

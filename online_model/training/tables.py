@@ -1,0 +1,100 @@
+"""The vectors of IDs as a training sees them: the tables gathered into a batch and given its gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from online_model.model.columns import ExampleColumns, Features
+from online_model.model.inputs import Inputs, inputs_of
+from online_model.table import EmbeddingTable, load, save
+
+USER_TABLE, PIN_TABLE = "user_table.safetensors", "pin_table.safetensors"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The table of users and that of pins."""
+
+    users: EmbeddingTable
+    pins: EmbeddingTable
+
+    def save(self, directory: Path) -> None:
+        """Write both: the same bytes for the same tables."""
+        save(self.users, directory / USER_TABLE)
+        save(self.pins, directory / PIN_TABLE)
+
+    @classmethod
+    def load(cls, directory: Path) -> Tables:
+        """Those that were saved, in memory.
+
+        Raises
+        ------
+        TableFileError
+        DataDirectoryError
+        """
+        return cls(load(directory / USER_TABLE), load(directory / PIN_TABLE))
+
+    def begin(self, columns: ExampleColumns, seen_at: np.ndarray, accumulator_decay: float) -> None:
+        """Before an epoch: accumulators decay, and the IDs of all examples are counted in the order in which they were seen.
+
+        So it doesn't depend on the order of learning who has a row.
+        """
+        for table, ids in ((self.users, columns.user_id), (self.pins, columns.pin_id)):
+            order = np.lexsort((ids, seen_at))
+            table.decay_accumulators(accumulator_decay)
+            table.admit(ids[order], seen_at[order])
+
+    def rows_in(self, columns: ExampleColumns) -> ExampleColumns:
+        """The same examples with rows in the place of IDs, looked up once. They hold as long as nothing is admitted."""
+        return replace(
+            columns,
+            user_id=self.users.rows_of(columns.user_id),
+            pin_id=self.pins.rows_of(columns.pin_id),
+            action_pin_id=self.pins.rows_of(columns.action_pin_id),
+        )
+
+    def gather(self, features: Features) -> Inputs:
+        """A batch whose IDs are rows, with their vectors."""
+        return inputs_of(
+            features,
+            self.users.gather(features.user_id),
+            self.pins.gather(features.pin_id),
+            self._sequences(features),
+        )
+
+    def apply(self, features: Features, inputs: Inputs, learning_rate: float) -> None:
+        """Give rows the gradients that a backward pass has left at the vectors; default rows learn as well."""
+        self.users.apply(features.user_id, _gradient(inputs.user), learning_rate, learn_default=True)
+        # Candidates and actions in one step: a row that is both learns once, from the sum.
+        there = np.flatnonzero(features.sequence_mask)
+        candidates, width = inputs.pin.shape
+        gradients = np.empty((candidates + len(there), width), np.float32)
+        gradients[:candidates] = _gradient(inputs.pin)
+        # Clipped, for `take` checks and copies once more otherwise.
+        np.take(_gradient(inputs.sequence_pin).reshape(-1, width), there, axis=0, out=gradients[candidates:], mode="clip")
+        rows = np.concatenate([features.pin_id, features.sequence_pin_id.reshape(-1)[there]])
+        self.pins.apply(rows, gradients, learning_rate, learn_default=True)
+
+    def _sequences(self, features: Features) -> np.ndarray:
+        contexts, length = features.sequence_pin_id.shape
+        return self.pins.gather(features.sequence_pin_id.reshape(-1)).reshape(contexts, length, -1)
+
+
+def _gradient(vectors: torch.Tensor) -> np.ndarray:
+    # A model that doesn't read the sequence leaves none there.
+    return np.zeros(vectors.shape, np.float32) if vectors.grad is None else vectors.grad.cpu().numpy()
+
+
+def dropped(features: Features, chance: float, rng: np.random.Generator) -> Features:
+    """A batch whose IDs are rows, in which each is the default row with some chance: users, candidates and pins of sequences apart."""
+    if not chance:
+        return features
+
+    def some(rows: np.ndarray) -> np.ndarray:
+        return np.where(rng.random(rows.shape, np.float32) < chance, 0, rows)
+
+    return replace(features, user_id=some(features.user_id), pin_id=some(features.pin_id), sequence_pin_id=some(features.sequence_pin_id))
