@@ -57,7 +57,8 @@ class TrainingExamples:
         FingerprintError
             Features were made under other definitions, or it isn't known under which.
         """
-        labels, seen_at, fingerprints = [np.empty((0, len(HEADS)), np.int8)], [np.empty(0, np.int64)], set()
+        labels, seen_at = [np.empty((0, len(HEADS)), np.int8)], [np.empty(0, np.int64)]
+        fingerprints: set[str | None] = set()
 
         def final() -> Iterator[ExampleRows]:
             for chunk in chunks:
