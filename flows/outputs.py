@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from flows.errors import CorruptionError
+from flows.examples.record import EXAMPLES
 
 ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS = "actions", "revisits", "late", "deadletters", "corrections"
 SERVED, EMBEDDINGS = "served", "embeddings"
-LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS, SERVED, EMBEDDINGS)
+LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS, SERVED, EXAMPLES, EMBEDDINGS)
 OUTPUTS = (REVISITS, LATE, DEADLETTERS)
 """What tasks put out: it follows from the other logs."""
 REMADE = (*OUTPUTS, EMBEDDINGS)

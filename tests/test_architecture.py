@@ -54,6 +54,7 @@ def may_import_bytewax(module: str) -> bool:
         "flows.revisits",
         "flows.all",
         "flows.archiver",
+        "flows.examples.flow",
     )
 
 

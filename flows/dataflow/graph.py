@@ -63,7 +63,7 @@ def build(flows: Sequence[str], follow: bool | None = None) -> Dataflow:
 def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | None) -> Dataflow:
     if follow is None:
         follow = plan.follow
-    with _open(settings, ACTIONS) as log:
+    with open_for(settings, ACTIONS) as log:
         partitions = log.partitions
         until = plan.until or tuple(log.end_positions())
         if plan.progress is None:
@@ -81,7 +81,7 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     stopping.listen()
     stopping.stop_without_reader(plan.progress)
     if plan.progress is None:
-        stop_together(partial(_open, settings, ACTIONS))
+        stop_together(partial(open_for, settings, ACTIONS))
     keep_freed_memory()
     # What is loaded by now stays: the collector need not walk through it each time.
     gc.freeze()
@@ -93,7 +93,7 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
         ends = None if follow else _ends(settings, flow, flows, until)
         decoder = (lambda partition: Decoder(vocabulary, (partition, partitions)).decode) if flow == ACTIONS else None
         tasks = FlowTasks(settings, flow, plan, follow, lanes, left_out)
-        opened, begin = partial(_open, settings, flow), partial(_begin, settings, flow)
+        opened, begin = partial(open_for, settings, flow), partial(_begin, settings, flow)
         source = LogSource(
             opened, partitions, begin, plan, settings.batch_records, ends, decoder, tasks.busy, tasks.comes_back, tasks.wanted
         )
@@ -104,7 +104,8 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     return dataflow
 
 
-def _open(settings: Settings, name: str) -> Log:
+def open_for(settings: Settings, name: str) -> Log:
+    """A log of a run: made where none is yet, but for that of the actions."""
     return open_log(settings, name, create=name != ACTIONS)
 
 
@@ -118,10 +119,10 @@ def _ends(settings: Settings, flow: str, flows: Sequence[str], until: tuple[int,
     if flow == ACTIONS:
         return lambda partition: until[partition]
     if ACTIONS not in flows:
-        with _open(settings, REVISITS) as log:
+        with open_for(settings, REVISITS) as log:
             fixed = log.end_positions()
         return lambda partition: fixed[partition]
-    return RevisitsEnd(lambda: _open(settings, ACTIONS), lambda: _open(settings, REVISITS), until)
+    return RevisitsEnd(lambda: open_for(settings, ACTIONS), lambda: open_for(settings, REVISITS), until)
 
 
 class FlowTasks:
@@ -136,9 +137,13 @@ class FlowTasks:
     lanes : Lanes
     left_out : LeftOut
         Of all flows of the process.
+    source : str, optional
+        The log in which positions are told, if it isn't named as the flow is.
     """
 
-    def __init__(self, settings: Settings, flow: str, plan: Plan, follow: bool, lanes: Lanes, left_out: LeftOut) -> None:
+    def __init__(
+        self, settings: Settings, flow: str, plan: Plan, follow: bool, lanes: Lanes, left_out: LeftOut, source: str | None = None
+    ) -> None:
         self._settings = settings
         self._flow = flow
         self._plan = plan
@@ -151,7 +156,7 @@ class FlowTasks:
         self._opening = threading.Lock()
         self._tasks: dict[int, Task] = {}
         self._holdings: dict[int, Holding] = {}
-        self._lifecycle = Lifecycle(lambda: self._log(flow), flow, DRAINED if flow == ACTIONS else None)
+        self._lifecycle = Lifecycle(lambda: self._log(source or flow), flow, DRAINED if flow == ACTIONS else None)
 
     def logic(self, _: None) -> TaskLogic:
         """A step's logic; Bytewax asks for it."""
@@ -193,5 +198,5 @@ class FlowTasks:
     def _log(self, name: str) -> Log:
         with self._opening:
             if name not in self._logs:
-                self._logs[name] = _open(self._settings, name)
+                self._logs[name] = open_for(self._settings, name)
             return self._logs[name]

@@ -46,7 +46,7 @@ class MergedBatch:
 
 @dataclass(eq=False)
 class _Partition:
-    """What was read of a partition and not handed on; `watermark` is the time of the last record that was read."""
+    """What was read of a partition and not handed on; `watermark` is the latest time of a record that was read."""
 
     once: Once
     watermark: int
@@ -136,7 +136,8 @@ class Merged:
             if stretch is not None:
                 self._checked.check(stretch.rows, bound[1])
                 _refuse_running_back(stretch, part.watermark, bound[1])
-                part.watermark = stretch.watermark
+                # What is repeated is of times that have passed.
+                part.watermark = max(part.watermark, stretch.watermark)
                 part.waiting.append(stretch)
                 return True
             if not ended:
@@ -170,7 +171,7 @@ class Merged:
 
 def _refuse_running_back(stretch: Stretch, before: int, partition: int) -> None:
     times = stretch.rows.ready_time
-    if len(times) and (times[0] < before or (np.diff(times) < 0).any() or times[-1] > stretch.watermark):
+    if len(times) and (times[0] < before or (np.diff(times) < 0).any()):
         raise CorruptionError(
             f"log '{EXAMPLES}', partition {partition}: before offset {stretch.end} an example became known before the one ahead of it; two makers of "
             "examples have written there, backfill into files instead (--out)"

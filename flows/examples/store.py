@@ -103,7 +103,7 @@ def _final(
 
 
 class Stretch:
-    """Records that were read together: their rows, offset int64[n] of each, the position behind them, and the last one's time, ms."""
+    """Records that were read together: their rows, offset int64[n] of each, the position behind them, and the latest one's time, ms."""
 
     def __init__(self, rows: ExampleRows, offset: np.ndarray, end: int, watermark: int) -> None:
         self.rows, self.offset, self.end, self.watermark = rows, offset, end, watermark
@@ -144,7 +144,7 @@ class Once:
         offset = kept.column("offset").to_numpy()
         if not known.all():
             rows, offset = rows.take(known), offset[known]
-        return Stretch(rows, offset, self.position, int(times[-1]))
+        return Stretch(rows, offset, self.position, int(times.max()))
 
     def until(self, end: int) -> Iterator[Stretch]:
         """All stretches before a position."""

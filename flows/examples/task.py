@@ -197,7 +197,8 @@ class ExamplesTask(Task):
             assert rows is not None
             some = rows.take(np.arange(at, min(at + _TOGETHER, len(rows))))
             records = batch_of(some, 0, 0, 0)
-            columns = dict(zip(records.schema.names, records.columns, strict=True))
+            # Where they come from, and their numbers, the outbox says.
+            columns = {name: records.column(name) for name in records.schema.names if name not in ("generation", "origin", "sequence")}
             self.outbox.put(batch, EXAMPLES, np.full(len(some), self.partition), columns, EXAMPLE_SCHEMA)
 
     def _moved(self, judged: Found, batch: WriteBatch) -> None:

@@ -96,7 +96,7 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
             if not first_word:
                 first_word.append(time.monotonic())
             if "line" in message:
-                _hear(message, aside)
+                hear(message, aside)
                 # A run that ends says at its end what it has left out.
                 (display.warn if follow else display.note)(message["line"])
                 return
@@ -114,7 +114,7 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
             running.follow(listen, lambda: None)
         ended = time.monotonic()
     if aside:
-        raise StateError(_left_out(aside))
+        raise StateError(left_out(aside))
     return Done(totals[ACTIONS], totals[REVISITS], ended - (first_word or [ended])[0], ended - started, workers, running.stopping)
 
 
@@ -123,7 +123,7 @@ def _begin(settings: Settings, positions: Mapping[int, int], until: Sequence[int
     return {p: min(positions.get(p, 0), end) if task_path(settings, ACTIONS, p).exists() else 0 for p, end in enumerate(until)}
 
 
-def _hear(message: dict[str, Any], aside: dict[str, str]) -> None:
+def hear(message: dict[str, Any], aside: dict[str, str]) -> None:
     """Note which tasks are set aside, and why."""
     if "aside" in message:
         aside[message["aside"]] = message["why"]
@@ -131,7 +131,8 @@ def _hear(message: dict[str, Any], aside: dict[str, str]) -> None:
         aside.pop(message["back"], None)
 
 
-def _left_out(aside: dict[str, str]) -> str:
+def left_out(aside: dict[str, str]) -> str:
+    """What to say of tasks that were set aside, at the end."""
     tasks = " and ".join(sorted(aside))
     why = "; ".join(f"{task}: {reason}" for task, reason in sorted(aside.items()))
     return (

@@ -26,8 +26,14 @@ _shared: dict[Path, int] = {}
 
 
 @contextmanager
-def run_lock(state: Path) -> Iterator[int]:
+def run_lock(state: Path, held: str | None = None) -> Iterator[int]:
     """Hold the lock of a state directory; gives the file descriptor that workers must inherit.
+
+    Parameters
+    ----------
+    state : Path
+    held : str, optional
+        What is locked, for people.
 
     Raises
     ------
@@ -36,7 +42,7 @@ def run_lock(state: Path) -> Iterator[int]:
     """
     descriptor = lock_file(state / _LOCK)
     try:
-        _take(descriptor, fcntl.LOCK_EX, state)
+        _take(descriptor, fcntl.LOCK_EX, held or f"the data directory {state.parent}")
         _sign(descriptor)
         yield descriptor
     finally:
@@ -80,18 +86,18 @@ def shared_lock(state: Path) -> Iterator[bool]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _take(descriptor, fcntl.LOCK_SH, state)
+            _take(descriptor, fcntl.LOCK_SH, f"the data directory {state.parent}")
             yield False
         else:
             _sign(descriptor, _SHARES)
             yield True
-            _take(descriptor, fcntl.LOCK_SH, state)
+            _take(descriptor, fcntl.LOCK_SH, f"the data directory {state.parent}")
     except BaseException:
         os.close(_shared.pop(state))
         raise
 
 
-def _take(descriptor: int, kind: int, state: Path) -> None:
+def _take(descriptor: int, kind: int, held: str) -> None:
     began = time.monotonic()
     while True:
         try:
@@ -104,11 +110,11 @@ def _take(descriptor: int, kind: int, state: Path) -> None:
             # the one that lives may have had the lock last, and has it no more.
             if _lives(holder) and waited > GRACE_S and not (shares and kind == fcntl.LOCK_SH):
                 raise LockedError(
-                    f"the data directory {state.parent} is in use by another run (process {holder}); stop it first, or use another --data"
+                    f"{held} is in use by another run (process {holder}); stop it first, or use another --data"
                 ) from None
             if waited > GRACE_SECONDS:
                 raise LockedError(
-                    f"the data directory {state.parent} is still held by other processes of a run whose first (process {holder or 'unknown'}) has "
+                    f"{held} is still held by other processes of a run whose first (process {holder or 'unknown'}) has "
                     "gone; they commit what they have begun and end: try again in a moment"
                 ) from None
             time.sleep(0.05)

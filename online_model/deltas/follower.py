@@ -102,8 +102,10 @@ class Follower:
     def _begin(self, start: Start) -> None:
         base, states = self._registry.load(start)
         self._start = start
-        self.served = Served(base, start.delta, tables_of(states))
-        self._reader = DeltaReader(self._log, start, lambda: self._registry.current().beside(base.number))
+        tables = tables_of(states)
+        self.served = Served(base, start.delta, tables)
+        dimension = len(tables["user"].default)
+        self._reader = DeltaReader(self._log, start, lambda: self._registry.current().beside(base.number), dimension)
 
     def _follow(self, most: int) -> None:
         if (start := self._wanted()) != self._start:

@@ -57,6 +57,8 @@ class DeltaReader:
         What is applied already, and where to go on.
     beside : callable, optional
         Bases whose deltas are passed over, asked when one turns up: `Current.beside`.
+    dimension : int, optional
+        Length of a row; those of another are refused.
 
     Attributes
     ----------
@@ -66,8 +68,8 @@ class DeltaReader:
         The offset behind it.
     """
 
-    def __init__(self, log: Log, start: Start, beside: Callable[[], Collection[int]] = frozenset) -> None:
-        self._log, self._beside = log, beside
+    def __init__(self, log: Log, start: Start, beside: Callable[[], Collection[int]] = frozenset, dimension: int | None = None) -> None:
+        self._log, self._beside, self._dimension = log, beside, dimension
         self._go_to(start)
 
     def _go_to(self, start: Start) -> None:
@@ -229,6 +231,12 @@ class DeltaReader:
             raise DamagedDeltaError(
                 f"{where}: delta {closing.delta} of base {self.base} is not what was put out: its digest is another; restore the log "
                 f"(`tidemark replay restore --log {self._log.name}`), or heal at a snapshot",
+                at,
+            )
+        if self._dimension is not None and not rows.deleted.all() and rows.weights.shape[1] != self._dimension:
+            raise DamagedDeltaError(
+                f"{where}: delta {closing.delta} has rows of {rows.weights.shape[1]} numbers, and base {self.base} has rows of {self._dimension}; "
+                "whoever put it out learns another model",
                 at,
             )
         return Delta(closing, rows)

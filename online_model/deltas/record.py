@@ -265,7 +265,7 @@ def closing_at(records: pa.RecordBatch, i: int, position: int) -> Closing:
 
 
 def rows_at(records: pa.RecordBatch) -> Rows | None:
-    """Records of one delta's rows, in order; None if their weights don't make rows of one length."""
+    """Records of one delta's rows; None if they are not sorted, or their weights don't make rows of one length."""
     deleted = plain(records, "kind") == Kind.DELETED
     column = records.column("weights")
     lengths = np.diff(np.asarray(column.offsets))
@@ -275,4 +275,6 @@ def rows_at(records: pa.RecordBatch) -> Rows | None:
     dimension = int(there[0]) if len(there) else 0
     weights = np.zeros((len(deleted), dimension), np.float32)
     weights[~deleted] = np.asarray(column.flatten()).reshape(len(there), dimension)
-    return Rows(plain(records, "table"), plain(records, "id"), deleted, weights)
+    table, ids = plain(records, "table"), plain(records, "id")
+    ascends = (table[1:] > table[:-1]) | ((table[1:] == table[:-1]) & (ids[1:] > ids[:-1]))
+    return Rows(table, ids, deleted, weights) if ascends.all() else None

@@ -41,13 +41,21 @@ class TableRows:
         """With some rows changed and others gone: int64[k] ascending, float32[k, d], int64[m]."""
         if not len(ids) and not len(deleted):
             return self
-        kept = self.rows_of(np.concatenate([ids, deleted]))
-        keep = np.ones(len(self.ids), np.bool_)
-        keep[kept[kept >= 0]] = False
-        merged = np.concatenate([self.ids[keep], ids])
-        order = np.argsort(merged, kind="stable")
-        rows = np.concatenate([self.weights[keep], weights.reshape(len(ids), len(self.default))])
-        return TableRows(merged[order], rows[order], self.default)
+        weights = weights.reshape(len(ids), len(self.default))
+        # Most rows that change are there: then only weights are copied, and the order of IDs stays.
+        rows, there = self.rows_of(ids), self.ids
+        old, new = rows >= 0, rows < 0
+        changed = self.weights.copy()
+        changed[rows[old]] = weights[old]
+        if len(deleted):
+            gone = self.rows_of(deleted)
+            keep = np.ones(len(there), np.bool_)
+            keep[gone[gone >= 0]] = False
+            there, changed = there[keep], changed[keep]
+        if new.any():
+            at = np.searchsorted(there, ids[new])
+            there, changed = np.insert(there, at, ids[new]), np.insert(changed, at, weights[new], axis=0)
+        return TableRows(there, changed, self.default)
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """The place of each ID: int64[n] to int64[n]; -1: it has no row."""

@@ -112,7 +112,7 @@ def _loaded(path: Path, file: Any, spill: Spill | None) -> EmbeddingTable:
         state: dict[str, Any] = {name: file.get_tensor(name) for name in DTYPES if name != "weights"}
         state["weights"] = _Slices(file.get_slice("weights"))
         damaged = about["checksum"] != _checksum(config, state)
-    except (KeyError, TypeError, ValueError, TableError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, TableError) as error:
         raise TableFileError(f"embedding table {path} can't be read ({error}); {_ADVICE}") from error
     if damaged:
         raise TableFileError(f"embedding table {path} is not what was written: its checksum differs; {_ADVICE}")

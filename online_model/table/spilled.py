@@ -157,12 +157,14 @@ class Spilled:
         self._empty = np.concatenate([self._empty, slots[::-1]])
 
     def _records(self, rows: np.ndarray) -> np.ndarray:
-        found = self._db.get(list(_keys(rows)))
+        advice = "load the table again from its last checkpoint"
+        try:
+            found = self._db.get(list(_keys(rows)))
+        except Exception as error:
+            raise CorruptionError(f"embedding table: cold rows in {self._where} can't be read ({error}); {advice}") from error
         for row, record in zip(rows.tolist(), found, strict=True):
             if record is None or len(record) != self._record.itemsize:
-                raise CorruptionError(
-                    f"embedding table: row {row} is not as it was put into {self._where}; load the table again from its last checkpoint"
-                )
+                raise CorruptionError(f"embedding table: row {row} is not as it was put into {self._where}; {advice}")
         return np.frombuffer(b"".join(found), self._record).copy()
 
     def _put(self, rows: np.ndarray, records: np.ndarray) -> None:

@@ -14,15 +14,15 @@ import numpy as np
 from online_model.table import arguments
 from online_model.table.config import Spill, TableConfig
 from online_model.table.errors import GradientError, TableError
-from online_model.table.kernels import index as kernel
+from online_model.table.identities import Identities
 from online_model.table.kernels import updates
+from online_model.table.kernels.index import CHANGED, COUNT, ID, LAST_SEEN, MARK
 from online_model.table.spilled import Spilled
 from online_model.table.state import Hashes, State, check, mapped
 from online_model.table.vectors import InMemory, Vectors
 
 GRADIENT_LIMIT = np.float32(1e12)
 """Of a gradient's value. Sums and squares of a million such are still numbers, so no accumulator and no weight ever becomes anything else."""
-_FIRST_ROWS = 1_024
 # Rows that are copied at once where a table is read or made as a whole.
 _PIECE = 4_096
 _NONE = np.empty(0, np.int64)
@@ -51,23 +51,17 @@ class EmbeddingTable:
         if default is not None:
             default = _finite(arguments.vectors(np.asarray(default)[None], "default row", 1, config.dimension), "the default row")
         self._vectors: Vectors = InMemory(config.dimension) if spill is None else Spilled(config.dimension, spill)
-        self._index = np.zeros((2 * _FIRST_ROWS, 2), np.int64)
-        self._entries = np.zeros((_FIRST_ROWS, 4), np.int64)
-        self._free = np.zeros(_FIRST_ROWS, np.int64)
-        self._room = max(1, config.candidates // 2)
-        size = 1 << (2 * self._room - 1).bit_length() if config.admit_after > 1 else 2
-        self._candidates = np.zeros((2, size, 2), np.int64)
-        self._tally = np.zeros(7, np.int64)
-        self._tally[kernel.HANDED] = 1
-        self._deleted: list[np.ndarray] = []
-        self._vectors.reserve(_FIRST_ROWS)
+        self._identities = Identities(config)
+        self._vectors.reserve(len(self._identities.entries))
         self._vectors.accumulators[0] = config.initial_accumulator
+        # What was deleted, of each time.
+        self._deleted: list[np.ndarray] = []
         if default is not None:
             self._vectors.weights[0] = default[0]
 
     def __len__(self) -> int:
         """How many IDs have a row."""
-        return int(self._tally[kernel.LIVE])
+        return len(self._identities)
 
     @property
     def default(self) -> np.ndarray:
@@ -77,7 +71,7 @@ class EmbeddingTable:
     @property
     def ids(self) -> np.ndarray:
         """The IDs that have a row, ascending: int64[n]."""
-        return np.sort(self._entries[self._live(), kernel.ID])
+        return self._entries[self._identities.rows(), ID]
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Look IDs up; counts nothing.
@@ -92,10 +86,7 @@ class EmbeddingTable:
         int64[n]
             0 for an ID that has no row.
         """
-        ids = arguments.integers(ids, "IDs")
-        rows = np.empty(len(ids), np.int64)
-        kernel.look_up(self._index, ids, rows)
-        return rows
+        return self._identities.look_up(arguments.integers(ids, "IDs"))
 
     def admit(self, ids: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Count sightings in their order; an ID that has been seen `config.admit_after` times gets a row, a copy of the default one.
@@ -192,14 +183,14 @@ class EmbeddingTable:
         if len(np.unique(ids)) != len(ids):
             raise TableError("embedding table: an ID comes more than once; put each once")
         unknown = ids[self.rows_of(ids) == 0]
-        kernel.forget_candidates(self._candidates, self._tally, unknown)
+        self._identities.forget_candidates(unknown)
         # Never seen, as far as this table knows: its time is the least there is.
         self._admit(unknown, np.full(len(unknown), np.iinfo(np.int64).min), 1)
         rows = self.rows_of(ids)
         for part in self._parts(len(rows)):
             slots = self._vectors.slots(rows[part], writing=True)
             self._vectors.weights[slots] = weights[part]
-        self._entries[rows, kernel.MARK] = kernel.CHANGED
+        self._entries[rows, MARK] = CHANGED
 
     def delete(self, ids: np.ndarray) -> None:
         """Take the rows from IDs; those that have none are passed over."""
@@ -220,10 +211,8 @@ class EmbeddingTable:
         int64[n]
             The IDs, ascending. They are unknown from now on, and may be admitted again.
         """
-        rows = self._live()
-        rows = rows[self._entries[rows, kernel.LAST_SEEN] < before_ms]
-        rows = rows[np.argsort(self._entries[rows, kernel.ID])]
-        return self._drop(rows)
+        rows = self._identities.rows()
+        return self._drop(rows[self._entries[rows, LAST_SEEN] < before_ms])
 
     def take_changed(self) -> tuple[np.ndarray, np.ndarray]:
         """What has changed since this was last asked.
@@ -235,11 +224,11 @@ class EmbeddingTable:
         deleted : int64[m]
             IDs that have lost their row and have none now, ascending; those that came and went in between are among them.
         """
-        rows = self._live()
-        rows = rows[self._entries[rows, kernel.MARK] != 0]
-        self._entries[rows, kernel.MARK] = 0
+        rows = self._identities.rows()
+        rows = rows[self._entries[rows, MARK] != 0]
+        self._entries[rows, MARK] = 0
         deleted, self._deleted = self.deleted, []
-        return np.sort(self._entries[rows, kernel.ID]), deleted
+        return self._entries[rows, ID], deleted
 
     @property
     def deleted(self) -> np.ndarray:
@@ -265,13 +254,13 @@ class EmbeddingTable:
         directory : Path, optional
             The weights become a file there that has no name, and goes with the array; without it they are in memory.
         """
-        rows = self._by_id()
+        rows = self._identities.rows()
         shape = (len(rows), self.config.dimension)
         weights = np.empty(shape, np.float32) if directory is None or not len(rows) else mapped(directory, shape)
         accumulators = np.empty(len(rows), np.float32)
         for part in _pieces(len(rows)):
             self._vectors.read(rows[part], weights[part], accumulators[part])
-        changed = self._entries[rows, kernel.MARK] != 0
+        changed = self._entries[rows, MARK] != 0
         return {**self._small(rows), "weights": weights, "accumulators": accumulators, "changed": changed, "deleted": self.deleted}
 
     @classmethod
@@ -292,7 +281,7 @@ class EmbeddingTable:
         """
         check(config, state)
         table = cls(config, state["default"], spill)
-        ids, tally = state["ids"], table._tally
+        ids = state["ids"]
         table._vectors.accumulators[0] = state["default_accumulator"][0]
         table._deleted = [state["deleted"].copy()]
         # A piece at a time: what is cold leaves memory once, and whole.
@@ -301,12 +290,9 @@ class EmbeddingTable:
             slots = table._vectors.slots(rows, writing=True)
             table._vectors.weights[slots] = _finite(np.asarray(state["weights"][part]), "weights")
             table._vectors.accumulators[slots] = state["accumulators"][part]
-            table._entries[rows, kernel.COUNT] = state["counts"][part]
-            table._entries[rows, kernel.MARK] = np.where(state["changed"][part], kernel.CHANGED, 0)
-        for generation, name in enumerate(("newer", "older")):
-            found = state[f"{name}_ids"]
-            kernel.put_all(table._candidates[generation], found, state[f"{name}_counts"].astype(np.int64))
-            tally[kernel.IN_NEWER + generation] = len(found)
+            table._entries[rows, COUNT] = state["counts"][part]
+            table._entries[rows, MARK] = np.where(state["changed"][part], CHANGED, 0)
+        table._identities.put_candidates(state)
         return table
 
     def digest(self) -> str:
@@ -315,7 +301,7 @@ class EmbeddingTable:
         Covers the config, vectors, accumulators, counts, times, candidates and the default row; not row numbers, nor what `take_changed` has yet
         to tell.
         """
-        rows = self._by_id()
+        rows = self._identities.rows()
         hashes = Hashes(self.config)
         for name, array in self._small(rows).items():
             hashes.add(name, array)
@@ -329,81 +315,45 @@ class EmbeddingTable:
 
     def memory_bytes(self) -> int:
         """What the table holds in memory. With `Spill`, vectors are bounded by it; an ID with a row takes 70 to 150 bytes beside its vector."""
-        arrays = (self._index, self._entries, self._free, self._candidates)
-        return self._vectors.memory_bytes() + sum(array.nbytes for array in arrays)
+        return self._vectors.memory_bytes() + self._identities.memory_bytes()
 
     def close(self) -> None:
         """Let go of cold rows' files; the table can't be used any more."""
         self._vectors.close()
 
-    def _by_id(self) -> np.ndarray:
-        rows = self._live()
-        return rows[np.argsort(self._entries[rows, kernel.ID])]
+    @property
+    def _entries(self) -> np.ndarray:
+        return self._identities.entries
 
     def _small(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """A state but for vectors and what has changed."""
-        newer = int(self._tally[kernel.NEWER])
-        out = {
-            "ids": self._entries[rows, kernel.ID],
-            "counts": np.minimum(self._entries[rows, kernel.COUNT], np.iinfo(np.int32).max).astype(np.int32),
-            "last_seen": self._entries[rows, kernel.LAST_SEEN],
-            "default": self.default,
-            "default_accumulator": self._vectors.accumulators[:1].copy(),
-        }
-        for name, table in (("newer", self._candidates[newer]), ("older", self._candidates[1 - newer])):
-            found = table[table[:, 1] != 0]
-            found = found[np.argsort(found[:, 0])]
-            out |= {f"{name}_ids": np.ascontiguousarray(found[:, 0]), f"{name}_counts": found[:, 1].astype(np.int32)}
-        return out
-
-    def _live(self) -> np.ndarray:
-        return kernel.live_rows(self._entries, self._tally[kernel.HANDED], self._tally[kernel.LIVE])
+        return {**self._identities.state(rows), "default": self.default, "default_accumulator": self._vectors.accumulators[:1].copy()}
 
     def _known(self, rows: np.ndarray) -> np.ndarray:
         rows = arguments.integers(rows, "rows")
-        bad = updates.first_outside(rows, self._tally[kernel.HANDED])
+        bad = updates.first_outside(rows, self._identities.handed)
         if bad >= 0:
             raise TableError(f"embedding table: there is no row {rows[bad]} (place {bad} of the batch); give rows of `rows_of` or `admit`")
         return rows
 
     def _name(self, row: np.int64) -> str:
-        return f"ID {self._entries[row, kernel.ID]}" if row else "the default row"
+        return f"ID {self._entries[row, ID]}" if row else "the default row"
 
     def _parts(self, n: int) -> Iterator[slice]:
         """A batch in parts of as many rows as can be in memory at once."""
         return _pieces(n, self._vectors.most)
 
     def _admit(self, ids: np.ndarray, times: np.ndarray, admit_after: int) -> np.ndarray:
-        rows, new = self.rows_of(ids), np.empty(len(ids), np.int64)
-        tally, at = self._tally, 0
-        tally[kernel.ADMITTED] = 0
-        while at < len(ids):
-            at = kernel.admit(
-                self._index, self._entries, self._free, self._candidates, tally, ids, times, at, admit_after, self._room, rows, new
-            )
-            if at < len(ids):
-                self._grow()
-        admitted = new[: tally[kernel.ADMITTED]]
+        rows, admitted = self._identities.admit(ids, times, admit_after)
+        self._vectors.reserve(len(self._entries))
         for part in self._parts(len(admitted)):
             slots = self._vectors.slots(admitted[part], writing=True)
             self._vectors.weights[slots] = self._vectors.weights[0]
             self._vectors.accumulators[slots] = self.config.initial_accumulator
         return rows
 
-    def _grow(self) -> None:
-        if 2 * (self._tally[kernel.LIVE] + 1) > len(self._index):
-            index = np.zeros((2 * len(self._index), 2), np.int64)
-            kernel.copy_all(self._index, index)
-            self._index = index
-        if self._tally[kernel.FREE] == 0 and self._tally[kernel.HANDED] == len(self._entries):
-            more = len(self._entries)
-            self._entries = np.concatenate([self._entries, np.zeros((more, 4), np.int64)])
-            self._free = np.concatenate([self._free, np.zeros(more, np.int64)])
-            self._vectors.reserve(len(self._entries))
-
     def _drop(self, rows: np.ndarray) -> np.ndarray:
-        ids = self._entries[rows, kernel.ID]
-        kernel.drop(self._index, self._entries, self._free, self._tally, rows)
+        ids = self._identities.drop(rows)
         if len(rows):
             self._vectors.forget(rows)
             self._deleted.append(ids)

@@ -33,8 +33,9 @@ from online_model.deltas.errors import (
     ReorderedError,
 )
 from online_model.deltas.reader import DeltaReader
-from online_model.deltas.record import EMBEDDING_SCHEMA, Kind, batches_of, closing_of
+from online_model.deltas.record import EMBEDDING_SCHEMA, Kind, Rows, batches_of, closing_of
 from online_model.deltas.table_rows import TableRows, applied, tables_of
+from online_model.deltas.writer import DeltaWriter
 from online_model.registry.bases import Base
 from online_model.registry.registry import Registry
 from online_model.registry.snapshots import sound
@@ -258,6 +259,27 @@ def test_strange_records_are_refused(what: str, tmp_path: Path) -> None:
         with pytest.raises((DamagedDeltaError, GapError, ForkedError)):
             reader.read()
         assert reader.delta == 0
+
+
+def test_rows_of_another_length_are_refused(tmp_path: Path) -> None:
+    """They are what was put out, by whoever learns another model."""
+    registry, learner, log = world(tmp_path)
+    with log:
+        writer = DeltaWriter.open(log, 1, learner.base.digest)
+        writer.append(Rows.of({"pin": (np.array([1]), np.ones((1, 9), np.float32))}, {}, 9), (1,), 1, 1)
+        start = registry.start_for(learner.base, 0)
+        with pytest.raises(DamagedDeltaError, match="rows of 9 numbers"):
+            DeltaReader(log, start, dimension=4).read()
+
+
+def test_rows_that_are_not_sorted_are_refused(tmp_path: Path) -> None:
+    registry, learner, log = world(tmp_path)
+    rows = Rows.of({"pin": (np.array([1, 2]), np.ones((2, 4), np.float32))}, {}, 4)
+    turned = Rows(rows.table, rows.ids[::-1], rows.deleted, rows.weights)
+    with log:
+        DeltaWriter.open(log, 1, learner.base.digest).append(turned, (1,), 1, 1)
+        with pytest.raises(DamagedDeltaError):
+            DeltaReader(log, registry.start_for(learner.base, 0)).read()
 
 
 def test_what_is_damaged_in_the_file_is_refused_and_healed(tmp_path: Path) -> None:

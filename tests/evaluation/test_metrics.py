@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flows.errors import InputError
 from online_model.evaluation.metrics import METRICS, OF_PROBABILITIES, measure, reliability
-from online_model.evaluation.ordered import BINS
+from online_model.evaluation.ordered import BINS, in_order
 from online_model.evaluation.ranking import K, rank_requests
 from online_model.evaluation.scored import ScoredRows, scored_rows
 from online_model.evaluation.user_sums import LEAST
@@ -180,3 +180,12 @@ def test_one_request_id_of_two_users_is_two_requests() -> None:
     rows = made([(1, "a", 0.5, 1, 0.0), (2, "a", 0.5, 0, 0.0)])
     assert len(rows.request_id) == 2
     assert measure(rows)["save"].metrics["hit@3"].value == 0.5
+
+
+def test_rows_of_one_score_stay_in_the_order_of_rows() -> None:
+    table = columns(9, heads=("save",))
+    table["score_save"] = np.round(table["score_save"], 1)
+    rows = rows_of(table)
+    known = np.flatnonzero(rows.labels["save"] >= 0)
+    wanted = known[np.argsort(rows.probabilities["save"][known], kind="stable")]
+    assert in_order(rows, "save").user.tolist() == rows.user[wanted].tolist()

@@ -35,7 +35,7 @@ def test_ages_are_whole_days_since_the_first_action() -> None:
     ages = [0, DAY_MS - 1, DAY_MS, 6 * DAY_MS + 5, 7 * DAY_MS, 200 * DAY_MS]
     seen = table["request_time"] - np.array(ages)[(table["user_id"] - 3) // 7]
     rows = rows_of(table)
-    first = {user: time for user, time in zip(table["user_id"].tolist(), seen.tolist(), strict=True)}
+    first = dict(zip(table["user_id"].tolist(), seen.tolist(), strict=True))
     rows.first_seen[:] = [first[user] for user in rows.user_id.tolist()]
     assert [(part.name, part.users) for part in slices(rows).age] == [
         ("first day", 2),
@@ -47,7 +47,7 @@ def test_ages_are_whole_days_since_the_first_action() -> None:
     assert [(part.name, part.users) for part in slices(rows_of(table)).age] == [("first day", 6)]
 
 
-@pytest.mark.parametrize(("days", "bucket"), [(1, HOUR_MS), (30, DAY_MS), (200, 7 * DAY_MS)])
+@pytest.mark.parametrize(("days", "bucket"), [(1, HOUR_MS), (30, DAY_MS), (200, 7 * DAY_MS), (7 * 401, 14 * DAY_MS)])
 def test_buckets_are_as_long_as_the_rows_ask_for(days: int, bucket: int) -> None:
     table = columns(11)
     times = np.unique(table["request_time"])

@@ -22,36 +22,46 @@ from tests import driving
 from tests.oracles.decide import decide
 from tests.oracles.examples_of_history import WINDOW, Example
 from tests.oracles.point_in_time import arrivals
-from tests.strategies import MAX_TIME, adversarial
+from tests.strategies import DAY, HOUR, MAX_TIME, MINUTE, adversarial, log_of
 
 _ACTIONS = ("impression", "impression", "impression", "click", "long_click", "save", "save", "hide", "closeup")
+_OUTCOMES = ("save", "save", "click", "long_click", "hide", "impression")
 _SURFACES = ("homefeed", "related_pins", "search", "own_profile")
 _REQUESTS = ("", "", "a", "b", "ü-3")
 
 
-def with_requests(events: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """A stream of `tests.strategies` in which half of the records become impressions and outcomes, many of one request and near the window's edge."""
+def with_requests(events: pd.DataFrame, seed: int, partitions: int = 2) -> pd.DataFrame:
+    """A stream of `tests.strategies` of which most records become impressions, what follows them, and revisits, many near the edge of a window."""
     rng = np.random.default_rng(seed)
-    rows = events.to_dict("records")
+    rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in events.to_dict("records")]
     for i, row in enumerate(rows):
         row["request_id"] = _REQUESTS[int(rng.integers(len(_REQUESTS)))]
-        if row["bad"] or rng.random() < 0.4:
+        chance = rng.random()
+        if row["bad"] or chance < 0.15:
             continue
-        row["action"] = _ACTIONS[int(rng.integers(len(_ACTIONS)))]
-        row["surface"] = _SURFACES[int(rng.integers(len(_SURFACES)))]
-        earlier = rows[i - 1 - int(rng.integers(6))] if i > 6 else None
-        if earlier is not None and not earlier["bad"] and earlier["partition"] == row["partition"] and rng.random() < 0.5:
-            row["user_id"], row["pin_id"], row["request_id"] = earlier["user_id"], earlier["pin_id"], earlier["request_id"]
-            if rng.random() < 0.6:
-                after = int(rng.choice([0, 0, 1, -1, 60_000, WINDOW - 1, WINDOW, WINDOW + 1, 86_400_000 - 1]))
-                row["event_time"] = min(max(earlier["event_time"] + after, 0), MAX_TIME)
-                row["timestamp"] = max(row["timestamp"], row["event_time"])
-    return pd.DataFrame(rows)
+        row["action"], row["surface"] = _ACTIONS[int(rng.integers(len(_ACTIONS)))], _SURFACES[int(rng.integers(len(_SURFACES)))]
+        cause = "save" if chance < 0.3 else "impression" if chance < 0.75 else None
+        earlier = [one for one in rows[max(0, i - 8) : i] if one["action"] == cause and not one["bad"]]
+        if not earlier:
+            continue
+        of = earlier[int(rng.integers(len(earlier)))]
+        row["user_id"], row["pin_id"], row["request_id"] = of["user_id"], of["pin_id"], of["request_id"]
+        if cause == "save":
+            row["action"], row["surface"] = ("impression", "grid_click")[int(rng.integers(2))], "own_profile"
+            after = rng.choice([1, 1000, MINUTE, MINUTE, HOUR, DAY - 1, DAY])
+        else:
+            row["action"] = _OUTCOMES[int(rng.integers(len(_OUTCOMES)))]
+            after = rng.choice([0, 0, 1, -1, 1000, 1000, MINUTE, MINUTE, WINDOW - 1, WINDOW, WINDOW + 1])
+        row["event_time"] = min(max(of["event_time"] + int(after), 0), MAX_TIME)
+        if rng.random() < 0.9:
+            row["timestamp"] = max(row["timestamp"], row["event_time"])
+    frame = pd.DataFrame(rows)
+    return log_of(frame, partitions).assign(request_id=frame["request_id"])
 
 
 def history(seed: int, n: int = 120, partitions: int = 2, **settings: int) -> pd.DataFrame:
     """One from a seed; `settings` are those of `tests.strategies.play`."""
-    return with_requests(adversarial(seed, n, partitions, **settings), seed)
+    return with_requests(adversarial(seed, n, partitions, **settings), seed, partitions)
 
 
 def decided_of(events: pd.DataFrame, **settings: int) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from flows.examples.rows import ExampleRows, rows_of
 from flows.examples.task import ExamplesTask
 from flows.features import PIN_COUNTERS, USER_COUNTERS
 from flows.log import LocalLog
-from flows.outputs import ACTIONS, SERVED
+from flows.outputs import ACTIONS, SERVED, take_next
 from flows.served import Status
 from flows.served_rows import Ranked, Served, batches_of
 from flows.served_versions import heartbeat
@@ -196,18 +196,23 @@ class Driven:
 
     def rows(self) -> ExampleRows:
         """EXAMPLES of the partition."""
-        return rows_of([b.records for b in self._read()], EXAMPLES)
+        return rows_of(self._read(), EXAMPLES)
 
     def table(self) -> pa.Table:
         """EXAMPLES of the partition, dictionaries decoded: equal records are equal tables."""
-        tables = [pa.Table.from_batches([b.records]) for b in self._read()]
-        plain = [pa.table({n: c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for n, c in zip(t.schema.names, t.columns)}) for t in tables]
-        return pa.concat_tables(plain).combine_chunks() if plain else pa.table({})
+        return pa.concat_tables([_plain(records) for records in self._read()]).combine_chunks()
 
-    def _read(self) -> list[Any]:
+    def _read(self) -> list[pa.RecordBatch]:
+        """Each record once: a kill may have appended some twice."""
         log: LocalLog = self._logs[2]
-        return log.read(self._partition, 0, 1 << 30)
+        applied: dict[int, int] = {}
+        return [take_next(batch.records, applied, EXAMPLES) for batch in log.read(self._partition, 0, 1 << 30)]
 
     def close(self) -> None:
         for log in self._logs:
             log.close()
+
+
+def _plain(records: pa.RecordBatch) -> pa.Table:
+    columns = [c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for c in records.columns]
+    return pa.table(columns, names=records.schema.names)

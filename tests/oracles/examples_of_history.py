@@ -53,7 +53,7 @@ def _of_partition(decided: pd.DataFrame, rows: pd.DataFrame, delay: int, all_kin
 
     def reached(time: int) -> int | None:
         """The record after which W is at least a time."""
-        return next((r.offset for r in accepted if r.event_time >= time), None)
+        return next((r.offset for r in records if (at := _moves_to(r)) is not None and at >= time), None)
 
     seen: list[Any] = []
     for r in accepted:
@@ -67,7 +67,9 @@ def _of_partition(decided: pd.DataFrame, rows: pd.DataFrame, delay: int, all_kin
     out: list[tuple[Any, Example]] = []
     for i in seen:
         of_request = [
-            r for r in accepted if _request(r) == _request(i) and (i.request_id or (r.action == "impression" and r.surface != "own_profile"))
+            r
+            for r in accepted
+            if _request(r) == _request(i) and (i.request_id or (r.action == "impression" and r.surface != "own_profile"))
         ]
         shown = [r for r in of_request if r.action == "impression" and r.surface != "own_profile"]
         request_time = min(r.event_time for r in shown)
@@ -135,6 +137,12 @@ def _of_partition(decided: pd.DataFrame, rows: pd.DataFrame, delay: int, all_kin
 
 def _request(r: Any) -> tuple[Any, ...]:
     return (r.user_id, "by name", r.request_id) if r.request_id else (r.user_id, "by time", r.event_time)
+
+
+def _moves_to(r: Any) -> int | None:
+    """The time up to which a record moves the watermark, if it does."""
+    clock = getattr(r, "clock", pd.NA)
+    return int(clock) if not pd.isna(clock) else int(r.event_time) if r.status == "accepted" else None
 
 
 def _revisited(save: Any) -> bool:

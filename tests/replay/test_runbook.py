@@ -13,7 +13,7 @@ from tidemark import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/runbook.md").read_text("utf-8")
-CODE = "\n".join(path.read_text("utf-8") for top in ("flows", "replay") for path in sorted((ROOT / top).rglob("*.py")))
+CODE = "\n".join(path.read_text("utf-8") for top in ("flows", "online_model", "replay") for path in sorted((ROOT / top).rglob("*.py")))
 # In code, a sentence may go on in the next line's string.
 JOINED = re.sub(r'"\s*\n\s*f?"', "", CODE)
 

@@ -13,7 +13,8 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from flows import directories
 from flows.errors import CorruptionError, DataDirectoryError, StorageFullError
@@ -135,6 +136,23 @@ def test_another_format_or_config_is_refused(tmp_path: Path, about: str | None, 
     load(path)
     edited(path, about, **changes)
     with pytest.raises(TableFileError, match=message):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [("weights", np.float32(1)), ("counts", np.ones(3, np.int32)), ("deleted", np.int64(4)), ("weights", np.ones((2, 4), np.float16))],
+)
+def test_a_file_of_other_arrays_is_refused_whatever_it_says_of_itself(tmp_path: Path, name: str, array: Any) -> None:
+    table, path = made(), tmp_path / "t"
+    save(table, path)
+    with safe_open(path, "np") as file:
+        metadata = file.metadata()
+    save_file({**table.state(), name: np.asarray(array)}, path, metadata)
+    with pytest.raises(TableFileError, match="take another copy"):
+        load(path)
+    save_file({"a": np.ones(3)}, path, metadata)
+    with pytest.raises(TableFileError, match="holds other arrays"):
         load(path)
 
 

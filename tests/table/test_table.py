@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +48,13 @@ class Variant:
         self.spill = None if hot_rows is None else Spill(directory / f"cold-{hot_rows}", hot_rows)
         self.path, self.one_by_one = directory / "table.safetensors", one_by_one
         self.table = EmbeddingTable(config, default, self.spill)
+
+    @classmethod
+    def of(cls, table: EmbeddingTable) -> Variant:
+        """One that is there."""
+        variant = cls.__new__(cls)
+        variant.table, variant.one_by_one = table, False
+        return variant
 
     def see(self, identities: np.ndarray, times: np.ndarray) -> np.ndarray:
         if not self.one_by_one:
@@ -297,6 +307,17 @@ def test_every_part_of_the_content_is_in_the_digest() -> None:
     assert EmbeddingTable.from_state(other, state).digest() != right
 
 
+@pytest.mark.parametrize("put", [11, 12, 13, 14])
+def test_a_candidate_that_gets_a_row_otherwise_makes_room_in_its_generation(put: int) -> None:
+    """11 and 12 are in the older generation of two, 13 and 14 in the newer: whichever is put leaves the one that it was in, and that alone."""
+    table, naive = EmbeddingTable(TableConfig(DIMENSION, 3, 4)), NaiveTable(DIMENSION, 3, 4, 0.1, 1e-8, np.zeros(DIMENSION))
+    take_step(("batch", [11, 12, 13, 14], 0, 0.1, False), naive, [seen := Variant.of(table)])
+    take_step(("put", {put}, 0), naive, [seen])
+    for identity in (20, 21, 22, 13, 12, 11):
+        take_step(("batch", [identity], 0, 0.1, False), naive, [seen])
+        check(table, naive)
+
+
 def test_duplicates_are_summed_in_their_order() -> None:
     """Sums of floats tell orders apart: 1e8 + 1 − 1e8 is 0 in single precision, and 1e8 − 1e8 + 1 is 1."""
     moved = []
@@ -322,3 +343,27 @@ def test_growth_and_churn_at_the_size_of_batches() -> None:
         assert table.expire(round_ - 2).tolist() == naive.expire(round_ - 2)
     assert table.ids.tolist() == sorted(naive.rows)
     assert len(table) > 1_024
+
+
+LEARN = """
+import numpy as np
+from online_model.table import EmbeddingTable, TableConfig
+
+rng = np.random.default_rng(1)
+table = EmbeddingTable(TableConfig(37, admit_after=2))
+for moment in range(20):
+    rows = table.admit(rng.integers(0, 60, 200), np.full(200, moment))
+    table.apply(rows, rng.normal(size=(200, 37)).astype(np.float32), 0.1, learn_default=True)
+print(table.digest())
+"""
+
+
+@pytest.mark.slow
+def test_every_bit_is_the_same_however_wide_a_machine_computes() -> None:
+    """Compiled for any processor of this kind, and for this very one."""
+    root = Path(__file__).parent.parent.parent
+    found = {
+        subprocess.run([sys.executable, "-c", LEARN], env=os.environ | env, cwd=root, capture_output=True, check=True, text=True).stdout
+        for env in ({}, {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""})
+    }
+    assert len(found) == 1

@@ -117,10 +117,13 @@ def _to_log(settings: Settings, log: Any, what: What, file: ServedFile | None, o
 
 def _options(settings: Settings, what: What, served: Path | None) -> dict[str, Any]:
     """Whatever decides the result, besides the log."""
-    try:
-        digest = None if served is None else hashlib.file_digest(served.open("rb"), lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError as error:
-        raise InputError(f"{served} can't be read ({error.strerror or error})") from error
+    digest = None
+    if served is not None:
+        try:
+            with served.open("rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        except OSError as error:
+            raise InputError(f"{served} can't be read ({error.strerror or error})") from error
     corrected = [history.generation for history in History.every(settings)]
     fingerprint = state_fingerprint(settings, settings.load_vocabulary())
     return {"fingerprint": fingerprint, "corrected_to": corrected, "served": digest, **asdict(what)}

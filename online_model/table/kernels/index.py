@@ -16,9 +16,9 @@ ID, COUNT, LAST_SEEN, MARK = 0, 1, 2, 3
 # In MARK: whether the row has changed since it was last asked. The bits above are a batch's, while it is grouped (kernels/updates.py).
 CHANGED = 1
 
-# Of `tally`, int64[7]. HANDED: rows that have ever been handed out, row 0 among them. FREE: how many lie in `free`. LIVE: IDs that have a row.
-# NEWER: which of the two maps of candidates is the newer one; how many are in it, and in the other. ADMITTED: by this call.
-HANDED, FREE, LIVE, NEWER, IN_NEWER, IN_OLDER, ADMITTED = 0, 1, 2, 3, 4, 5, 6
+# Of `tally`, int64[6]. HANDED: rows that have ever been handed out, row 0 among them. FREE: how many lie in `free`. LIVE: IDs that have a row.
+# NEWER: which of the two maps of candidates is the newer one; IN_NEWER: how many it holds. ADMITTED: by this call.
+HANDED, FREE, LIVE, NEWER, IN_NEWER, ADMITTED = 0, 1, 2, 3, 4, 5
 
 
 @compiled_in_place
@@ -97,12 +97,10 @@ def _sightings(candidates, tally, key, room):  # type: ignore[no-untyped-def]
     if old >= 0:
         before = candidates[1 - newer, old, 1]
         remove_at(candidates[1 - newer], old)
-        tally[IN_OLDER] -= 1
     if tally[IN_NEWER] == room:
         newer = 1 - newer
         candidates[newer, :, :] = 0
         tally[NEWER] = newer
-        tally[IN_OLDER] = tally[IN_NEWER]
         tally[IN_NEWER] = 0
         slot = slot_of(candidates[newer], key)
     candidates[newer, -1 - slot, 0] = key
@@ -119,7 +117,7 @@ def forget_candidates(candidates, tally, ids):  # type: ignore[no-untyped-def]
             slot = slot_of(candidates[generation], ids[i])
             if slot >= 0:
                 remove_at(candidates[generation], slot)
-                tally[IN_NEWER if generation == tally[NEWER] else IN_OLDER] -= 1
+                tally[IN_NEWER] -= 1 if generation == tally[NEWER] else 0
 
 
 @compiled_in_place

@@ -1,0 +1,179 @@
+"""The job of the examples flow: worker processes that join what both logs have, or on and on; and where its tasks stand."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from flows.dataflow.plan import Plan
+from flows.errors import DataDirectoryError, SettingsError, StateError
+from flows.examples.heartbeats import beat
+from flows.examples.record import EXAMPLES
+from flows.open_log import log_exists, open_log
+from flows.outputs import ACTIONS, SERVED
+from flows.run.main_job import Display, hear, left_out
+from flows.run.stopping import stopping_on_signals
+from flows.run.warm_up import warm_up
+from flows.run.workers import Workers
+from flows.settings import Settings
+from flows.state.lock import run_lock
+from flows.state.store import TaskView
+from flows.state.task import task_path
+
+FLOW = "examples/flow"
+
+
+@dataclass(frozen=True)
+class Stands:
+    """Where a task stands.
+
+    Attributes
+    ----------
+    position, end : int
+        In ACTIONS, and where that ends.
+    served_position, served_end : int
+        In SERVED.
+    watermark : int or None
+        Greatest accepted event time, ms.
+    counts : dict of str to int
+        Records by what became of them.
+    """
+
+    partition: int
+    position: int
+    end: int
+    served_position: int
+    served_end: int
+    watermark: int | None
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run has made.
+
+    Attributes
+    ----------
+    records : int
+        Of both logs, joined.
+    examples, positives, finals : int
+        Records of EXAMPLES put out.
+    waiting : int
+        Offsets of both logs that wait for the other log's time to pass.
+    seconds : float
+        From the first word of a worker to the end.
+    stopped : bool
+        Ended by a signal.
+    """
+
+    records: int
+    examples: int
+    positives: int
+    finals: int
+    waiting: int
+    seconds: float
+    workers: int
+    stopped: bool
+
+
+def stands(settings: Settings) -> list[Stands]:
+    """Where each partition's task stands; at the beginning where there is none."""
+    ends: dict[str, list[int]] = {name: [0] * settings.partitions for name in (ACTIONS, SERVED)}
+    for name in ends:
+        if log_exists(settings, name):
+            with open_log(settings, name, read_only=True) as log:
+                ends[name] = log.end_positions()
+    out = []
+    for partition in range(settings.partitions):
+        path, meta = task_path(settings, EXAMPLES, partition), None
+        if path.exists():
+            view = TaskView(path)
+            meta = view.meta
+            view.close()
+        served = meta.inputs[SERVED][0] if meta is not None and meta.inputs else 0
+        position, watermark, counts = (meta.position, meta.watermark, meta.counts) if meta is not None else (0, None, {})
+        out.append(Stands(partition, position, ends[ACTIONS][partition], served, ends[SERVED][partition], watermark, counts))
+    return out
+
+
+def run_examples(settings: Settings, follow: bool, workers: int, display: Display, ended: bool = False) -> Made:
+    """Join what was served, seen and done, in worker processes.
+
+    Parameters
+    ----------
+    follow : bool
+        Until stopped by SIGTERM or Ctrl-C; otherwise what both logs have now.
+    workers : int
+        Processes; each owns the partitions p with p mod workers = its number.
+    ended : bool
+        Nothing more is served that was there before the newest action: say so in SERVED, by heartbeats.
+
+    Raises
+    ------
+    DataDirectoryError
+        There is no log of what was served.
+    StateError
+        All is done but what tasks had to do whose state is damaged: they were left out.
+    """
+    if not 1 <= workers <= settings.partitions:
+        raise SettingsError(
+            f"{workers} workers for {settings.partitions} partitions: give 1 to {settings.partitions}, for a worker owns whole partitions"
+        )
+    if not follow and not log_exists(settings, SERVED):
+        raise DataDirectoryError(
+            f"nothing has been served from {settings.data}: there is no log '{SERVED}' in {settings.logs}; `tidemark serve` makes one, or follow it"
+        )
+    before = _totals(settings)
+    with run_lock(settings.state / EXAMPLES, f"the examples of {settings.data}") as lock, open_log(settings, ACTIONS) as actions:
+        warm_up(display.note)
+        if ended:
+            with open_log(settings, SERVED, create=True) as served:
+                beat(actions, served, [0] * settings.partitions)
+        started = time.monotonic()
+        until = tuple(actions.end_positions())
+        standing = stands(settings)
+        display.begin(
+            EXAMPLES,
+            sum(one.position + one.served_position for one in standing),
+            None if follow else sum(until) + sum(one.served_end for one in standing),
+        )
+        records = 0
+        reached = {one.partition: one.position + one.served_position for one in standing}
+        first_word: list[float] = []
+        aside: dict[str, str] = {}
+
+        def listen(message: dict[str, Any]) -> None:
+            nonlocal records
+            if not first_word:
+                first_word.append(time.monotonic())
+            if "line" in message:
+                hear(message, aside)
+                (display.warn if follow else display.note)(message["line"])
+                return
+            records += message["records"]
+            partition = message["partition"]
+            display.advance(EXAMPLES, max(0, message["position"] - reached[partition]), message["watermark"])
+            reached[partition] = max(reached[partition], message["position"])
+
+        with stopping_on_signals() as stopping:
+            running = Workers(settings, FLOW, Plan(follow=follow, workers=workers, until=until), lock)
+            stopping.begin(running)
+            running.follow(listen, lambda: None)
+        ended_at = time.monotonic()
+    if aside:
+        raise StateError(left_out(aside))
+    after = _totals(settings)
+    made = {name: after[name] - before[name] for name in after}
+    waiting = sum(one.end - one.position + one.served_end - one.served_position for one in stands(settings))
+    seconds = ended_at - (first_word or [started])[0]
+    return Made(records, made["examples"], made["positives"], made["finals"], waiting, seconds, workers, running.stopping)
+
+
+def _totals(settings: Settings) -> dict[str, int]:
+    counts = [one.counts for one in stands(settings)]
+    return {
+        "examples": sum(of.get("examples", 0) for of in counts),
+        "positives": sum(n for of in counts for name, n in of.items() if name.startswith("positive.")),
+        "finals": sum(of.get("finals", 0) + of.get("revisit_finals", 0) for of in counts),
+    }
