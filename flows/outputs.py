@@ -16,7 +16,9 @@ ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS = "actions", "revisits", "late
 SERVED = "served"
 LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS, SERVED, EXAMPLES)
 OUTPUTS = (REVISITS, LATE, DEADLETTERS)
-"""What tasks put out: it follows from the other logs."""
+"""What the tasks of a run put out: it follows from the other logs."""
+NUMBERED = (*OUTPUTS, EXAMPLES)
+"""Logs whose records carry their origin and their number."""
 
 _ORIGIN = [
     pa.field("generation", pa.int32()),
