@@ -130,9 +130,7 @@ class ServedStore:
             of_piece = records.column(OFFSET).to_numpy()
             place = np.searchsorted(of_piece, wanted)
             if piece < 0 or (np.append(of_piece, -1)[place] != wanted).any():
-                raise StateError(
-                    f"state {self._store.path}: served records at offset {int(wanted[0])} and behind are missing; delete the state, and `tidemark examples run` makes it anew"
-                )
+                raise self._missing(int(wanted[0]))
             parts.append(records.take(pa.array(place)))
         whole = pa.Table.from_batches(parts).unify_dictionaries().combine_chunks() if parts else None
         return whole.drop_columns(OFFSET).to_batches() if whole is not None else []
@@ -188,12 +186,16 @@ class ServedStore:
             return self._held[first]
         value = self._store.get(_PIECE + first.to_bytes(8, "big"))
         if value is None:
-            raise StateError(
-                f"state {self._store.path}: served records at offset {first} and behind are missing; delete the state, and `tidemark examples run` makes it anew"
-            )
+            raise self._missing(first)
         records = pa.ipc.open_stream(pa.py_buffer(value), options=_ALONE).read_next_batch()
         self._hold(first, records)
         return records
+
+    def _missing(self, offset: int) -> StateError:
+        return StateError(
+            f"state {self._store.path}: served records from offset {offset} on are missing; delete the state, and `tidemark examples run` makes it "
+            "anew from the logs"
+        )
 
     def _hold(self, first: int, records: pa.RecordBatch) -> None:
         self._held[first] = records
