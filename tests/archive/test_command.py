@@ -17,6 +17,7 @@ from flows.archive.archive import Archive
 from flows.archive.checking import verify
 from flows.archive.names import DRAFT
 from flows.log import LocalLog
+from flows.examples.record import EXAMPLES
 from flows.outputs import ACTIONS, CORRECTIONS, LOGS, SERVED
 from tests.archive.making import rows, typed
 from tests.archive.test_segments import DAMAGES
@@ -36,7 +37,7 @@ from tests.processes import (
 )
 
 # What lies in a data directory in which nothing was ever corrected, or served.
-RUN_WRITES = tuple(name for name in LOGS if name not in (CORRECTIONS, SERVED))
+RUN_WRITES = tuple(name for name in LOGS if name not in (CORRECTIONS, SERVED, EXAMPLES))
 
 
 @pytest.fixture
