@@ -70,14 +70,12 @@ class Tables:
         """Give rows the gradients that a backward pass has left at the vectors; default rows learn as well."""
         self.users.apply(features.user_id, _gradient(inputs.user), learning_rate, learn_default=True)
         # Candidates and actions in one step: a row that is both learns once, from the sum.
-        there = np.flatnonzero(features.sequence_mask)
-        candidates, width = inputs.pin.shape
-        gradients = np.empty((candidates + len(there), width), np.float32)
-        gradients[:candidates] = _gradient(inputs.pin)
-        # Clipped, for `take` checks and copies once more otherwise.
-        np.take(_gradient(inputs.sequence_pin).reshape(-1, width), there, axis=0, out=gradients[candidates:], mode="clip")
-        rows = np.concatenate([features.pin_id, features.sequence_pin_id.reshape(-1)[there]])
-        self.pins.apply(rows, gradients, learning_rate, learn_default=True)
+        rows, gradients = [features.pin_id], [_gradient(inputs.pin)]
+        if inputs.sequence_pin.grad is not None:  # an encoder that reads no sequence leaves none
+            there = np.flatnonzero(features.sequence_mask)
+            rows.append(features.sequence_pin_id.reshape(-1)[there])
+            gradients.append(_gradient(inputs.sequence_pin).reshape(-1, inputs.pin.shape[1])[there])
+        self.pins.apply(np.concatenate(rows), np.concatenate(gradients), learning_rate, learn_default=True)
 
     def _sequences(self, features: Features) -> np.ndarray:
         contexts, length = features.sequence_pin_id.shape
@@ -85,8 +83,8 @@ class Tables:
 
 
 def _gradient(vectors: torch.Tensor) -> np.ndarray:
-    # A model that doesn't read the sequence leaves none there.
-    return np.zeros(vectors.shape, np.float32) if vectors.grad is None else vectors.grad.cpu().numpy()
+    assert vectors.grad is not None
+    return np.asarray(vectors.grad.cpu().numpy())
 
 
 def dropped(features: Features, chance: float, rng: np.random.Generator) -> Features:

@@ -35,7 +35,7 @@ _SCORED_AT_ONCE = 4_096
 
 @dataclass(frozen=True)
 class Start:
-    """What a training begins with; both are changed in place.
+    """What a training begins with. A training that doesn't go on from a checkpoint changes both in place; what came of them is the draft.
 
     Attributes
     ----------
