@@ -18,13 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from flows.directories import make_directory, sync, translated
-from online_model.model.dense import DENSE, save_dense
+from online_model.model.dense import save_dense
+from online_model.registry.manifest import DENSE, TABLES
 from online_model.training.epoch import Epoch, Progress
 from online_model.training.errors import CheckpointError
-from online_model.training.tables import PIN_TABLE, USER_TABLE
 
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
-_FILES = (DENSE, _OPTIMIZER, USER_TABLE, PIN_TABLE)
+_FILES = (DENSE, _OPTIMIZER, *TABLES.values())
 _PREFIX, _DRAFT = "batch-", "draft"
 
 

@@ -10,9 +10,8 @@ import torch
 
 from online_model.model.columns import ExampleColumns, Features
 from online_model.model.inputs import Inputs, inputs_of
+from online_model.registry.manifest import TABLES
 from online_model.table import EmbeddingTable, load, save
-
-USER_TABLE, PIN_TABLE = "user_table.safetensors", "pin_table.safetensors"
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class Tables:
 
     def save(self, directory: Path) -> None:
         """Write both: the same bytes for the same tables."""
-        save(self.users, directory / USER_TABLE)
-        save(self.pins, directory / PIN_TABLE)
+        save(self.users, directory / TABLES["user"])
+        save(self.pins, directory / TABLES["pin"])
 
     @classmethod
     def load(cls, directory: Path) -> Tables:
@@ -36,7 +35,7 @@ class Tables:
         TableFileError
         DataDirectoryError
         """
-        return cls(load(directory / USER_TABLE), load(directory / PIN_TABLE))
+        return cls(load(directory / TABLES["user"]), load(directory / TABLES["pin"]))
 
     def begin(self, columns: ExampleColumns, seen_at: np.ndarray, accumulator_decay: float) -> None:
         """Before an epoch: accumulators decay, and the IDs of all examples are counted in the order in which they were seen.

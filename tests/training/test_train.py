@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ from online_model.model.calibration import Calibrators
 from online_model.model.config import Encoder, ModelConfig
 from online_model.model.dense import load_dense
 from online_model.model.ranker import Ranker
+from online_model.registry.bases import Expected
+from online_model.registry.manifest import Described
+from online_model.registry.registry import Registry
 from online_model.training import checkpoint
 from online_model.training.config import TrainingConfig
 from online_model.training.epoch import Epoch
@@ -71,7 +74,7 @@ def test_the_same_training_is_the_same_bytes(encoder: str, tmp_path: Path) -> No
     trained(tmp_path / "c", start(encoder), replace(SETTINGS, seed=1))
     assert contents(tmp_path / "a")["dense.safetensors"] != contents(tmp_path / "c")["dense.safetensors"]
     assert first.metrics["examples"] < first.metrics["examples_given"] == 300
-    json.dumps([first.config, first.build, first.metrics])
+    json.dumps([first.config, asdict(first.build), first.metrics])
 
 
 @pytest.mark.parametrize("batches", [0, 1, 3, 4, 7])
@@ -161,6 +164,20 @@ def test_the_draft_is_the_model_that_was_trained(tmp_path: Path) -> None:
     calibrators = Calibrators.load(tmp_path / "a" / "calibrators.json")
     assert calibrators.to_dict() == Calibrators.fit(of.ranker.config.heads, logits, held_out.labels).to_dict()
     assert calibrators.examples.tolist() == [100] * 5
+
+
+def test_the_registry_takes_the_draft(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models", Expected("made-up", "v"))
+    of = start()
+    with registry.draft() as draft:
+        done = trained(draft, of)
+        about = Described(done.config, done.feature_fingerprint, "v", {"until": 1}, None, done.build, done.metrics, 1)
+        base = registry.publish(draft, about)
+    files = registry.base(base.number)
+    config = ModelConfig.from_dict(dict(files.manifest.about.config["model"]))
+    back = load_dense(config, files.path / "dense.safetensors")
+    held_out = parts()[1]
+    assert np.array_equal(logits_of(back, Tables.load(files.path), held_out), logits_of(of.ranker, of.tables, held_out))
 
 
 def test_a_draft_is_never_written_over_anything(tmp_path: Path) -> None:
