@@ -28,6 +28,7 @@ from online_model.training.config import TrainingConfig
 from online_model.training.epoch import Epoch, reproducible
 from online_model.training.errors import TrainingStoppedError
 from online_model.training.examples import TrainingExamples
+from online_model.training.optimizer import OPTIMIZER, load_optimizer, save_optimizer
 from online_model.training.tables import Tables
 
 _SCORED_AT_ONCE = 4_096
@@ -45,11 +46,14 @@ class Start:
         New ones, or those of the last full base: never an online learner's.
     name : str
         What names it, for a training that goes on: a base's digest, or "new".
+    optimizer : Path, optional
+        What the optimiser of the last full base remembers; without it, nothing.
     """
 
     ranker: Ranker
     tables: Tables
     name: str = "new"
+    optimizer: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Trained:
     Attributes
     ----------
     draft : Path
-        dense.safetensors, user_table.safetensors, pin_table.safetensors, calibrators.json.
+        dense.safetensors, optimizer.safetensors, user_table.safetensors, pin_table.safetensors, calibrators.json.
     config : dict
         ``model`` and ``training``.
     feature_fingerprint : str
@@ -139,6 +143,7 @@ def train(
     )
     with translated(f"draft {draft}"):
         save_dense(epoch.ranker, draft / DENSE)
+        save_optimizer(epoch.optimizer, draft / OPTIMIZER)
         epoch.tables.save(draft)
         calibrators.save(draft / CALIBRATORS)
         for path in draft.iterdir():
@@ -186,7 +191,10 @@ def build_of(device: torch.device, seed: int) -> Build:
 def _begun(start: Start, examples: TrainingExamples, config: TrainingConfig, checkpoints: Path | None, name: str) -> Epoch:
     if checkpoints is None or not checkpoint.there(checkpoints):
         start.tables.begin(examples.columns, examples.seen_at, config.accumulator_decay)
-        return Epoch(start.ranker, start.tables, examples, config)
+        epoch = Epoch(start.ranker, start.tables, examples, config)
+        if start.optimizer is not None:
+            load_optimizer(epoch.optimizer, start.optimizer)
+        return epoch
     device = next(start.ranker.parameters()).device
 
     def of(kept: Path) -> Epoch:
