@@ -190,7 +190,7 @@ def build_of(device: torch.device, seed: int) -> Build:
 
 def _begun(start: Start, examples: TrainingExamples, config: TrainingConfig, checkpoints: Path | None, name: str) -> Epoch:
     if checkpoints is None or not checkpoint.there(checkpoints):
-        start.tables.begin(examples.columns, examples.seen_at, config.accumulator_decay)
+        start.tables.begin(examples, config.accumulator_decay)
         epoch = Epoch(start.ranker, start.tables, examples, config)
         if start.optimizer is not None:
             load_optimizer(epoch.optimizer, start.optimizer)

@@ -260,7 +260,7 @@ def test_spans_of_two_fingerprints_are_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     of = start()
     found = parts()[0]
-    of.tables.begin(found.columns, found.seen_at, 1.0)
+    of.tables.begin(found, 1.0)
     epoch = Epoch(of.ranker.train(), of.tables, found, SETTINGS)
     assert not checkpoint.there(tmp_path)
     for _ in range(2):
