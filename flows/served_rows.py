@@ -295,7 +295,10 @@ def _encode(requests: Sequence[Served]) -> pa.RecordBatch:
     columns |= of_first(("pin_slot", "pin_propensity", "pin_explored", "pin_score"), [len(one.pin_id) for one in requests], ranks)
     not_shown = pa.array(np.concatenate([one.not_shown for one in ranked]).astype(np.int64, copy=False))
     columns |= of_first(("not_shown",), [len(one.not_shown) for one in ranked], [not_shown])
-    columns |= {"base": of_request([one.base for one in ranked], pa.int64()), "delta": of_request([one.delta for one in ranked], pa.int64())}
+    columns |= {
+        "base": of_request([one.base for one in ranked], pa.int64()),
+        "delta": of_request([one.delta for one in ranked], pa.int64()),
+    }
     return pa.RecordBatch.from_arrays([columns[name] for name in SERVED_SCHEMA.names], schema=SERVED_SCHEMA)
 
 

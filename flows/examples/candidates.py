@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,19 +37,23 @@ def keys_of(users: np.ndarray, requests: np.ndarray) -> list[bytes]:
     return [_CANDIDATES + packed[at : at + 16] for at in range(0, len(packed), 16)]
 
 
+Piece = tuple[int, int, pa.RecordBatch, np.ndarray, np.ndarray]
+"""First offset, arrival of the last record, records, and each one's user and request."""
+
+
 @dataclass
 class Kept:
     """What a batch is to write.
 
     Attributes
     ----------
-    pieces : list of (first offset, arrival of the last, RecordBatch, users, requests)
+    pieces : list of Piece
     candidates : list of (key, entries)
     deleted : list of bytes
         Keys that nothing can ask for any more.
     """
 
-    pieces: list[tuple[int, int, pa.RecordBatch, np.ndarray, np.ndarray]] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     candidates: list[tuple[bytes, np.ndarray]] = field(default_factory=list)
     deleted: list[bytes] = field(default_factory=list)
 
@@ -107,9 +112,9 @@ class ServedStore:
         entries[entries[:, E_SEEN] >= before[0], E_SEEN] = UNSEEN
         return entries, of
 
-    def add(self, kept: Kept) -> None:
+    def add(self, pieces: Sequence[Piece]) -> None:
         """Take note of pieces that are about to be written."""
-        for first, arrival, records, _, _ in kept.pieces:
+        for first, arrival, records, _, _ in pieces:
             self._firsts.append(first)
             self._arrivals.append(arrival)
             self._listed.add(first)
@@ -125,20 +130,24 @@ class ServedStore:
             of_piece = records.column(OFFSET).to_numpy()
             place = np.searchsorted(of_piece, wanted)
             if piece < 0 or (np.append(of_piece, -1)[place] != wanted).any():
-                raise StateError(
-                    f"state {self._store.path}: served records at offset {int(wanted[0])} and behind are missing; delete the state and run again"
-                )
+                raise self._missing(int(wanted[0]))
             parts.append(records.take(pa.array(place)))
         whole = pa.Table.from_batches(parts).unify_dictionaries().combine_chunks() if parts else None
         return whole.drop_columns(OFFSET).to_batches() if whole is not None else []
 
-    def expire(self, watermark: int, lateness: int, kept: Kept) -> None:
-        """Note for deletion what no record behind this watermark can ask for, ms. What is gone through again later must begin here."""
-        seen = bisect_right(self._arrivals, watermark - SERVED_KEPT_MS - lateness - 1)
+    def expire(self, watermark: int | None, lateness: int, kept: Kept, sparing: int = 0) -> None:
+        """Note for deletion what no record behind this watermark can ask for, ms. What is gone through again later must begin here.
+
+        The last `sparing` pieces are about to be written, and go the next time.
+        """
+        if watermark is None:
+            return
+        written = len(self._firsts) - sparing
+        seen = min(written, bisect_right(self._arrivals, watermark - SERVED_KEPT_MS - lateness - 1))
         listed = [first for first in self._firsts[:seen] if first in self._listed]
         if listed:
             self._expire_candidates(listed, watermark - SERVED_KEPT_MS - lateness, kept)
-        gone = bisect_right(self._arrivals, watermark - SERVED_KEPT_MS - OUTCOME_MS - CREDIT_MS - lateness - 1)
+        gone = min(written, bisect_right(self._arrivals, watermark - SERVED_KEPT_MS - OUTCOME_MS - CREDIT_MS - lateness - 1))
         for first in self._firsts[:gone]:
             at = first.to_bytes(8, "big")
             kept.deleted += [_PIECE + at, _ARRIVAL + at]
@@ -160,10 +169,14 @@ class ServedStore:
         found = self._store.get_many([_REQUESTS + first.to_bytes(8, "big") for first in listed])
         owners = np.frombuffer(b"".join(value for value in found if value is not None), "<i8").reshape(-1, 2)
         keys = sorted(set(keys_of(owners[:, 0], owners[:, 1])))
-        for key, value in zip(keys, self._store.get_many(keys), strict=True):
-            # One that was served again since goes with the last of its records.
-            if value is not None and (np.frombuffer(value, "<i8").reshape(-1, ENTRY_COLUMNS)[:, E_TIME] < before).all():
-                kept.deleted.append(key)
+        stored = dict(zip(keys, self._store.get_many(keys), strict=True))
+        entries = {key: np.frombuffer(value, "<i8").reshape(-1, ENTRY_COLUMNS) for key, value in stored.items() if value is not None}
+        # What this batch has changed is not there yet.
+        entries |= {key: changed for key, changed in kept.candidates if key in stored}
+        # One that was served again since goes with the last of its records.
+        gone = {key for key, of_request in entries.items() if (of_request[:, E_TIME] < before).all()}
+        kept.deleted += sorted(gone)
+        kept.candidates = [one for one in kept.candidates if one[0] not in gone]
         kept.deleted += [_REQUESTS + first.to_bytes(8, "big") for first in listed]
         self._listed.difference_update(listed)
 
@@ -173,10 +186,16 @@ class ServedStore:
             return self._held[first]
         value = self._store.get(_PIECE + first.to_bytes(8, "big"))
         if value is None:
-            raise StateError(f"state {self._store.path}: served records at offset {first} and behind are missing; delete the state and run again")
+            raise self._missing(first)
         records = pa.ipc.open_stream(pa.py_buffer(value), options=_ALONE).read_next_batch()
         self._hold(first, records)
         return records
+
+    def _missing(self, offset: int) -> StateError:
+        return StateError(
+            f"state {self._store.path}: served records from offset {offset} on are missing; delete the state, and `tidemark examples run` makes it "
+            "anew from the logs"
+        )
 
     def _hold(self, first: int, records: pa.RecordBatch) -> None:
         self._held[first] = records
@@ -186,9 +205,7 @@ class ServedStore:
             self._held_bytes -= dropped.nbytes
 
 
-def pieces_of(
-    records: pa.RecordBatch, arrivals: np.ndarray, users: np.ndarray, requests: np.ndarray
-) -> list[tuple[int, int, pa.RecordBatch, np.ndarray, np.ndarray]]:
+def pieces_of(records: pa.RecordBatch, arrivals: np.ndarray, users: np.ndarray, requests: np.ndarray) -> list[Piece]:
     """Served records with their offsets, cut apart for `Kept.pieces`."""
     offsets, out = records.column(OFFSET).to_numpy(), []
     for at in range(0, records.num_rows, PIECE_RECORDS):

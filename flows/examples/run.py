@@ -87,7 +87,8 @@ def stands(settings: Settings) -> list[Stands]:
     out = []
     for partition in range(settings.partitions):
         path, meta = task_path(settings, EXAMPLES, partition), None
-        if path.exists():
+        # Before that a database is only being made.
+        if (path / "CURRENT").exists():
             view = TaskView(path)
             meta = view.meta
             view.close()

@@ -17,7 +17,9 @@ from flows.settings import Settings
 @click.command(epilog="Example: tidemark examples run --follow --workers 2")
 @click.option("--until-end/--follow", default=True, show_default=True, help="What both logs have now, or on and on until stopped.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes; each owns a share of the partitions.")
-@click.option("--served-ended", is_flag=True, help="Nothing is being served: let all actions pass, and not only those before the last request.")
+@click.option(
+    "--served-ended", is_flag=True, help="Nothing is being served: let all actions pass, and not only those before the last request."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.pass_obj
 def run(settings: Settings, until_end: bool, workers: int, served_ended: bool, as_json: bool) -> None:
@@ -63,7 +65,9 @@ def status(settings: Settings, as_json: bool) -> None:
 def _summary(made: Made, follow: bool) -> str:
     waits = f"; {made.waiting:,} records wait for the other log" if made.waiting and not made.stopped else ""
     if not made.records:
-        return ("stopped before anything was joined; run again to continue" if made.stopped else "nothing new to join; examples are up to date") + waits
+        return (
+            "stopped before anything was joined; run again to continue" if made.stopped else "nothing new to join; examples are up to date"
+        ) + waits
     rate = f" ({made.records / made.seconds:,.0f}/s on {made.workers} worker{'s' * (made.workers > 1)})" if made.seconds > 0 else ""
     stopped = "; stopped before the end, run again to continue" if made.stopped and not follow else ""
     return (

@@ -62,7 +62,11 @@ def served_steps(stretch: Stretch, where: str) -> tuple[ServedSteps, pa.RecordBa
         n = batch.records.num_rows
         rows = slice(at, at + n)
         at += n
-        named = batch.records.column("request_id").is_valid().to_numpy(zero_copy_only=False) if "request_id" in batch.records.schema.names else None
+        named = (
+            batch.records.column("request_id").is_valid().to_numpy(zero_copy_only=False)
+            if "request_id" in batch.records.schema.names
+            else None
+        )
         newest = as_newest(batch.records, where)
         assert named is not None
         heartbeats += n - newest.num_rows
@@ -74,7 +78,9 @@ def served_steps(stretch: Stretch, where: str) -> tuple[ServedSteps, pa.RecordBa
     records = whole.to_batches()[0] if len(whole) else pa.RecordBatch.from_pylist([], _PIECE_SCHEMA)
     place, arrival = (np.concatenate([np.empty(0, np.int64), *each]) for each in (places, arrivals))
     request = hash_texts(records.column("request_id"))
-    leads = records.column("user_id").is_valid().to_numpy(zero_copy_only=False) & (list_lengths(records.column("pin_id")) > 0) & (request != 0)
+    leads = (
+        records.column("user_id").is_valid().to_numpy(zero_copy_only=False) & (list_lengths(records.column("pin_id")) > 0) & (request != 0)
+    )
     if not leads.all():
         records, place, arrival, request = records.filter(pa.array(leads)), place[leads], arrival[leads], request[leads]
     lengths = list_lengths(records.column("pin_id"))

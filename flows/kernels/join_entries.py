@@ -38,7 +38,8 @@ LABELS_DUE, SAVE_DUE, OUTCOME_DUE = 0, 1, 2
 def mixed(user, request):  # type: ignore[no-untyped-def]
     """One key of a user and a request."""
     return np.int64(
-        (np.uint64(user) * np.uint64(0x9E3779B97F4A7C15)) ^ ((np.uint64(request) + np.uint64(0xD1B54A32D192ED03)) * np.uint64(0xBF58476D1CE4E5B9))
+        (np.uint64(user) * np.uint64(0x9E3779B97F4A7C15))
+        ^ ((np.uint64(request) + np.uint64(0xD1B54A32D192ED03)) * np.uint64(0xBF58476D1CE4E5B9))
     )
 
 
