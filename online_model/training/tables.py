@@ -10,9 +10,9 @@ import torch
 
 from online_model.model.columns import ExampleColumns, Features
 from online_model.model.inputs import Inputs, inputs_of
+from online_model.registry.manifest import TABLES
 from online_model.table import EmbeddingTable, load, save
-
-USER_TABLE, PIN_TABLE = "user_table.safetensors", "pin_table.safetensors"
+from online_model.training.examples import TrainingExamples
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Tables:
 
     def save(self, directory: Path) -> None:
         """Write both: the same bytes for the same tables."""
-        save(self.users, directory / USER_TABLE)
-        save(self.pins, directory / PIN_TABLE)
+        save(self.users, directory / TABLES["user"])
+        save(self.pins, directory / TABLES["pin"])
 
     @classmethod
     def load(cls, directory: Path) -> Tables:
@@ -36,17 +36,18 @@ class Tables:
         TableFileError
         DataDirectoryError
         """
-        return cls(load(directory / USER_TABLE), load(directory / PIN_TABLE))
+        return cls(load(directory / TABLES["user"]), load(directory / TABLES["pin"]))
 
-    def begin(self, columns: ExampleColumns, seen_at: np.ndarray, accumulator_decay: float) -> None:
-        """Before an epoch: accumulators decay, and the IDs of all examples are counted in the order in which they were seen.
+    def begin(self, examples: TrainingExamples, accumulator_decay: float) -> None:
+        """Before an epoch: accumulators decay, and the IDs of all pins that were seen, and of who saw them, are counted in the order of time.
 
         So it doesn't depend on the order of learning who has a row.
         """
-        for table, ids in ((self.users, columns.user_id), (self.pins, columns.pin_id)):
-            order = np.lexsort((ids, seen_at))
+        seen = np.flatnonzero(examples.sightings())
+        for table, ids in ((self.users, examples.columns.user_id), (self.pins, examples.columns.pin_id)):
+            order = seen[np.lexsort((ids[seen], examples.seen_at[seen]))]
             table.decay_accumulators(accumulator_decay)
-            table.admit(ids[order], seen_at[order])
+            table.admit(ids[order], examples.seen_at[order])
 
     def rows_in(self, columns: ExampleColumns) -> ExampleColumns:
         """The same examples with rows in the place of IDs, looked up once. They hold as long as nothing is admitted."""
