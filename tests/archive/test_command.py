@@ -16,8 +16,8 @@ import pytest
 from flows.archive.archive import Archive
 from flows.archive.checking import verify
 from flows.archive.names import DRAFT
-from flows.log import LocalLog
 from flows.examples.record import EXAMPLES
+from flows.log import LocalLog
 from flows.outputs import ACTIONS, CORRECTIONS, LOGS, SERVED
 from tests.archive.making import rows, typed
 from tests.archive.test_segments import DAMAGES
