@@ -65,6 +65,12 @@ def test_a_simulation_whole_killed_and_rescaled(served: Path, tmp_path: Path) ->
     for one, other in zip(tables(whole), tables(killed), strict=True):
         assert one.equals(other)
     assert counts(whole) == counts(killed)
+    digests = [
+        [t for t in json.loads(tidemark("status", "--digest", "--json", data=data).out)["tasks"] if t["flow"] == "examples"]
+        for data in (whole, killed)
+    ]
+    assert digests[0] == digests[1]
+    assert len({task["digest"] for task in digests[0]}) == PARTITIONS
     # What came out is what the simulation's users did.
     rows = pa.concat_tables(tables(whole))
     made = {kind: rows.filter(pa.array(rows.column("kind").to_numpy() == kind)) for kind in Kind}
