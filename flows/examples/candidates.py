@@ -17,7 +17,7 @@ from rocksdict import WriteBatch
 from flows.errors import StateError
 from flows.kernels.joining import E_OFFSET, E_SEEN, E_TIME, ENTRY_COLUMNS, OUTCOME_MS, SERVED_KEPT_MS, UNSEEN
 from flows.kernels.layout import CREDIT_MS
-from flows.served_rows import with_own_dictionaries
+from flows.served_versions import with_own_dictionaries
 from flows.state.store import TaskStore
 
 # Of each key the first byte: candidates of a request, a piece of served records, the arrival of its last, the requests in it.
