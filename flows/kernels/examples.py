@@ -91,7 +91,9 @@ class ServedSteps:
     ----------
     place : int64[m]
         How many of the actions go before each.
-    arrival, user, request, time, offset : int64[m]
+    arrival, user, request, time : int64[m]
+    number : int64[m]
+        Of its own, ascending.
     first : int64[m + 1]
         Candidates of record i are first[i] to first[i + 1].
     pin : int64[c]
@@ -104,7 +106,7 @@ class ServedSteps:
     user: np.ndarray
     request: np.ndarray
     time: np.ndarray
-    offset: np.ndarray
+    number: np.ndarray
     first: np.ndarray
     pin: np.ndarray
     defaulted: np.ndarray
@@ -196,7 +198,7 @@ class JoinSet:
         done, used = join_records(
             actions.user, actions.request, actions.pin, actions.time, actions.event, actions.what, actions.topic, actions.arrival,
             actions.offset, actions.watermark, actions.revisited, groups.of_action,
-            served.place, served.arrival, served.user, served.request, served.time, served.offset, groups.of_served, served.first, served.pin,
+            served.place, served.arrival, served.user, served.request, served.time, served.number, groups.of_served, served.first, served.pin,
             served.defaulted, before, self._lateness, self.scalars, self.rows, self.keys, self.saved, self.nodes, self.heap, entries, known,
             found, dirty, counts, out, filled,
         )  # fmt: skip
