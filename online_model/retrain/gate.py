@@ -6,7 +6,7 @@ Both carry increments up to the cut alone, made here by one learner from the log
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -145,7 +145,7 @@ def judge(
     comparison = compare(ours, theirs, seed)
     found = next(d for d in comparison.differences if (d.head, d.metric) == (rule.head, rule.metric))
     verdict = rule.judge(found)
-    figures |= {"incumbent": _measured(theirs), "comparison": comparison_json(comparison), "rule": vars(rule)}
+    figures |= {"incumbent": _measured(theirs), "comparison": comparison_json(comparison), "rule": asdict(rule)}
     return Judged(verdict.passed, verdict.reason, figures)
 
 

@@ -27,14 +27,24 @@ from online_model.training.train import CALIBRATORS
 
 
 class Learning(Protocol):
-    """A model that learns on, batch by batch, its tables in place."""
+    """A model that learns on, batch by batch, its tables in place; `time` is the newest event time of what it has learned, ms, or -1."""
+
+    time: int
 
     def learn(self, rows: ExampleRows) -> object: ...
 
 
 @dataclass(frozen=True)
 class LearnerOf:
-    """How a model learns online: so many records at once, by this."""
+    """How a model learns online.
+
+    Attributes
+    ----------
+    batch_rows : int
+        Records of a micro-batch.
+    make : callable
+        Of a ranker and its tables, what learns.
+    """
 
     batch_rows: int
     make: Callable[[Ranker, Tables], Learning]

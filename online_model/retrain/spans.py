@@ -63,7 +63,8 @@ class Spans:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """What `dataclasses.asdict` gave."""
-        return cls(**{name: tuple(value) if isinstance(value, list | tuple) else value for name, value in values.items()})
+        plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**plain)
 
     def cut_dict(self) -> dict[str, Any]:
         """What a manifest says: `positions` is where increments of a base begin, and the next retrain."""
