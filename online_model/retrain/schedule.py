@@ -17,7 +17,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from flows import stopping
 from flows.errors import SettingsError
-from flows.settings import DAY_MS
+from flows.settings import DAY_MS, HOUR_MS
 
 CRON = "0 3 * * MON,THU"
 _YEAR_MS = 366 * DAY_MS
@@ -66,8 +66,9 @@ class Schedule:
 
     def latest(self, now: int) -> int | None:
         """The last time before or at a moment, ms; None if none was within a year."""
-        for days in (8, 32, 366):
-            found = list(self.between(now - days * DAY_MS, now + 1))
+        # A short look back first: a line may be of every second.
+        for span in (60_000, HOUR_MS, DAY_MS, 8 * DAY_MS, 32 * DAY_MS, _YEAR_MS):
+            found = list(self.between(now - span, now + 1))
             if found:
                 return found[-1]
         return None
