@@ -16,6 +16,7 @@ from rich.table import Table
 from flows import stopping
 from flows.duration_option import Duration
 from flows.errors import TidemarkError, one_line
+from flows.examples.store import open_examples
 from flows.metrics_http import serve_metrics
 from flows.run.display import moment
 from flows.settings import DAY_MS, Settings
@@ -23,12 +24,13 @@ from flows.time_option import Time
 from online_model.learner.config import LearnerConfig
 from online_model.learner.delayed import DelayedLabels
 from online_model.learner.step import Step
+from online_model.registry.registry import Registry
 from online_model.retrain.errors import EmptyWindowError
 from online_model.retrain.gate import Rule
 from online_model.retrain.metrics import Metrics
 from online_model.retrain.model_file import read_model_file
 from online_model.retrain.progress import StageBars
-from online_model.retrain.run import Outcome, Request, planned, retrain
+from online_model.retrain.run import Outcome, Request, planned, retrain, unfinished
 from online_model.retrain.schedule import CRON, Schedule, run_on_schedule
 from online_model.retrain.sides import LearnerOf
 from online_model.retrain.spans import FROM_SCRATCH, HeldBack
@@ -181,7 +183,7 @@ class _One:
     """One retrain, told."""
 
     def __init__(self, settings: Settings, request: Request, learner: LearnerOf, memory_bytes: int, as_json: bool) -> None:
-        self._settings, self._request, self._learner = settings, request, learner
+        self.settings, self._request, self._learner = settings, request, learner
         self._memory_bytes, self._as_json = memory_bytes, as_json
         self.last: Outcome | None = None
 
@@ -189,7 +191,7 @@ class _One:
         """Whether its base was published."""
         started = time.monotonic()
         with StageBars(quiet=self._as_json) as bars:
-            made = retrain(self._settings, self._request, self._learner, as_of, go_on, _now, self._memory_bytes, bars)
+            made = retrain(self.settings, self._request, self._learner, as_of, go_on, _now, self._memory_bytes, bars)
         self.last = made
         _tell(made, time.monotonic() - started, self._as_json)
         return made.passed
@@ -205,10 +207,10 @@ def _scheduled(one: _One, schedule: Schedule, metrics_port: int | None, metrics_
         metrics.ended("passed_over")
         say(line)
 
-    def job(due: int) -> None:
-        say(f"the retrain that was due at {moment(due)} begins")
+    def job(due: int, go_on: bool = False) -> None:
+        say(f"the retrain as of {moment(due)} {'goes on' if go_on else 'begins'}")
         try:
-            if one.run(due, go_on=False) and one.last is not None and one.last.base is not None:
+            if one.run(due, go_on) and one.last is not None and one.last.base is not None:
                 metrics.ended("published")
                 metrics.published(one.last.base, due)
             else:
@@ -232,17 +234,15 @@ def _scheduled(one: _One, schedule: Schedule, metrics_port: int | None, metrics_
     if metrics_port is not None:
         port = serve_metrics(metrics.registry, metrics_address, metrics_port)
         click.echo(f"metrics at http://{metrics_address}:{port}/metrics", err=True)
-    last = schedule.latest(_now())
-    if last is not None:
+    if (begun := unfinished(one.settings)) is not None:
+        job(begun, go_on=True)
+    elif (last := schedule.latest(_now())) is not None:
         say(f"the last time was {moment(last)}; if it was missed: tidemark retrain --once --as-of {last}")
     _say_next()
     run_on_schedule(schedule, job, missed)
 
 
 def _dry_run(settings: Settings, request: Request, as_of: int, as_json: bool) -> None:
-    from flows.examples.store import open_examples
-    from online_model.registry.registry import Registry
-
     examples = open_examples(settings)
     try:
         plan = planned(Registry.of(settings), examples, request, as_of)
@@ -286,7 +286,8 @@ def _tell(made: Outcome, seconds: float, as_json: bool) -> None:
         click.echo(f"note: {made.note}")
     if made.base is not None:
         click.echo(f"gate passed: {made.reason}")
-        click.echo(f"base {made.base} is served from now on; to go back: tidemark models rollback")
+        back = "; to go back: tidemark models rollback" if made.incumbent is not None else ""
+        click.echo(f"base {made.base} is served from now on{back}")
     else:
         click.echo(f"gate refused: {made.reason}", err=True)
         stays = "nothing is served" if made.incumbent is None else f"base {made.incumbent} stays"

@@ -16,6 +16,7 @@ import orjson
 from flows.directories import translated
 from flows.errors import CorruptionError, FingerprintError
 from flows.examples.store import Examples, open_examples
+from flows.run.display import moment
 from flows.settings import DAY_MS, Settings
 from online_model.model.config import ModelConfig
 from online_model.model.dense import DENSE, load_dense
@@ -180,6 +181,12 @@ def retrain(
             return _Retrain(settings, registry, examples, work, request, learner, memory_bytes, told).run(as_of, go_on, now)
     finally:
         examples.close()
+
+
+def unfinished(settings: Settings) -> int | None:
+    """The moment, ms, of a retrain that was begun and stopped; None if there is none."""
+    plan = Work(Registry.of(settings)).plan()
+    return None if plan is None else int(plan["spans"]["as_of"])
 
 
 class _Retrain:
@@ -371,7 +378,7 @@ def _incumbent(registry: Registry, from_scratch: bool) -> tuple[Base | None, str
 
 def _described(spans: Spans, plan: Planned) -> str:
     begin = "the store's beginning" if plan.parent is None else f"base {plan.parent.number}'s last example"
-    return f"{begin} and {spans.learned_until} (as of {spans.as_of}, less what is held back)"
+    return f"{begin} and {moment(spans.learned_until)} (as of {moment(spans.as_of)}, less what is held back)"
 
 
 def _number(base: Base | None) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from flows.errors import SettingsError
 from flows.examples.store import Examples, positions_at
 from flows.log import LogBatch
+from flows.run.display import moment
 from flows.settings import DAY_MS, HOUR_MS
 from online_model.registry.bases import Base
 from online_model.retrain.errors import EmptyWindowError, NoParentError
@@ -114,10 +115,10 @@ def next_spans(examples: Examples, parent: Learned, as_of: int, held: HeldBack) 
     spans = _spans(examples, parent.positions, as_of, cut, held.calibration_ms)
     if any(now < before for now, before in zip(spans.learned, parent.positions, strict=True)) or spans.learned == parent.positions:
         raise EmptyWindowError(
-            f"retrain: of the labels that matured before {spans.learned_until} (as of {as_of}, less what is held back) the base has learned "
-            "all: there is nothing new; let more time pass, hold back less (--hold-back, --calibrate), or look whether `tidemark examples` is at work"
+            f"retrain: the base has learned from all labels that matured before {moment(spans.learned_until)} (as of {moment(as_of)}, less what is "
+            "held back): there is nothing new; let more time pass, or see whether examples are being made (`tidemark examples status`)"
         )
-    # Of an earlier `as_of` than the base's own, what is held back may lie before what the base was calibrated on.
+    _refuse_unjudged(spans)
     return spans
 
 
@@ -134,12 +135,24 @@ def whole_store(examples: Examples, incumbent: Learned | None, as_of: int, held:
         _check(examples, incumbent)
         cut = max(cut, incumbent.cut)
     begin = (0,) * examples.partitions if since is None else tuple(positions_at(examples, since))
-    return _spans(examples, begin, as_of, min(cut, as_of), held.calibration_ms)
+    spans = _spans(examples, begin, as_of, min(cut, as_of), held.calibration_ms)
+    if incumbent is not None:
+        _refuse_unjudged(spans)
+    return spans
 
 
 def _spans(examples: Examples, begin: Sequence[int], as_of: int, cut: int, calibration_ms: int) -> Spans:
     learned, calibrated, judged = (tuple(positions_at(examples, time)) for time in (cut - calibration_ms, cut, as_of))
     return Spans(as_of, cut, cut - calibration_ms, tuple(begin), learned, calibrated, judged)
+
+
+def _refuse_unjudged(spans: Spans) -> None:
+    """Before all the work, not after it: without examples to judge by no base is let pass."""
+    if spans.calibrated == spans.judged:
+        raise EmptyWindowError(
+            f"retrain: nothing became known between {moment(spans.cut)} and {moment(spans.as_of)}, so there is nothing to judge a new base by; see "
+            "whether examples are being made (`tidemark examples status`), give an earlier --as-of, or hold back more (--hold-back)"
+        )
 
 
 def _check(examples: Examples, base: Learned) -> None:
