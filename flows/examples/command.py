@@ -80,8 +80,8 @@ def status(settings: Settings, as_json: bool) -> None:
 def restore(settings: Settings, partitions: tuple[int, ...], as_json: bool) -> None:
     """Put tasks back whose state is damaged: the next run makes them anew from the logs.
 
-    What a task puts out once more, readers leave out. The old state stays beside (state/examples/<partition>.replaced) until the next time. A run that
-    is on lets go of one task at a time, and goes on with all others.
+    What a task puts out once more, readers leave out. The old state stays beside (state/examples/<partition>.replaced) until the next time.
+    A run that is on lets go of one task at a time, and goes on with all others.
     """
     done = put_away(settings, partitions or tuple(range(settings.partitions)))
     if as_json:
