@@ -84,7 +84,7 @@ class Plans:
         try:
             context = utils._get_cached_request_context(registry, project, wanted, full_names)
         except KeyError as error:
-            raise _unknown_feature(wanted) or error from None
+            raise unknown_feature(wanted) or error from None
         known = self._known.get(id(context))
         if known is None:
             if len(self._known) >= _MOST_PLANS:
@@ -189,7 +189,9 @@ def _integer(key: str, place: int, value: Any) -> int:
     # JSON carries IDs past 2^53 as texts, and Feast takes them so. One with a fraction, or "007", it would take for another entity.
     if isinstance(value, str) and is_decimal(value):
         return int(value)
-    raise _of_another_type(key, place, value, "an ID is a whole number; of a text that was ingested as an ID, ask for `flows.events.id_of(text)`")
+    raise _of_another_type(
+        key, place, value, "an ID is a whole number; of a text that was ingested as an ID, ask for `flows.events.id_of(text)`"
+    )
 
 
 def _wrong(key: str, values: Any, is_wrong: Callable[[Any], bool], rule: str) -> FeastReadError:
@@ -201,7 +203,7 @@ def _of_another_type(key: str, place: int, value: Any, rule: str) -> FeastReadEr
     return FeastReadError(f"entity row {place}: {key} is {value!r} ({type(value).__name__}); {rule}")
 
 
-def _unknown_feature(wanted: Any) -> FeastReadError | None:
+def unknown_feature(wanted: Any) -> FeastReadError | None:
     """Feast says a KeyError of its own where a view lacks a feature."""
     for reference in wanted if not isinstance(wanted, FeatureService) else ():
         view, _, name = reference.partition(":")

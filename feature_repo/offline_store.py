@@ -33,11 +33,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from feature_repo.columns import VIEWS
 from feature_repo.entity_frame import EntityFrame
 from feature_repo.errors import HistoricalReadError, StateIsWrittenByItsLogError
+from feature_repo.first_words import speak_first
 from feature_repo.historical import Historical
 from feature_repo.store_config import DataDirectoryConfig
 from feature_repo.views import FINGERPRINT_TAG
 from flows.export import write_tables
 from flows.run.display import RateColumn
+
+speak_first()
 
 
 class LogOfflineStoreConfig(DataDirectoryConfig):

@@ -28,6 +28,7 @@ from feast.repo_config import RepoConfig
 from feature_repo.asking import Plan, Plans, check_fingerprint, columns_of
 from feature_repo.columns import VIEWS, Keys, read_columns
 from feature_repo.errors import FeastReadError, StateIsWrittenByItsLogError, plain_in_feast_commands
+from feature_repo.first_words import speak_first
 from feature_repo.readers import CaughtUp, caught_up, read_together
 from feature_repo.response import Answered, ArrayResponse
 from feature_repo.store_config import DataDirectoryConfig
@@ -38,6 +39,8 @@ LATEST_AS_OF = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last event t
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _as_of: ContextVar[int | None] = ContextVar("as_of", default=None)
 _log = logging.getLogger(__name__)
+
+speak_first()
 
 
 class TaskStateOnlineStoreConfig(DataDirectoryConfig):

@@ -109,6 +109,6 @@ def _is_applied(store: FeatureStore, defined: views.Definitions) -> bool:
         name in applied
         and applied[name].tags.get(views.FINGERPRINT_TAG) == view.tags[views.FINGERPRINT_TAG]
         # A data directory may have moved.
-        and applied[name].batch_source == view.batch_source
+        and applied[name].stream_source == view.stream_source
         for name, view in defined.views.items()
     )

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, Project, ValueType
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, Project, PushSource, ValueType
 from feast.repo_config import RepoConfig
 from feast.types import Array, FeastType, Float64, Int64, String
 
@@ -84,10 +84,15 @@ def definitions(offline: Path) -> Definitions:
             # The key is declared too, or Feast opens the Parquet file at `apply` to infer its type, and a fresh clone has none.
             schema=[Field(name=key.join_key, dtype=String if key.value_type is ValueType.STRING else Int64)]
             + [Field(name=field, dtype=dtype) for field, dtype in fields],
-            source=ExportSource(
-                name=f"{name}_export",
-                path=str(offline / f"{name}.parquet"),
-                timestamp_field="event_timestamp",
+            # Where others push, so that Feast's lists say what becomes of it here; `feature_repo.first_words` refuses it.
+            source=PushSource(
+                name=name,
+                batch_source=ExportSource(
+                    name=f"{name}_export",
+                    path=str(offline / f"{name}.parquet"),
+                    timestamp_field="event_timestamp",
+                ),
+                description="Written by its log alone: a push is refused. To change what the view says, append events to the log.",
             ),
             # None: expiry is in the features themselves, by event time.
             ttl=timedelta(0),

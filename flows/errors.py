@@ -10,7 +10,8 @@ MAKE_ANEW = (
     "delete state/, checkpoints/, every log (or topic) but 'actions', 'corrections' and 'served' and what archive/ has of the others, "
     "and run again to make them anew"
 )
-"""The way out that always works: everything else follows from ACTIONS and CORRECTIONS. SERVED follows from nothing, and nothing rests on it."""
+"""The way out that always works: everything else follows from ACTIONS and CORRECTIONS. SERVED follows from nothing, and nothing rests on it.
+The learner puts EMBEDDINGS out anew, from EXAMPLES and a base."""
 
 
 def one_line(text: str) -> str:

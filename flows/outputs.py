@@ -13,12 +13,14 @@ from flows.errors import CorruptionError
 from flows.examples.record import EXAMPLES
 
 ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS = "actions", "revisits", "late", "deadletters", "corrections"
-SERVED = "served"
-LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS, SERVED, EXAMPLES)
+SERVED, EMBEDDINGS = "served", "embeddings"
+LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS, SERVED, EXAMPLES, EMBEDDINGS)
 OUTPUTS = (REVISITS, LATE, DEADLETTERS)
 """What the tasks of a run put out: it follows from the other logs."""
 NUMBERED = (*OUTPUTS, EXAMPLES)
 """Logs whose records carry their origin and their number."""
+REMADE = (*OUTPUTS, EMBEDDINGS)
+"""What is put out again where its log has lost it: EMBEDDINGS by the learner, from EXAMPLES and a base."""
 
 _ORIGIN = [
     pa.field("generation", pa.int32()),

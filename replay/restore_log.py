@@ -3,7 +3,7 @@
 Offsets, ledger and groups stay as they were, so that everything that rests on the log goes on.
 
 Of ACTIONS, CORRECTIONS and SERVED nothing may be missing. The other logs follow from them: one of those is cut where neither has what comes next, and
-the tasks that write to it put that out again, once they are put back to before it.
+the tasks that write to it put that out again, once they are put back to before it; EMBEDDINGS the learner, which finds out by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flows.errors import CorruptionError, DataDirectoryError, StorageFullError
 from flows.log import LocalLog
 from flows.log_file import alone, whole_path
 from flows.log_salvage import Salvage
-from flows.outputs import ACTIONS, OUTPUTS, SERVED
+from flows.outputs import ACTIONS, REMADE, SERVED
 from flows.settings import Settings
 from replay.in_place import REPLACED, delete
 
@@ -122,7 +122,7 @@ def _plan(salvage: Salvage, archive: Archive, name: str, partitions: int, reache
         covered = archive.covered(partition)
         end = max(salvage.ends.get(partition, 0), archive.end(partition), reached.get(partition, 0) if name == ACTIONS else 0)
         gone = missing(sorted(have + covered), 0, end)
-        if gone and name not in OUTPUTS:
+        if gone and name not in REMADE:
             lost += [f"{low} to {high - 1} of partition {partition}" for low, high in gone]
         elif gone:
             if archive.end(partition) > gone[0][0]:

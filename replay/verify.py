@@ -37,7 +37,7 @@ _READ_RECORDS = 65_536
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong: of what (log, archive, state, behind, checkpoint), where, what, and what to do."""
+    """Something that is wrong: of what (log, archive, model, state, behind, checkpoint), where, what, and what to do."""
 
     kind: str
     where: str

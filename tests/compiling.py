@@ -9,7 +9,8 @@ import numpy as np
 
 from flows.compile_cache import CACHE
 from flows.kernels import what_if, what_if_sequences
-from tests.processes import simulate
+from online_model.table import EmbeddingTable, TableConfig
+from tests.processes import simulate, tidemark
 
 
 def explain_nothing() -> None:
@@ -23,10 +24,24 @@ def explain_nothing() -> None:
     what_if_sequences.explain_sequences(none.reshape(0, 12), bounds, cuts, none, none.reshape(0, 5), offsets, shifts, 100, hits)
 
 
+def learn_nothing() -> None:
+    """The embedding table's."""
+    table = EmbeddingTable(TableConfig(2))
+    for _ in range(2):
+        rows = table.admit(np.arange(1_100), np.zeros(1_100, np.int64))
+    table.apply(rows, np.zeros((1_100, 2), np.float32), 1, learn_default=True)
+    table.gather(rows)
+    table.put(np.arange(2_000, 2_002), np.zeros((2, 2), np.float32))
+    table.expire(1)
+    EmbeddingTable.from_state(table.config, table.state())
+
+
 if __name__ == "__main__":
     done = CACHE / "compiled-before-tests"
     if not done.exists():
         with tempfile.TemporaryDirectory() as directory:
-            simulate(Path(directory), events=500)
+            made = simulate(Path(directory), events=500)
+            tidemark("backfill", "--kinds", "all", "--out", Path(directory) / "examples", data=made.ingested)
         explain_nothing()
+        learn_nothing()
         done.touch()

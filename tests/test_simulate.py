@@ -17,7 +17,7 @@ import pytest
 from flows.errors import SettingsError
 from flows.events import EVENT_SCHEMA, MAX_EVENT_TIME
 from flows.settings import DAY_MS, HOUR_MS
-from flows.simulate import output, simulate
+from flows.simulate import load_world, output, simulate
 from flows.simulate.malformed import bad_lines
 from flows.simulate.published import CLICKS_BY_DAY, PUBLISHED, first_click_by_day, repeat_click_by_day
 
@@ -49,6 +49,13 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def rough(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("rough")
     return out, simulate(out, **ROUGH)
+
+
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("drifting")
+    _, world = load_world("drifting")
+    return out, simulate(out, users=800, pins=300, days=14, events=60_000, world=world)
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -159,7 +166,7 @@ def judge(out: Path, parameters: dict[str, Any]) -> dict[str, Any]:
     return {"counts": dict(counts), "bad": dict(bad), "saves": sorted(rows, key=lambda s: (s["save_time"], s["event_id"]))}
 
 
-@pytest.mark.parametrize("which", ["usual", "rough"])
+@pytest.mark.parametrize("which", ["usual", "rough", "drifting"])
 def test_truth_is_what_a_naive_reading_finds(which: str, request: pytest.FixtureRequest) -> None:
     out, truth = request.getfixturevalue(which)
     naive = judge(out, truth["parameters"])
@@ -282,8 +289,9 @@ def test_events_have_the_columns_of_the_contract(usual: tuple[Path, dict[str, An
     assert set(truth["topics"]) >= set(PUBLISHED.topic_days_3_6_share)
 
 
-def test_impressions_belong_to_a_request(usual: tuple[Path, dict[str, Any]]) -> None:
-    out, truth = usual
+@pytest.mark.parametrize("which", ["usual", "drifting"])
+def test_impressions_belong_to_a_request(which: str, request: pytest.FixtureRequest) -> None:
+    out, truth = request.getfixturevalue(which)
     served = pq.read_table(out / "served.parquet").to_pandas()
     assert len(served) == truth["requests"]
     assert served.request_id.is_unique
@@ -307,8 +315,9 @@ def test_impressions_belong_to_a_request(usual: tuple[Path, dict[str, Any]]) -> 
     assert len(seen.drop_duplicates(["request_id", "pin_id"])) == len(shown)
 
 
-def test_propensities_are_the_chances_of_the_slots(usual: tuple[Path, dict[str, Any]]) -> None:
-    out, _ = usual
+@pytest.mark.parametrize("which", ["usual", "drifting"])
+def test_propensities_are_the_chances_of_the_slots(which: str, request: pytest.FixtureRequest) -> None:
+    out, _ = request.getfixturevalue(which)
     served = pq.read_table(out / "served.parquet")
     slots = np.array(served["slots"].to_pylist())
     chance = np.array(served["propensities"].to_pylist())

@@ -1,164 +1,208 @@
-"""Two logs of one partition as one sequence, by (arrival, input, offset), up to the lower arrival of the two.
+"""Examples of all partitions as one sequence, by (ready_time, partition, offset): what an online learner reads.
 
-What comes out, and in which order, is a function of the two prefixes; how they are read, and in which stretches, enters nothing.
+The sequence is a function of the log alone. A record is handed on when no partition can bring an earlier one any more, and batches are cut on the
+sequence by count, and by the times that it says; how much is read at once, and how often somebody looks, changes neither.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from flows.decode_values import timestamps_of
 from flows.errors import CorruptionError
-from flows.kernels.layout import NEVER
-from flows.log import Log, LogBatch, read_before
+from flows.examples.joining import joined
+from flows.examples.record import EXAMPLES
+from flows.examples.rows import ExampleRows
+from flows.examples.store import READ_RECORDS, Examples, Fingerprints, Once, Stretch
+
+_NOTHING_YET = -(2**62)
+_ENDED = 2**62
 
 
-@dataclass
-class Side:
-    """One input: how far it is read, and what of that is not taken yet.
-
-    Attributes
-    ----------
-    log : Log
-    partition : int
-    position : int
-        Next offset to take.
-    arrival : int
-        Greatest timestamp before it, ms; -NEVER for none.
-    most : int
-        Records that one read gives at most.
-    end : int or None
-        Where it is read to; None: wherever it ends.
-    closed : bool
-        Nothing comes behind `end` that would go before what lies before it.
-    """
-
-    log: Log
-    partition: int
-    position: int
-    arrival: int
-    most: int
-    end: int | None = None
-    closed: bool = False
-    batches: list[LogBatch] = field(default_factory=list)
-    keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    offsets: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def __post_init__(self) -> None:
-        self._read_to = self.position
-        self._read_arrival = self.arrival
-
-    @property
-    def reached(self) -> int:
-        """Whatever comes arrives at this time or later."""
-        return int(NEVER) if self.closed and self.end is not None and self._read_to >= self.end else self._read_arrival
-
-    def read(self) -> bool:
-        """Read on; False if there is nothing."""
-        end = self.log.end_position(self.partition) if self.end is None else self.end
-        if self._read_to >= end:
-            return False
-        batches = read_before(self.log, end, self.partition, self._read_to, self.most)
-        if not batches:
-            raise CorruptionError(
-                f"log '{self.log.name}', partition {self.partition}: records from offset {self._read_to} on are missing; restore the log"
-            )
-        self.batches += batches
-        keys, offsets = [self.keys], [self.offsets]
-        for batch in batches:
-            of_records = batch.offsets_of_records()
-            if not len(of_records):
-                continue
-            running = np.maximum(np.maximum.accumulate(timestamps_of(batch.records)), self._read_arrival)
-            # Records of one offset are taken together, so they have one place: that of the last.
-            keys.append(running if batch.offsets is None else running[np.searchsorted(of_records, of_records, "right") - 1])
-            offsets.append(of_records)
-            self._read_arrival = int(running[-1])
-        self.keys, self.offsets = np.concatenate(keys), np.concatenate(offsets)
-        self._read_to = batches[-1].end_offset
-        return True
-
-    def whole(self, n: int) -> int:
-        """`n` records, and those of the last one's offset."""
-        return int(np.searchsorted(self.offsets, self.offsets[n - 1], "right")) if n else 0
-
-    def take(self, n: int) -> tuple[list[LogBatch], np.ndarray]:
-        """Take away the first n records: as batches, and their places."""
-        position = self._read_to if n == len(self.keys) else int(self.offsets[n])
-        taken = [b.between(self.position, position) for b in self.batches if b.first_offset < position]
-        self.batches = [b.between(position, b.end_offset) for b in self.batches if b.end_offset > position]
-        keys = self.keys[:n]
-        self.keys, self.offsets = self.keys[n:], self.offsets[n:]
-        self.position = position
-        if n:
-            self.arrival = int(keys[-1])
-        return [b for b in taken if b.records.num_rows], keys
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Consecutive records of the merged sequence.
+@dataclass(frozen=True, eq=False)
+class MergedBatch:
+    """Consecutive rows of the sequence.
 
     Attributes
     ----------
-    actions, served : list of LogBatch
-    action_arrival, served_arrival : int64[n], int64[m]
-        By which they are merged, ms: neither runs back.
-    place : int64[m]
-        How many of the actions go before each served record.
-    before, after : (int, int)
-        Positions in ACTIONS and SERVED.
-    served_reached : int
-        Arrival of the last served record up to there, ms; -NEVER for none.
+    rows : ExampleRows
+        n of them.
+    partition : int32[n]
+    offset : int64[n]
+    positions : list of int
+        Where each partition goes on behind these rows: to begin there is to go on with the next row.
     """
 
-    actions: list[LogBatch]
-    served: list[LogBatch]
-    action_arrival: np.ndarray
-    served_arrival: np.ndarray
-    place: np.ndarray
-    before: tuple[int, int]
-    after: tuple[int, int]
-    served_reached: int
+    rows: ExampleRows
+    partition: np.ndarray
+    offset: np.ndarray
+    positions: list[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
-class Merger:
-    """The merged sequence of a partition's actions and what it was served, actions first where both arrive at once.
+@dataclass(eq=False)
+class _Partition:
+    """What was read of a partition and not handed on; `watermark` is the latest time of a record that was read."""
+
+    once: Once
+    watermark: int
+    waiting: list[Stretch]
+
+
+class Merged:
+    """See the module.
 
     Parameters
     ----------
-    actions, served : Side
+    examples : Examples
+    positions : sequence of int
+        Where each partition begins: 0, or what a batch's `positions` said.
+    batch_rows : int
+        Rows of each batch.
+    span_ms : int, optional
+        A batch's rows became known in one span of so many ms, counted from 1970: then it may be smaller, and nobody waits until few make many.
+    fingerprint : str, optional
+        As of `flows.examples.store.final_rows`.
+    read_records : int
+        Records decoded together. Never changes a result.
     """
 
-    def __init__(self, actions: Side, served: Side) -> None:
-        self._actions, self._served = actions, served
+    def __init__(
+        self,
+        examples: Examples,
+        positions: Sequence[int],
+        batch_rows: int,
+        fingerprint: str | None = None,
+        read_records: int = READ_RECORDS,
+        span_ms: int | None = None,
+    ) -> None:
+        self._batch_rows, self._span_ms, self._checked = batch_rows, span_ms, Fingerprints(fingerprint)
+        self._parts = [
+            _Partition(Once(examples, p, position, read_records), _time_before(examples, p, position), [])
+            for p, position in enumerate(positions)
+        ]
+        self._positions = list(positions)
+        # Rows whose turn has come, and how many of them were handed on.
+        self._merged: MergedBatch | None = None
+        self._at = 0
 
-    def next(self, most: int) -> Stretch | None:
-        """The next records, about `most` actions at most; None if no more can be taken as long as the logs are as they are."""
-        while self._passing()[0] < most:
-            # The one that is behind decides. Where it has no more, whatever the other has could come after what is still to come.
-            behind = self._actions if self._actions.reached <= self._served.reached else self._served
-            if sum(self._passing()) and behind.most <= len(behind.keys):
+    def next(self, ended: bool = False) -> MergedBatch | None:
+        """The next batch; None if what is there makes none yet.
+
+        Parameters
+        ----------
+        ended : bool
+            No record will follow those that are there now: all are handed on, and the last batch may be smaller.
+        """
+        while not (size := self._whole()):
+            if not self._advance(ended):
+                size = self._left() if ended or self._passed() else 0
                 break
-            if not behind.read():
-                break
-        n, m = self._passing()
-        n = self._actions.whole(min(n, most))
-        if n < len(self._actions.keys):
-            m = min(m, int(np.searchsorted(self._served.keys, self._actions.keys[n], "left")))
-        before = (self._actions.position, self._served.position)
-        if not n and not m:
+        if not size:
             return None
-        actions, action_arrival = self._actions.take(n)
-        served, served_arrival = self._served.take(m)
-        place = np.searchsorted(action_arrival, served_arrival, "right")
-        after = (self._actions.position, self._served.position)
-        return Stretch(actions, served, action_arrival, served_arrival, place, before, after, self._served.arrival)
+        assert self._merged is not None
+        rows = slice(self._at, self._at + size)
+        self._at = rows.stop
+        partition, offset = self._merged.partition[rows], self._merged.offset[rows]
+        for p in np.unique(partition).tolist():
+            self._positions[p] = int(offset[partition == p][-1]) + 1
+        return MergedBatch(self._merged.rows.take(np.arange(rows.start, rows.stop)), partition, offset, list(self._positions))
 
-    def _passing(self) -> tuple[int, int]:
-        """How many of the records that are read have their place whatever is still to come."""
-        n = int(np.searchsorted(self._actions.keys, self._served.reached, "right"))
-        m = int(np.searchsorted(self._served.keys, self._actions.reached, "left"))
-        return n, m
+    def _left(self) -> int:
+        return len(self._merged) - self._at if self._merged is not None else 0
+
+    def _whole(self) -> int:
+        """How many rows the next batch has, by what is merged; 0 if more may belong to it."""
+        n = min(self._left(), self._batch_rows)
+        if self._merged is not None and n and self._span_ms is not None:
+            times = self._merged.rows.ready_time[self._at : self._at + n]
+            n = int(np.searchsorted(times, self._span_end(), "left"))
+        return n if n == self._batch_rows or n < self._left() else 0
+
+    def _passed(self) -> bool:
+        """Whether no partition can bring more rows of the next batch's span; what they have brought is merged."""
+        return self._span_ms is not None and self._left() > 0 and min(part.watermark for part in self._parts) >= self._span_end()
+
+    def _span_end(self) -> int:
+        assert self._merged is not None
+        assert self._span_ms is not None
+        return (int(self._merged.rows.ready_time[self._at]) // self._span_ms + 1) * self._span_ms
+
+    def _append(self, taken: MergedBatch) -> None:
+        if self._merged is not None and self._left():
+            rest = np.arange(self._at, len(self._merged))
+            partition = np.concatenate([self._merged.partition[rest], taken.partition])
+            offset = np.concatenate([self._merged.offset[rest], taken.offset])
+            taken = MergedBatch(joined([self._merged.rows.take(rest), taken.rows]), partition, offset, [])
+        self._merged, self._at = taken, 0
+
+    def _advance(self, ended: bool) -> bool:
+        """Take more rows into the sequence, or read more so that it can be; whether either was done."""
+        bounds = [(part.watermark, p) for p, part in enumerate(self._parts)]
+        while bounds:
+            bound = min(bounds)
+            taken = self._take(*bound)
+            if taken is not None:
+                self._append(taken)
+                return True
+            if bound[0] == _ENDED:
+                return False
+            # Nothing lies before what this one may still bring.
+            part = self._parts[bound[1]]
+            stretch = part.once.read()
+            if stretch is not None:
+                self._checked.check(stretch.rows, bound[1])
+                _refuse_running_back(stretch, part.watermark, bound[1])
+                # What is repeated is of times that have passed.
+                part.watermark = max(part.watermark, stretch.watermark)
+                part.waiting.append(stretch)
+                return True
+            if not ended:
+                return False
+            bounds[bound[1]] = (_ENDED, bound[1])
+        return False
+
+    def _take(self, time: int, partition: int) -> MergedBatch | None:
+        """The waiting rows up to (time, partition), in order; None if there are none."""
+        found: list[tuple[int, ExampleRows, np.ndarray]] = []
+        for p, part in enumerate(self._parts):
+            while part.waiting:
+                first = part.waiting[0]
+                n = int(np.searchsorted(first.rows.ready_time, time, "right" if p <= partition else "left"))
+                if n:
+                    found.append((p, first.rows.take(np.arange(n)), first.offset[:n]))
+                if n < len(first.rows):
+                    if n:
+                        rest = first.rows.take(np.arange(n, len(first.rows)))
+                        part.waiting[0] = Stretch(rest, first.offset[n:], first.end, first.watermark)
+                    break
+                part.waiting.pop(0)
+        if not found:
+            return None
+        rows = joined([rows for _, rows, _ in found])
+        partitions = np.repeat(np.array([p for p, _, _ in found], np.int32), [len(rows) for _, rows, _ in found])
+        offsets = np.concatenate([offset for _, _, offset in found])
+        order = np.lexsort((offsets, partitions, rows.ready_time))
+        return MergedBatch(rows.take(order), partitions[order], offsets[order], [])
+
+
+def _refuse_running_back(stretch: Stretch, before: int, partition: int) -> None:
+    times = stretch.rows.ready_time
+    if len(times) and (times[0] < before or (np.diff(times) < 0).any()):
+        raise CorruptionError(
+            f"log '{EXAMPLES}', partition {partition}: before offset {stretch.end} an example became known before the one ahead of it; two makers of "
+            "examples have written there, backfill into files instead (--out)"
+        )
+
+
+def _time_before(examples: Examples, partition: int, position: int) -> int:
+    """The time of the last record before a position: none that follows is earlier."""
+    if position == 0 or not examples.dense:
+        # Of a log with holes it is told by the next record; until then nothing passes.
+        return _NOTHING_YET
+    last = examples.read(partition, position - 1, 1)
+    return int(last[0].records.column("timestamp")[0].as_py())

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from flows.decode_values import hash_texts
 from flows.examples.candidates import NUMBER, numbers_of
-from flows.examples.merging import Stretch
+from flows.examples.interleaving import Stretch
 from flows.kernels.examples import ActionSteps, Groups, ServedSteps
 from flows.kernels.joining import FIRST_OUTCOME, LATE_BIT, SEEN_BIT
 from flows.kernels.layout import ACCEPTED, NEVER

@@ -19,8 +19,8 @@ from rocksdict import WriteBatch
 from flows.corrections.history import History
 from flows.errors import CorruptionError, DataDirectoryError, StateError
 from flows.examples.candidates import Kept, ServedStore, keys_of, pieces_of
+from flows.examples.interleaving import Merger, Side, Stretch
 from flows.examples.making import make_rows
-from flows.examples.merging import Merger, Side, Stretch
 from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, HEADS
 from flows.examples.rows import ExampleRows, batch_of
 from flows.examples.steps import groups_of, judged_steps, served_steps

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flows.simulate.appeal import ACTION_SHARES, Appeal, Looked
+from flows.simulate.numbers import Numbers
 from flows.simulate.parameters import RESAVE_MS, Parameters
-from flows.simulate.population import TOPICS, Pins, Users, daily_rhythm
-from flows.simulate.table import CLICK, CLOSEUP, GRID_CLICK, HIDE, HOMEFEED, IMPRESSION, LONG_CLICK, NONE, RELATED, SAVE, SEARCH, Events
+from flows.simulate.population import TOPICS, Pins, Users, sessions
+from flows.simulate.table import CLICK, CLOSEUP, GRID_CLICK, HIDE, HOMEFEED, IMPRESSION, LONG_CLICK, RELATED, SAVE, SEARCH, Events
 
-CANDIDATES = 10
-_LEAST_SHOWN = 3
+_LEAST_SHOWN, _MOST_SHOWN = 3, 10
 _REQUESTS_PER_SESSION = 4.0
 # No request so close to the end that what follows from it would be cut off.
 _QUIET_END_MS = 10 * 60_000
 
-# Shares of all events. Impressions are what remains beside revisits (about 3.5 %), strays and notifications.
+# Share of all events: what remains beside what is done with them, revisits (about 3.5 %), strays and notifications.
 IMPRESSION_SHARE = 0.715
-_ACTION_SHARES = {CLOSEUP: 0.07, GRID_CLICK: 0.03, CLICK: 0.02, LONG_CLICK: 0.012, SAVE: 0.052, HIDE: 0.004}
 # Seconds from the impression to the action, at least and at most.
 _ACTION_DELAYS = {GRID_CLICK: (1, 3), CLOSEUP: (2, 6), CLICK: (5, 15), LONG_CLICK: (8, 30), SAVE: (5, 40), HIDE: (1, 4)}
 
@@ -54,61 +54,74 @@ class Served:
 
 def serve(rng: np.random.Generator, users: Users, pins: Pins, parameters: Parameters) -> Served:
     """Enough requests for the wanted number of impressions."""
-    width = min(CANDIDATES, len(pins))
-    least = min(_LEAST_SHOWN, width)
-    count = max(1, round(parameters.events * IMPRESSION_SHARE / ((least + width) / 2)))
+    width = min(parameters.world.candidates, len(pins))
+    least, most = min(_LEAST_SHOWN, width), min(_MOST_SHOWN, width)
+    count = max(1, round(parameters.events * IMPRESSION_SHARE / ((least + most) / 2)))
     user, time = _request_times(rng, users, parameters, count)
     surface = rng.choice(np.array([HOMEFEED, RELATED, SEARCH], np.int8), count, p=[0.5, 0.32, 0.18])
     mixture = users.mixture(user, time, parameters.days)
-    candidates = _candidates(rng, pins, mixture, surface, width)
+    candidates = _candidates(rng, pins, mixture, surface, time, width)
     slots, propensities = _explore(rng, pins, mixture, candidates)
-    shown = slots < rng.integers(least, width + 1, count)[:, None]
+    shown = slots < rng.integers(least, most + 1, count)[:, None]
     return Served(user, surface, time, candidates, slots, propensities, shown, mixture)
 
 
-def engage(rng: np.random.Generator, served: Served, pins: Pins, parameters: Parameters) -> Events:
-    """Impressions of what was shown and the actions that followed; saves are numbered."""
+def looked_at(served: Served, pins: Pins) -> Looked:
+    """What was shown, request by request."""
     request, column = np.nonzero(served.shown)
     request = request.astype(np.int32)
-    pin, slot = served.candidates[request, column], served.slots[request, column]
-    user, surface = served.user[request], served.surface[request]
-    time = served.time[request] + 200 + slot * rng.integers(300, 1500, len(request))
-    parts = [Events.of(user, pin, IMPRESSION, surface, time, request=request)]
+    pin = served.candidates[request, column]
+    return Looked(
+        request=request,
+        user=served.user[request],
+        pin=pin,
+        surface=served.surface[request],
+        slot=served.slots[request, column],
+        requested=served.time[request],
+        fit=served.mixture[request, pins.topic[pin]],
+    )
 
-    liking = np.sqrt(served.mixture[request, pins.topic[pin]] * len(TOPICS)) * pins.quality[pin] / (1 + 0.15 * slot)
-    liking = np.minimum(liking, 5.0)
-    for action, share in _ACTION_SHARES.items():
-        # What is disliked is hidden: for that action the liking is turned round.
-        weight = 1 / (0.2 + liking) if action == HIDE else liking
-        hit = np.flatnonzero(rng.random(len(weight)) * weight.sum() < weight * (share * parameters.events))
+
+def aims_of(parameters: Parameters) -> dict[int, float]:
+    """How many of each action a simulation aims at."""
+    return {action: share * parameters.events for action, share in ACTION_SHARES.items()}
+
+
+def engage(
+    numbers: Numbers, looked: Looked, appeal: Appeal, aims: dict[int, float], totals: dict[int, float] | None = None
+) -> dict[int, Events]:
+    """By action: impressions of what was looked at, and what followed. Saves are all there, however soon after another.
+
+    Parameters
+    ----------
+    numbers : Numbers
+        Of the rows of `looked`.
+    aims, totals : dict
+        Of each action, how many there would be if the weights added up to the total; by default they do.
+    """
+    everything = np.arange(len(looked))
+    time = looked.requested + 200 + looked.slot * numbers.whole(everything, 300, 1500)
+    parts = {IMPRESSION: Events.of(looked.user, looked.pin, IMPRESSION, looked.surface, time, request=looked.request)}
+    liking = appeal.liking(looked)
+    for action, aim in aims.items():
+        weight = appeal.weight(action, liking, looked)
+        total = weight.sum() if totals is None else totals[action]
+        hit = np.flatnonzero(numbers.uniform(everything) * total < weight * aim)
         least, most = _ACTION_DELAYS[action]
-        acted = time[hit] + rng.integers(least * 1000, most * 1000, len(hit))
-        part = Events.of(user[hit], pin[hit], action, surface[hit], acted, durations(rng, action, len(hit)), request[hit])
-        parts.append(_once(part) if action == SAVE else part)
-    return Events.concat(parts)
-
-
-def durations(rng: np.random.Generator, action: int, count: int) -> np.ndarray | int:
-    """How long a closeup, a click (up to 10 s) or a long click (over 10 s) lasts, in ms; NONE for other actions."""
-    if action == CLOSEUP:
-        return np.minimum(rng.lognormal(8.5, 0.9, count), 300_000).astype(np.int32)
-    if action == CLICK:
-        return rng.integers(500, 10_001, count).astype(np.int32)
-    if action == LONG_CLICK:
-        return (10_001 + np.minimum(rng.lognormal(10.0, 1.0, count), 1_800_000)).astype(np.int32)
-    return NONE
+        acted = time[hit] + numbers.whole(hit, least * 1000, most * 1000)
+        lasting = numbers.lasting(action, hit)
+        parts[action] = Events.of(looked.user[hit], looked.pin[hit], action, looked.surface[hit], acted, lasting, looked.request[hit])
+    return parts
 
 
 def _request_times(rng: np.random.Generator, users: Users, parameters: Parameters, count: int) -> tuple[np.ndarray, np.ndarray]:
     """User and time of each request, in order of time; a session has a geometric number of them, half a minute or so apart."""
-    sessions = int(count / _REQUESTS_PER_SESSION * 1.1) + 64
-    lengths = rng.geometric(1 / _REQUESTS_PER_SESSION, sessions)
+    expected = int(count / _REQUESTS_PER_SESSION * 1.1) + 64
+    lengths = rng.geometric(1 / _REQUESTS_PER_SESSION, expected)
     while lengths.sum() < count:
-        lengths = np.concatenate([lengths, rng.geometric(1 / _REQUESTS_PER_SESSION, sessions)])
+        lengths = np.concatenate([lengths, rng.geometric(1 / _REQUESTS_PER_SESSION, expected)])
     session = np.repeat(np.arange(len(lengths)), lengths)[:count]
-    sessions = int(session[-1]) + 1
-    user = users.pick(rng, sessions)
-    start = daily_rhythm(rng, users.zone_ms[user], parameters)
+    user, start = sessions(rng, users, int(session[-1]) + 1, parameters)
 
     gaps = 5_000 + rng.exponential(35_000, count).astype(np.int64)
     since = np.cumsum(gaps)
@@ -121,7 +134,7 @@ def _request_times(rng: np.random.Generator, users: Users, parameters: Parameter
     return user[session][order], time[order]
 
 
-def _candidates(rng: np.random.Generator, pins: Pins, mixture: np.ndarray, surface: np.ndarray, width: int) -> np.ndarray:
+def _candidates(rng: np.random.Generator, pins: Pins, mixture: np.ndarray, surface: np.ndarray, time: np.ndarray, width: int) -> np.ndarray:
     """Distinct pins for each request: of the user's interests, mostly of one topic where the surface is about one."""
     count = len(mixture)
     cumulative = np.cumsum(mixture, axis=1)
@@ -133,15 +146,15 @@ def _candidates(rng: np.random.Generator, pins: Pins, mixture: np.ndarray, surfa
     wanted = np.where(focus, topics[:, width:], topics[:, :width])
     anything = rng.random((count, width), dtype=np.float32) < 0.1
     wanted[anything] = rng.integers(0, len(TOPICS), np.count_nonzero(anything))
-    candidates = pins.pick(rng, wanted)
+    candidates = pins.pick(rng, wanted, time)
     for _ in range(8):
         rows, columns = np.nonzero(_repeated(candidates))
         if not len(rows):
             return candidates
-        candidates[rows, columns] = rng.integers(0, len(pins), len(rows))
+        candidates[rows, columns] = pins.anything(rng, time[rows])
     # With hardly more pins than candidates chance takes long; neighbours are distinct for certain.
     rows = np.flatnonzero(_repeated(candidates).any(axis=1))
-    candidates[rows] = (rng.integers(0, len(pins), len(rows))[:, None] + np.arange(width)) % len(pins)
+    candidates[rows] = pins.neighbours(rng, time[rows], width)
     return candidates
 
 
@@ -172,7 +185,7 @@ def _explore(rng: np.random.Generator, pins: Pins, mixture: np.ndarray, candidat
     return slots, np.where(slots == 0, chance, (1 - chance) / max(width - 1, 1))
 
 
-def _once(saves: Events) -> Events:
+def once(saves: Events) -> Events:
     """The saves without those that follow another of the same user and pin within RESAVE_MS, numbered in order of time."""
     pair = saves.user.astype(np.int64) << 32 | saves.pin
     rows = np.lexsort((saves.time, pair))

@@ -37,8 +37,8 @@ FLAW = {name: code for code, (name, _) in enumerate(FLAWS)}
 
 
 @dataclass(frozen=True)
-class Stream:
-    """Records in order of arrival.
+class Records:
+    """What is written of records, in order of arrival.
 
     Attributes
     ----------
@@ -50,6 +50,24 @@ class Stream:
         Of a duplicate, that of the first one.
     flaw : int8
         Index into FLAWS.
+    """
+
+    row: np.ndarray
+    arrival: np.ndarray
+    event_time: np.ndarray
+    event_id: np.ndarray
+    flaw: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+@dataclass(frozen=True)
+class Stream(Records):
+    """Records, and what is true of them.
+
+    Attributes
+    ----------
     duplicate, late : bool
         Dropped as a duplicate; accepted as late.
     watermark : int64
@@ -58,18 +76,10 @@ class Stream:
         W of each partition behind the last record.
     """
 
-    row: np.ndarray
-    arrival: np.ndarray
-    event_time: np.ndarray
-    event_id: np.ndarray
-    flaw: np.ndarray
     duplicate: np.ndarray
     late: np.ndarray
     watermark: np.ndarray
     last_watermark: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.row)
 
     @property
     def accepted(self) -> np.ndarray:

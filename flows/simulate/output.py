@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from flows.errors import SettingsError, StorageFullError
 from flows.events import EVENT_SCHEMA, SCHEMA_VERSION
 from flows.simulate.browsing import Served
-from flows.simulate.disorder import FLAW, Stream
+from flows.simulate.chances import HEAD_NAMES, Chances
+from flows.simulate.disorder import FLAW, Records, Stream
 from flows.simulate.population import FIRST_USER_ID, PRODUCERS, TOPICS, Pins, Users
 from flows.simulate.table import ACTIONS, NONE, OTHER, SURFACES, Events
 from flows.simulate.truth import LABELS, NEVER, Labels
@@ -80,7 +81,7 @@ def write_events(
     files = max(1, -(-len(stream) // FILE_ROWS))
     for number in range(files):
         rows = slice(number * FILE_ROWS, (number + 1) * FILE_ROWS)
-        _parquet(out / f"events-{number:04d}.parquet", _event_rows(stream, rows, events, users, pins, request_ids))
+        _parquet(out / f"events-{number:04d}.parquet", event_rows(stream, rows, events, users, pins, request_ids))
         progress(number + 1, files)
     written = {f"events-{number:04d}.parquet" for number in range(files)}
     for path in out.iterdir():
@@ -90,6 +91,11 @@ def write_events(
 
 def write_served(out: Path, served: Served, pins: Pins, request_ids: pa.Array) -> None:
     """served.parquet, in order of request time."""
+    _parquet(out / "served.parquet", served_rows(served, pins, request_ids))
+
+
+def served_rows(served: Served, pins: Pins, request_ids: pa.Array) -> pa.Table:
+    """A row of SERVED_SCHEMA for each request."""
     count, width = served.candidates.shape
     offsets = pa.array(np.arange(0, count * width + 1, width, dtype=np.int32))
 
@@ -106,7 +112,22 @@ def write_served(out: Path, served: Served, pins: Pins, request_ids: pa.Array) -
         lists(served.propensities),
         lists(served.shown),
     ]
-    _parquet(out / "served.parquet", pa.Table.from_arrays(columns, schema=SERVED_SCHEMA))
+    return pa.Table.from_arrays(columns, schema=SERVED_SCHEMA)
+
+
+def write_chances(out: Path, chances: Chances | None, pins: Pins, request_ids: pa.Array) -> None:
+    """truth-chances.parquet, one row for each pin that was shown; None: none, and that of a simulation before is removed."""
+    path = out / "truth-chances.parquet"
+    if chances is None:
+        path.unlink(missing_ok=True)
+        return
+    columns: dict[str, pa.Array] = {
+        "request_id": request_ids.take(pa.array(chances.request)),
+        "pin_id": pa.array(pins.ids[chances.pin]),
+        "slot": pa.array(chances.slot),
+        **{name: pa.array(chances.by_head[:, i].astype(np.float32)) for i, name in enumerate(HEAD_NAMES)},
+    }
+    _parquet(path, pa.table(columns))
 
 
 def write_labels(out: Path, labels: Labels, events: Events, pins: Pins) -> None:
@@ -141,7 +162,8 @@ def request_ids(count: int) -> pa.Array:
     return pc.binary_join_element_wise("r", pc.cast(pa.array(np.arange(count)), pa.string()), "")
 
 
-def _event_rows(stream: Stream, rows: slice, events: Events, users: Users, pins: Pins, ids: pa.Array) -> pa.Table:
+def event_rows(stream: Records, rows: slice, events: Events, users: Users, pins: Pins, ids: pa.Array) -> pa.Table:
+    """Some records, of EVENTS_FILE_SCHEMA."""
     row, flaw = stream.row[rows], stream.flaw[rows]
     user, pin = events.user[row], events.pin[row]
     action = np.where(flaw == FLAW["unknown_action"], len(ACTIONS), events.action[row])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flows.errors import SettingsError
 from flows.settings import DAY_MS, HOUR_MS
+from flows.simulate.world import World
 
 START_MS = 1_704_067_200_000
 """Midnight of Monday 2024-01-01 UTC. Fixed, so that the same seed gives the same bytes on any day."""
@@ -43,6 +44,8 @@ class Parameters:
         How often a record comes beyond the allowed lateness, out of order within it, twice, or malformed (malformed ones come on top).
     allowed_lateness_ms, dedup_horizon_ms, clock_skew_ms : int
         L, H, S of docs/semantics.md, as the engine that will read the events is set.
+    world : World
+        How much changes, and how much pins and users differ.
     """
 
     users: int = 20_000
@@ -58,6 +61,7 @@ class Parameters:
     allowed_lateness_ms: int = HOUR_MS
     dedup_horizon_ms: int = HOUR_MS
     clock_skew_ms: int = 5 * 60_000
+    world: World = field(default_factory=World)
 
     def __post_init__(self) -> None:
         for name, (least, most) in SIZES.items():
@@ -86,5 +90,5 @@ class Parameters:
         return found
 
     def as_dict(self) -> dict[str, int | float]:
-        """Name to value, for the truth."""
-        return dataclasses.asdict(self)
+        """Name to value, for the truth; the world apart."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "world"}

@@ -18,6 +18,7 @@ from flows.simulate.parameters import RETENTION_MS, Parameters
 from flows.simulate.population import FIRST_USER_ID, TOPICS, Pins
 from flows.simulate.published import CLICKS_BY_DAY, PUBLISHED
 from flows.simulate.table import ACTIONS, GRID_CLICK, IMPRESSION, OWN_PROFILE, SAVE, Events
+from flows.simulate.world import World
 
 NEVER = np.iinfo(np.int64).max
 LABELS = ("label_1dRevImpre", "label_1dRevGrid", "label_7dRevGrid")
@@ -121,6 +122,7 @@ def summary(
     return {
         "format": 1,
         "parameters": parameters.as_dict(),
+        **({} if parameters.world == World() else {"world": parameters.world.as_dict()}),
         "warnings": warnings,
         "records": {
             "total": len(stream) + len(lines),

@@ -16,10 +16,8 @@ from flows.log import Log, LogBatch, read_before
 from flows.open_log import log_exists, open_log
 from flows.outputs import SERVED
 from flows.served_rows import ServedRows, rows_of
-from flows.settings import HOUR_MS, Settings
+from flows.settings import Settings
 
-# Servers log what they have served after a while, each by itself: so long after its time a record may still come.
-SLACK_MS = HOUR_MS
 _READ_RECORDS = 16_384
 # Of a stretch: what is recomputed at once.
 STRETCH_RECORDS = 131_072
@@ -86,14 +84,13 @@ class Chosen:
         self._log = log
         self._question = question
         starts = log.start_positions()
-        ends = self.ends = log.end_positions()
+        # To the end, whatever the last time asked for: a server whose log was away, or full, puts rows there hours after they were served.
+        self.ends = log.end_positions()
         if since is not None:
             starts = [max(both) for both in zip(starts, since, strict=True)]
         elif question.first is not None:
             starts = [max(start, log.position_for_time(p, question.first)) for p, start in enumerate(starts)]
-        if question.until is not None:
-            ends = [min(end, log.position_for_time(p, question.until + SLACK_MS)) for p, end in enumerate(ends)]
-        self._spans = [(start, max(start, end)) for start, end in zip(starts, ends, strict=True)]
+        self._spans = [(start, max(start, end)) for start, end in zip(starts, self.ends, strict=True)]
         self._most: np.uint64 | None = None
         if isinstance(question.sample, float):
             self._most = np.uint64(min(int(question.sample * 2**64), 2**64 - 1))

@@ -32,8 +32,8 @@ class Options:
         Serve nothing that SERVED has no room for.
     log_queue_bytes : int
         Memory for rows that are not durable yet.
-    body_timeout_s : float
-        How long a request's body may take to come.
+    head_timeout_s, body_timeout_s : float
+        How long a request's head, and its body, may take to come.
     drain_s : float
         How long, at the end, rows are still made durable.
     """
@@ -45,5 +45,6 @@ class Options:
     most_waiting: int = 256
     require_log: bool = False
     log_queue_bytes: int = 64 << 20
+    head_timeout_s: float = 10.0
     body_timeout_s: float = 10.0
     drain_s: float = 10.0

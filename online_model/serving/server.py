@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 
@@ -15,6 +16,7 @@ from flows import stopping
 from flows.errors import SettingsError
 from online_model.serving.app import make_app
 from online_model.serving.heartbeats import Heartbeats
+from online_model.serving.protocol import HeadInTime
 from online_model.serving.service import Service
 
 MAX_HEAD_BYTES = 65_536
@@ -59,8 +61,8 @@ def make_server(service: Service) -> Server:
     return Server(
         uvicorn.Config(
             make_app(service),
-            # The other implementation that uvicorn has takes a head without end.
-            http="h11",
+            # Over h11: the other implementation that uvicorn has takes a head without end.
+            http=partial(HeadInTime, service.options.head_timeout_s),  # type: ignore[arg-type]
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             lifespan="off",
             access_log=False,

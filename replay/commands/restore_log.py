@@ -11,13 +11,15 @@ import click
 
 from flows.archive.archive import Range
 from flows.errors import TidemarkError
-from flows.outputs import ACTIONS, OUTPUTS, SERVED
+from flows.outputs import ACTIONS, EMBEDDINGS, OUTPUTS, SERVED
 from flows.settings import Settings
 from flows.state.store import TaskView
 from flows.state.task import task_path
 from replay.commands.options import bar
 from replay.in_place import REPLACED
 from replay.restore_log import RestoredLog, restore_log
+
+_TASKS_PUT_OUT = "`tidemark replay restore` puts the tasks back that put the rest out again"
 
 
 def restore_logs(settings: Settings, names: Iterable[str], dry_run: bool, as_json: bool) -> None:
@@ -56,10 +58,11 @@ def _print(settings: Settings, one: RestoredLog, dry_run: bool) -> None:
     for partition, ranges in one.archived.items():
         click.echo(f"  partition {partition}: from the archive: offsets {_written(ranges)}")
     for partition, (end, ended) in one.cut.items():
-        click.echo(
-            f"  partition {partition}: ends at {end:,} now, not {ended:,}; `tidemark replay restore` puts the tasks back that put the rest out again"
-        )
-    if not one.readable and one.log in OUTPUTS:
+        again = "the learner puts the rest out again" if one.log == EMBEDDINGS else _TASKS_PUT_OUT
+        click.echo(f"  partition {partition}: ends at {end:,} now, not {ended:,}; {again}")
+    if not one.readable and one.log == EMBEDDINGS:
+        click.echo("  nothing of the old file could be read; the learner puts out again what the archive lacks")
+    elif not one.readable and one.log in OUTPUTS:
         click.echo(
             "  nothing of the old file could be read; `tidemark replay restore` puts the tasks back that put out again what the archive lacks"
         )

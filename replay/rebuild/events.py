@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flows.corrections.overlay import Overlay
 from flows.decode import Columns
-from flows.decode_values import column_named, is_text
-from flows.events import RAW_SCHEMA
 from flows.log import LogBatch
+from flows.record_texts import texts_of
 
 
 class DecodedEvents:
@@ -56,29 +52,4 @@ class DecodedEvents:
         return numbers.astype(np.int64, copy=False)
 
     def _texts(self, field: str) -> pa.Array:
-        parts = [_texts_of(batch.records, field) for batch in self._batches]
-        texts = pa.chunked_array(parts, pa.string()).combine_chunks()
-        at, others = self._overlay.texts(self._offsets, field) if self._overlay is not None else (np.empty(0, np.int64), [])
-        if not len(at):
-            return texts
-        mask = np.zeros(len(texts), np.bool_)
-        mask[at] = True
-        return pc.replace_with_mask(texts, pa.array(mask), pa.array(others, pa.string()))
-
-
-def _texts_of(records: pa.RecordBatch, field: str) -> pa.Array:
-    if records.schema.names == RAW_SCHEMA.names:
-        return pa.array([_text_in(value, field) for value in records.column("value").to_pylist()], pa.string())
-    column = column_named(records, field)
-    if column is None or not is_text(column.type):
-        # Such a record is bad, or has none.
-        return pa.nulls(len(records), pa.string())
-    return column.cast(pa.string())
-
-
-def _text_in(value: Any, field: str) -> str | None:
-    try:
-        found = orjson.loads(value).get(field)
-    except (ValueError, TypeError, AttributeError):
-        return None
-    return found if isinstance(found, str) else None
+        return texts_of(self._batches, self._offsets, field, self._overlay)

@@ -18,7 +18,7 @@ from flows.archive.checking import verify
 from flows.archive.names import DRAFT
 from flows.examples.record import EXAMPLES
 from flows.log import LocalLog
-from flows.outputs import ACTIONS, CORRECTIONS, LOGS, SERVED
+from flows.outputs import ACTIONS, CORRECTIONS, EMBEDDINGS, LOGS, SERVED
 from tests.archive.making import rows, typed
 from tests.archive.test_segments import DAMAGES
 from tests.processes import (
@@ -36,8 +36,8 @@ from tests.processes import (
     workers_of,
 )
 
-# What lies in a data directory in which nothing was ever corrected, or served.
-RUN_WRITES = tuple(name for name in LOGS if name not in (CORRECTIONS, SERVED, EXAMPLES))
+# What lies in a data directory in which nothing was ever corrected, served or learned.
+RUN_WRITES = tuple(name for name in LOGS if name not in (CORRECTIONS, SERVED, EXAMPLES, EMBEDDINGS))
 
 
 @pytest.fixture

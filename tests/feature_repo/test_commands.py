@@ -107,6 +107,10 @@ def test_feast_command(tmp_path: Path) -> None:
     assert all(view in listed.stdout for view in VIEWS), listed.stderr
     planned = feast_command(tmp_path / "data", "plan")
     assert (planned.returncode, planned.stdout) == (0, "No changes to registry\nNo changes to infrastructure\n"), planned.stderr
+    sources = feast_command(tmp_path / "data", "data-sources", "list")
+    assert all(f"{view} " in sources.stdout and f"{view}_export " in sources.stdout for view in VIEWS), sources.stderr
+    described = feast_command(tmp_path / "data", "data-sources", "describe", "user_action_sequence")
+    assert "a push is refused" in " ".join(described.stdout.split()), described.stderr
     services = feast_command(tmp_path / "data", "feature-services", "list")
     assert all(name in services.stdout for name in ("ranking_v1", "ranking_v1_user", "ranking_v1_candidate")), services.stderr
     # Both ways of opening agree on what is applied.
@@ -199,13 +203,13 @@ def test_feast_serve(data: Path) -> None:
             status, body = request("POST", address + "/get-online-features", wrong)
             assert (status, message in body.decode()) == (expected, True), body
         row: dict[str, list[Any]] = {"user_id": [user], "event_timestamp": ["2026-02-01T00:00:00Z"]}
-        for path, named, values, expected, message in (
-            ("/push", "push_source_name", row, 422, "Unable to find push source 'user_revisit_counters'"),
-            ("/write-to-online-store", "feature_view_name", row | {n: [1] for n in USER_COUNTERS}, 409, "written by its log alone"),
-            ("/write-to-online-store", "feature_view_name", row, 500, "columns"),
-        ):
-            status, body = request("POST", address + path, {named: "user_revisit_counters", "df": values, "to": "online"})
-            assert (status, message in body.decode()) == (expected, True), body
+        complete = row | {name: [1] for name in USER_COUNTERS}
+        for values in (complete, row, {name: [] for name in complete}, {}):
+            for to in ("online", "offline", "online_and_offline"):
+                pushed = request("POST", address + "/push", {"push_source_name": "user_revisit_counters", "df": values, "to": to})
+                assert (pushed[0], b"a push is refused. Its values are task state" in pushed[1]) == (409, True), pushed
+            written = request("POST", address + "/write-to-online-store", {"feature_view_name": "user_revisit_counters", "df": values})
+            assert (written[0], b"a write to the online store is refused" in written[1]) == (409, True), written
         status, body = request("POST", address + "/materialize-incremental", {"end_ts": "2026-02-01T00:00:00"})
         assert status == 200, body
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import FeatureStore, FeatureView, Field, FileSource, RequestSource
+from feast import FeatureService, FeatureStore, FeatureView, Field, FileSource, RequestSource
+from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
@@ -349,12 +350,40 @@ def test_frames_that_are_refused(frame: Any, message: str, store: FeatureStore) 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "error", "message"),
+    [
+        (["user_revisit_counters:no_such"], HistoricalReadError, "feature view 'user_revisit_counters' has no feature 'no_such'$"),
+        ([f"user_revisit_counters:{COUNTER[:-1]}"], HistoricalReadError, f"did you mean '{COUNTER}'"),
+        (["user_revisit_counters"], HistoricalReadError, "'user_revisit_counters' is not of the form 'view:feature'"),
+        (f"user_revisit_counters:{COUNTER}", HistoricalReadError, "features are a list of 'view:feature' texts, or a feature service"),
+        ([3], HistoricalReadError, "features are a list of 'view:feature' texts"),
+        ({"a": 1}, HistoricalReadError, "features are a list of 'view:feature' texts"),
+        ([], HistoricalReadError, "no features are asked for"),
+        (["nothing:at_all"], FeatureViewNotFoundException, "nothing does not exist in project tidemark"),
+        (FeatureService(name="no_such", features=[]), FeatureServiceNotFoundException, "no_such does not exist in project tidemark"),
+    ],
+)
+def test_features_that_there_are_not(wanted: Any, error: type[Exception], message: str, store: FeatureStore) -> None:
+    for ask in (
+        lambda: store.get_historical_features(pd.DataFrame(FRAME), wanted),
+        lambda: store.get_historical_features(features=wanted, entity_df=pd.DataFrame(FRAME)),
+    ):
+        with pytest.raises(error, match=message) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FeatureServiceNotFoundException, match="no_such does not exist"):
+        store.get_feature_service("no_such")
+
+
+def test_features_may_come_as_any_sequence(store: FeatureStore) -> None:
+    reference = f"user_revisit_counters:{COUNTER}"
+    [one, other] = [store.get_historical_features(pd.DataFrame(FRAME), wanted).to_arrow() for wanted in ([reference], (reference,))]
+    assert one.to_pylist() == other.to_pylist()
+
+
 def test_what_is_not_ours_is_refused(store: FeatureStore, tmp_path: Path) -> None:
     frame = pd.DataFrame(FRAME)
-    with pytest.raises(Exception, match="no_such"):
-        store.get_historical_features(frame, ["user_revisit_counters:no_such"]).to_df()
-    with pytest.raises(Exception, match="nothing"):
-        store.get_historical_features(frame, ["nothing:at_all"])
     with pytest.raises(HistoricalReadError, match="end_date and start_date can't stand in for it"):
         store.get_historical_features(
             features=[f"user_revisit_counters:{COUNTER}"],
@@ -437,7 +466,9 @@ def test_a_training_set_says_what_it_was_made_under(store: FeatureStore, data: S
         of_training(tmp_path / "t.parquet", "another")
 
 
-def test_rows_served_under_another_fingerprint_are_refused_unless_asked_for(store: FeatureStore, data: Settings, events: pd.DataFrame) -> None:
+def test_rows_served_under_another_fingerprint_are_refused_unless_asked_for(
+    store: FeatureStore, data: Settings, events: pd.DataFrame
+) -> None:
     frame = asked(events, 3)[:3]
     frame[FINGERPRINT] = [state_fingerprint(data, data.load_vocabulary()), None, "another"]
     with pytest.raises(HistoricalReadError, match=r"row 2 .* under fingerprint another"):

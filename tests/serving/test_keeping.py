@@ -168,7 +168,9 @@ def test_rows_that_can_not_be_encoded_are_counted_and_hold_up_no_others(
     assert "1 rows that were served can't be put into records" in caplog.text
 
 
-def test_what_rows_were_lost_for_is_said_though_it_has_passed(settings: Settings, appends: Appends, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_rows_were_lost_for_is_said_though_it_has_passed(
+    settings: Settings, appends: Appends, caplog: pytest.LogCaptureFixture
+) -> None:
     """Once when rows find no room, and once when they do again."""
     log = ServedLog(settings, MIB, Metrics())
     appends.error = StorageFullError("the disk is full; free some space and run this again")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -204,6 +207,59 @@ def test_a_body_that_does_not_come_is_not_waited_for(site: Site) -> None:
         said = b"".join(iter(lambda: connection.recv(65_536), b""))
     assert said.startswith(b"HTTP/1.1 408 ")
     assert b"the body has not come within 0.05 s" in said
+
+
+HEAD = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"", b"GET", HEAD, HEAD + b"\r\n" + HEAD, (HEAD + b"\r\n") * 2 + b"G"],
+    ids=["nothing", "a method", "a head without its end", "of the second request", "of the third"],
+)
+def test_a_head_that_does_not_come_is_not_waited_for(site: Site, begun: bytes) -> None:
+    with (
+        running(site.settings, Options(timeout_s=PATIENCE_S, head_timeout_s=0.05)) as slow,
+        socket.create_connection(("127.0.0.1", slow.client.port), timeout=PATIENCE_S) as connection,
+    ):
+        connection.sendall(begun)
+        said = b"".join(iter(lambda: connection.recv(65_536), b""))
+    answered = begun.count(b"\r\n\r\n")
+    assert said.count(b'{"status":"ok"}') == answered
+    if begun:
+        assert said.count(b"HTTP/1.1 408 ") == 1
+        assert said.endswith(b"the head has not come within 0.05 s")
+    else:
+        assert said == b""
+
+
+def test_a_head_that_comes_byte_by_byte_gets_no_more_time(site: Site) -> None:
+    with (
+        running(site.settings, Options(timeout_s=PATIENCE_S, head_timeout_s=0.05)) as slow,
+        socket.create_connection(("127.0.0.1", slow.client.port), timeout=PATIENCE_S) as connection,
+    ):
+        connection.settimeout(0.01)
+        said = b""
+        with suppress(ConnectionError):
+            while b"within 0.05 s" not in said:
+                connection.sendall(b"G")
+                with suppress(TimeoutError):
+                    said += connection.recv(65_536)
+    assert b"HTTP/1.1 408 " in said
+
+
+def test_a_request_that_is_answered_late_is_no_slow_head(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a connection that waits between two requests."""
+    with running(site.settings, Options(timeout_s=PATIENCE_S, head_timeout_s=0.05)) as slow:
+        read = FeatureReader.pin_counters
+        monkeypatch.setattr(FeatureReader, "pin_counters", lambda *given: (time.sleep(0.2), read(*given))[1])
+        connection = http.client.HTTPConnection("127.0.0.1", slow.client.port, timeout=PATIENCE_S)
+        with closing(connection):
+            for _ in range(2):
+                connection.request("POST", FEATURES, b'{"pins":[1]}')
+                answer = connection.getresponse()
+                assert (answer.status, len(answer.read()) > 0) == (200, True)
+                time.sleep(0.2)
 
 
 def test_a_client_that_goes_amid_its_body_is_counted_and_nothing_more(server: Running, capfd: pytest.CaptureFixture[str]) -> None:

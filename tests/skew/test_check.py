@@ -20,6 +20,7 @@ from flows import stopping
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, SERVED
 from flows.served import SERVED_SCHEMA
+from flows.settings import HOUR_MS
 from flows.skew import check as check_module
 from flows.skew.check import check
 from flows.skew.drill.runner import PARTITIONS, ROWS_OF_REQUEST
@@ -284,6 +285,17 @@ def test_of_many_rows_some_are_looked_into(mistaken: Path) -> None:
     assert rows[0] == rows[1] == rows[2]
     # Requests of two systems share IDs here, so a few of the 20 pins have two rows.
     assert 20 <= rows[0]["pin"] - some["not_looked_into"]["pin"] < 40
+
+
+def test_a_period_misses_nothing_that_is_logged_long_after_it(drill: Drill, tmp_path: Path) -> None:
+    data = changed(drill, tmp_path / "data", lambda row: row, records=10_000)
+    with LocalLog.open(data / "logs", SERVED, PARTITIONS) as log:
+        stamps = [t for batch in log.read(0, 0, 1 << 20) for t in batch.records.column("timestamp").to_pylist()]
+        log_again(data)
+    said = skew("check", "--to", stamps[0] + 1, "--json", data=data).json()
+    assert stamps[-1] > stamps[0] + HOUR_MS
+    assert said["records"] == stamps.count(stamps[0]) + 1
+    assert said["findings"] == 0
 
 
 # Metrics ---------------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,220 @@
+"""Examples as the model reads them: plain columns, sequences of requests end to end, made once and cut into batches as often as needed.
+
+Numpy alone, so that whoever trains, learns and serves makes the same numbers of the same rows. Labels never enter a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+
+from flows.errors import InputError
+from flows.examples.rows import ExampleRows, rows_of
+from flows.vocabulary import LAST_CODE
+
+CODES = LAST_CODE + 2
+"""Actions and surfaces are 1 + their code; 0 is padding, or that none was named."""
+COUNTER_LIMIT = 16.0
+"""log1p of a counter is at most this: nine million."""
+HOUR_MS = 3_600_000
+_DAY_MS = 24 * HOUR_MS
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """A batch of n candidates of c requests, with what stays to be looked up: the vectors of IDs.
+
+    Attributes
+    ----------
+    user_id, pin_id : int64[n]
+    context : int64[n]
+        Which of the requests a candidate belongs to.
+    sequence_pin_id : int64[c, l]
+        Newest first; 0 where the mask says that there is none.
+    sequence_action, sequence_surface : int64[c, l]
+        1 + code; 0 is padding.
+    sequence_age : float32[c, l]
+        Hours from the action to the request, at least 0.
+    sequence_mask : bool[c, l]
+        Whether there is an action.
+    user_counters : float32[c, 24]
+        log1p of features.USER_COUNTERS, at most COUNTER_LIMIT.
+    pin_counters : float32[n, 24]
+        log1p of features.PIN_COUNTERS.
+    surface : int64[n]
+        1 + code of the surface of the request, 0 for none.
+    hour, weekday : int64[c]
+        Of the request, UTC; Monday is 0.
+    slot : int64[n]
+        As it was shown; -1: not known.
+    """
+
+    user_id: np.ndarray
+    pin_id: np.ndarray
+    context: np.ndarray
+    sequence_pin_id: np.ndarray
+    sequence_action: np.ndarray
+    sequence_surface: np.ndarray
+    sequence_age: np.ndarray
+    sequence_mask: np.ndarray
+    user_counters: np.ndarray
+    pin_counters: np.ndarray
+    surface: np.ndarray
+    hour: np.ndarray
+    weekday: np.ndarray
+    slot: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pin_id)
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleColumns:
+    """n examples of c requests with s actions, in the order of their rows; some 150 bytes an example and 18 an action.
+
+    Attributes
+    ----------
+    user_id, pin_id, request : int64[n], int64[n], int64[n]
+    surface, slot : int16[n]
+    pin_counters : float32[n, 24]
+        log1p.
+    user_counters, request_time : float32[c, 24], int64[c]
+    offsets : int64[c + 1]
+        Actions of request i are offsets[i] to offsets[i + 1] of the next four.
+    action_pin_id, action_time, action, action_surface : int64[s], int64[s], uint8[s], uint8[s]
+    """
+
+    user_id: np.ndarray
+    pin_id: np.ndarray
+    request: np.ndarray
+    surface: np.ndarray
+    slot: np.ndarray
+    pin_counters: np.ndarray
+    user_counters: np.ndarray
+    request_time: np.ndarray
+    offsets: np.ndarray
+    action_pin_id: np.ndarray
+    action_time: np.ndarray
+    action: np.ndarray
+    action_surface: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pin_id)
+
+    @classmethod
+    def of(cls, chunks: Iterable[ExampleRows]) -> Self:
+        """Rows, one chunk after another.
+
+        Raises
+        ------
+        InputError
+            An action or a surface has no code of a vocabulary, or a slot or a counter can't be.
+        """
+        parts = [_columns(rows) for rows in chunks] or [_columns(rows_of([], "no chunk"))]
+        requests = np.cumsum([0, *(len(part["request_time"]) for part in parts)])
+        entries = np.cumsum([0, *(len(part["action"]) for part in parts)])
+        for part, first_request, first_entry in zip(parts, requests[:-1], entries[:-1], strict=True):
+            part["request"] = part["request"] + first_request
+            part["offsets"] = part["offsets"][1:] + first_entry
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return cls(**whole | {"offsets": np.concatenate([[0], whole["offsets"]])})
+
+    def features(self, index: np.ndarray, length: int) -> Features:
+        """Some of the examples as a batch.
+
+        Parameters
+        ----------
+        index : int64[n]
+        length : int
+            So many of the newest actions; shorter sequences are padded.
+        """
+        used, context = np.unique(self.request[index], return_inverse=True)
+        start, time = self.offsets[used], self.request_time[used]
+        mask = np.arange(length) < (self.offsets[used + 1] - start)[:, None]
+        # Where there is no action, any entry will do: it is masked.
+        entry = np.where(mask, start[:, None] + np.arange(length), 0)
+        if not len(self.action):
+            nothing = np.zeros(entry.shape, np.int64)
+            pin, action, surface, age = nothing, nothing, nothing, nothing.astype(np.float32)
+        else:
+            pin = np.where(mask, self.action_pin_id[entry], 0)
+            action, surface = (np.where(mask, codes[entry] + np.int64(1), 0) for codes in (self.action, self.action_surface))
+            age = np.where(mask, np.maximum(time[:, None] - self.action_time[entry], 0) / HOUR_MS, 0).astype(np.float32)
+        return Features(
+            user_id=self.user_id[index],
+            pin_id=self.pin_id[index],
+            context=context.astype(np.int64),
+            sequence_pin_id=pin,
+            sequence_action=action,
+            sequence_surface=surface,
+            sequence_age=age,
+            sequence_mask=mask,
+            user_counters=self.user_counters[used],
+            pin_counters=self.pin_counters[index],
+            surface=self.surface[index].astype(np.int64) + 1,
+            hour=time // HOUR_MS % 24,
+            weekday=(time // _DAY_MS + 3) % 7,  # 1970 began on a Thursday
+            slot=self.slot[index].astype(np.int64),
+        )
+
+    def nbytes(self) -> int:
+        """Memory that the columns take."""
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
+
+
+def logged(counters: np.ndarray) -> np.ndarray:
+    """log1p of counters, float32, at most COUNTER_LIMIT."""
+    return np.minimum(np.log1p(counters.astype(np.float64)), COUNTER_LIMIT).astype(np.float32)
+
+
+def _columns(rows: ExampleRows) -> dict[str, np.ndarray]:
+    users = rows.users
+    _refuse_beyond("the action of a step in the sequence", users.sequence["action"], 0)
+    _refuse_beyond("the surface of a step in the sequence", users.sequence["surface"], 0)
+    _refuse_beyond("the surface", rows.surface, -1)
+    for what, counters in (("pin", rows.pin_counters), ("user", users.counters)):
+        if (counters < 0).any():
+            where = int(np.argwhere(counters < 0)[0, 0])
+            raise InputError(
+                f"examples: a {what} counter of row {where} is {counters[where].min()}; counters never are; make the examples anew"
+            )
+    which, request = _requests(rows)
+    shared = users.take(rows.request[which])
+    return {
+        "user_id": rows.user_id,
+        "pin_id": rows.pin_id,
+        "request": request,
+        "surface": rows.surface,
+        "slot": rows.slot,
+        "pin_counters": logged(rows.pin_counters),
+        "user_counters": logged(shared.counters),
+        "request_time": rows.request_time[which],
+        "offsets": shared.offsets,
+        "action_pin_id": np.ascontiguousarray(shared.sequence["pin_id"]),
+        "action_time": np.ascontiguousarray(shared.sequence["event_time"]),
+        "action": np.ascontiguousarray(shared.sequence["action"]),
+        "action_surface": np.ascontiguousarray(shared.sequence["surface"]),
+    }
+
+
+def _requests(rows: ExampleRows) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each request, and which request each row is of.
+
+    User features are stored once where they are equal, so requests of several times may share them, and those of several users without actions.
+    """
+    order = np.lexsort((rows.request_time, rows.request))
+    code, time = rows.request[order], rows.request_time[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (code[1:] != code[:-1]) | (time[1:] != time[:-1])
+    request = np.empty(len(order), np.int64)
+    request[order] = np.cumsum(first) - 1
+    return order[first], request
+
+
+def _refuse_beyond(what: str, codes: np.ndarray, least: int) -> None:
+    wrong = (codes > LAST_CODE) | (codes < least)
+    if wrong.any():
+        raise InputError(f"examples: {what} has code {int(codes[wrong][0])}; codes are {least} to {LAST_CODE}, make the examples anew")

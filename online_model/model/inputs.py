@@ -1,0 +1,146 @@
+"""What the model is given: features as torch tensors, and the vectors of IDs, which others own.
+
+A vector that is no number is refused here, and one that is too large is cut, so that nothing behind has to look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+
+from flows.errors import InputError
+from flows.examples.rows import ExampleRows
+from online_model.model.columns import ExampleColumns, Features
+from online_model.model.config import ModelConfig
+
+VECTOR_LIMIT = 100.0
+"""No component of an ID's vector counts for more. Learned ones lie within a few units; beyond, products of the cross layers would overflow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A batch of B candidates of C requests.
+
+    Attributes
+    ----------
+    user, pin : float32[B, d]
+        Vectors of the user and of the candidate.
+    context : int64[B]
+        Which of the C requests.
+    sequence_pin : float32[C, L, d]
+        Vectors of the pins that the user acted on, newest first.
+    sequence_action, sequence_surface : int64[C, L]
+        1 + code, 0 is padding.
+    sequence_age : float32[C, L]
+        Hours before the request.
+    sequence_mask : bool[C, L]
+        Whether there is an action.
+    user_counters, pin_counters : float32[C, 24], float32[B, 24]
+        log1p.
+    surface, slot : int64[B]
+        1 + code, 0 for none; the slot, -1 for not known.
+    hour, weekday : int64[C]
+    """
+
+    user: torch.Tensor
+    pin: torch.Tensor
+    context: torch.Tensor
+    sequence_pin: torch.Tensor
+    sequence_action: torch.Tensor
+    sequence_surface: torch.Tensor
+    sequence_age: torch.Tensor
+    sequence_mask: torch.Tensor
+    user_counters: torch.Tensor
+    pin_counters: torch.Tensor
+    surface: torch.Tensor
+    hour: torch.Tensor
+    weekday: torch.Tensor
+    slot: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.pin)
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same on another device."""
+        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+CONTEXT_FIELDS = (
+    "sequence_pin",
+    "sequence_action",
+    "sequence_surface",
+    "sequence_age",
+    "sequence_mask",
+    "user_counters",
+    "hour",
+    "weekday",
+)
+"""The fields of `Inputs` that have a row per request; the others have one per candidate."""
+
+
+def features_of(rows: ExampleRows, config: ModelConfig) -> Features:
+    """Rows as one batch, in their order.
+
+    Raises
+    ------
+    InputError
+        A row holds what no vocabulary and no counter can say.
+    """
+    columns = ExampleColumns.of([rows])
+    return columns.features(np.arange(len(columns)), config.sequence_length)
+
+
+def inputs_of(features: Features, user: np.ndarray, pin: np.ndarray, sequence_pin: np.ndarray) -> Inputs:
+    """Features with the vectors of their IDs.
+
+    Parameters
+    ----------
+    features : Features
+    user, pin : float32[n, d]
+    sequence_pin : float32[c, l, d]
+
+    Raises
+    ------
+    InputError
+        A vector or a counter is no number.
+    """
+    return Inputs(
+        user=torch.from_numpy(_bounded("the vector of a user", user)),
+        pin=torch.from_numpy(_bounded("the vector of a pin", pin)),
+        sequence_pin=torch.from_numpy(_bounded("the vector of a pin of a sequence", sequence_pin)),
+        user_counters=torch.from_numpy(_numbers("a user counter", features.user_counters)),
+        pin_counters=torch.from_numpy(_numbers("a pin counter", features.pin_counters)),
+        **{
+            name: torch.from_numpy(np.ascontiguousarray(getattr(features, name)))
+            for name in (
+                "context",
+                "sequence_action",
+                "sequence_surface",
+                "sequence_age",
+                "sequence_mask",
+                "surface",
+                "hour",
+                "weekday",
+                "slot",
+            )
+        },
+    )
+
+
+def _numbers(what: str, values: np.ndarray) -> np.ndarray:
+    values = np.ascontiguousarray(values, np.float32)
+    # Both are NaN where any value is.
+    if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
+        row = int(np.argwhere(~np.isfinite(values))[0, 0])
+        raise InputError(f"model: {what} is not a finite number (row {row}); restore the table or the features that it came from")
+    return values
+
+
+def _bounded(what: str, values: np.ndarray) -> np.ndarray:
+    values = np.ascontiguousarray(values, np.float32)
+    if values.size and not (values.max() <= VECTOR_LIMIT and values.min() >= -VECTOR_LIMIT):
+        return np.clip(_numbers(what, values), -VECTOR_LIMIT, VECTOR_LIMIT)
+    return values
