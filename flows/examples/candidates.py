@@ -208,7 +208,7 @@ class ServedStore:
     def _missing(self, number: int) -> StateError:
         return StateError(
             f"state {self._store.path}: served records from offset {number >> _SHARING} on are missing; "
-            "delete the state, and `tidemark examples run` makes it anew from the logs"
+            "`tidemark examples restore` has it made anew from the logs"
         )
 
     def _hold(self, first: int, records: pa.RecordBatch) -> None:

@@ -192,8 +192,9 @@ class JoinSet:
         _place_entries(groups.entries, groups.of_entry, found)
         of_new = np.repeat(groups.of_served, np.diff(served.first))
         dirty, counts = np.zeros(groups.count, np.bool_), np.zeros(len(COUNTED), np.int64)
-        # A row comes out eight times at most: once, with five outcomes, and with two sets of labels.
-        out = np.empty((8 * (relevant + candidates + int(self.scalars[N_ROWS])), OUT_COLUMNS), np.int64)
+        # A row comes out eight times at most: once, with five outcomes, and with two sets of labels. Of those that are there already only a revisit
+        # and the labels come without a record of their own. What is not filled in takes no memory.
+        out = np.empty((8 * (relevant + candidates) + 3 * int(self.scalars[N_ROWS]), OUT_COLUMNS), np.int64)
         filled = np.zeros(candidates, np.bool_)
         done, used = join_records(
             actions.user, actions.request, actions.pin, actions.time, actions.event, actions.what, actions.topic, actions.arrival,

@@ -85,7 +85,7 @@ COUNTED = (
     C_EARLY,
 ) = range(len(COUNTED))  # fmt: skip
 
-# Columns of the candidates of a request, as they are stored: E_NUMBER is the served record's, E_INDEX the place in its list, times 2, plus 1 if
+# Columns of the candidates of a request, as they are stored: E_NUMBER is the served record's; E_INDEX the place in its list, times 2, plus 1 if its
 # values were defaulted; E_SEEN the offset of the impression that made it an example, UNSEEN for none, SEEN_BEFORE if that came first.
 E_PIN, E_TIME, E_NUMBER, E_INDEX, E_SEEN = range(5)
 ENTRY_COLUMNS = 5
