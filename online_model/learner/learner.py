@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -220,7 +221,11 @@ class Learner:
 
 
 def course_of(
-    site: Site, number: int, begin: Callable[[Base], tuple[int, ...]], config: LearnerConfig | None = None, fingerprint: str | None = None
+    site: Site,
+    number: int,
+    begin: Callable[[Base], tuple[int, ...]],
+    asked: Mapping[str, Any] = MappingProxyType({}),
+    fingerprint: str | None = None,
 ) -> Course:
     """The course of a base: the one that is kept, or a new one; nothing is written.
 
@@ -230,8 +235,8 @@ def course_of(
     number : int
     begin : callable
         Where learning begins with the base's own rows.
-    config : LearnerConfig, optional
-        By default the one that is kept, or the one there is by default.
+    asked : mapping
+        Of `LearnerConfig`, by name; the others are as they are kept, or as they are by default.
     fingerprint : str, optional
         Of the examples' features; by default what the base was trained under.
 
@@ -246,19 +251,19 @@ def course_of(
     about = base.manifest.about
     if kept is None:
         build = _build(torch.device("cpu"))
-        return Course(number, base.digest, config or LearnerConfig(), build, begin(base), fingerprint or about.feature_fingerprint)
+        return Course(number, base.digest, LearnerConfig(**asked), build, begin(base), fingerprint or about.feature_fingerprint)
     path = path_of(site.models, number)
     if kept.base_digest != base.digest:
         raise LearnerError(
             f"base {number} is another than the one that was learned on before ({base.digest}, not {kept.base_digest}); "
             f"put the right one back, or delete {path}"
         )
-    if config is not None and config != kept.config:
-        theirs, ours = kept.config.to_dict(), config.to_dict()
-        name = next(name for name in ours if ours[name] != theirs[name])
+    for name, value in asked.items():
+        if getattr(kept.config, name) == value:
+            continue
         raise LearnerError(
-            f"base {number} is learned on with {name} {theirs[name]}, and {ours[name]} is asked for: rows at a position would not be what they are; "
-            "leave it as it is until the next base"
+            f"base {number} is learned on with {name} {getattr(kept.config, name)}, and {value} is asked for: rows at a position would "
+            "not be what they are; leave it as it is until the next base"
         )
     return kept if fingerprint is None else replace(kept, fingerprint=fingerprint)
 

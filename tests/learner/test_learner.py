@@ -310,7 +310,7 @@ def test_examples_of_other_definitions_are_refused_unless_they_are_asked_for(tmp
     world.publish()
     with pytest.raises(FingerprintError, match="fingerprint other"):
         learn_all(world.begun())
-    course = course_of(world.site, 1, lambda base: begin_of(base, PARTITIONS), None, "other")
+    course = course_of(world.site, 1, lambda base: begin_of(base, PARTITIONS), fingerprint="other")
     assert learn_all(Learner.open(world.site, course)) > 10
     world.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ class World:
     """
 
     def __init__(self, directory: Path, seed: int = 0, n: int = 120, registry: Registry | None = None, logs: Path | None = None) -> None:
-        self.rows = rows_for(seed, n)
+        self.rows = rows_for(seed, n, registry.bases.expected.features if registry else EXPECTED.features)
         logs = logs or directory / "logs"
         self.examples = LocalLog.open(logs, EXAMPLES, PARTITIONS, create=True)
         self.embeddings = LocalLog.open(logs, EMBEDDINGS, PARTITIONS, create=True)
@@ -83,7 +83,8 @@ class World:
         return base
 
     def course(self, config: LearnerConfig | None = None, base: int = 1) -> Course:
-        return course_of(self.site, base, lambda one: begin_of(one, PARTITIONS), config)
+        asked = {} if config is None else {one.name: getattr(config, one.name) for one in fields(config)}
+        return course_of(self.site, base, lambda one: begin_of(one, PARTITIONS), asked)
 
     def learner(self, config: LearnerConfig | None = None, base: int = 1) -> Learner:
         return Learner.open(self.site, self.course(config, base))
