@@ -26,7 +26,7 @@ from online_model.retrain import shadow
 from online_model.retrain.errors import EmptyWindowError, ExamplesTooLargeError, NoParentError
 from online_model.retrain.gate import Rule
 from online_model.training.errors import CheckpointError
-from tests.retrain.store import AGAIN, DAYS, SCRATCH, SMALL, append, data, files_of, records, run
+from tests.retrain.store import AGAIN, SCRATCH, SMALL, append, data, files_of, records, run
 
 WithBase = Callable[..., Settings]
 
@@ -315,7 +315,7 @@ def test_other_features_are_refused(with_base: WithBase) -> None:
         replace(records(settings, 50), fingerprints=("other",), ready_time=np.full(len(records(settings, 50)), START + 40 * DAY_MS)),
     )
     with pytest.raises(FingerprintError, match="other"):
-        run(settings, AGAIN, DAYS + 40)
+        run(settings, AGAIN, 40.1)
 
 
 def test_a_window_that_does_not_fit_is_refused(with_base: WithBase) -> None:
