@@ -72,13 +72,14 @@ class Models:
     now : Now or None
         None: there is no model that can be served.
     trouble : TidemarkError or None
-        Why there is none, or why it is not as new as it should be.
+        Why there is none, or why one of them is not as new as it should be.
     """
 
     def __init__(self, settings: Settings, metrics: RankMetrics) -> None:
         self._settings, self._metrics = settings, metrics
         self.now: Now | None = None
         self.trouble: TidemarkError | None = None
+        self._troubles: dict[str, TidemarkError] = {}
         self._arms: dict[str, _Arm] = {}
         self._dense: dict[str, Dense] = {}
         self._registry: Registry | None = None
@@ -87,9 +88,13 @@ class Models:
         self._thread = threading.Thread(target=self._work, name="following-models", daemon=True)
         self._thread.start()
 
-    def wait(self, seconds: float) -> None:
-        """Until it has looked for the first time."""
-        self._looked.wait(seconds)
+    def is_old(self, arm: str) -> bool:
+        """Whether the model of an arm is not as new as it should be, as far as it can be told."""
+        return arm in self._troubles or (self.trouble is not None and not self._troubles)
+
+    def has_looked(self, seconds: float) -> bool:
+        """Whether it has looked for the first time, within some seconds."""
+        return self._looked.wait(seconds)
 
     def close(self) -> None:
         """End it; what hangs in a read is left to the end of the process."""
@@ -103,7 +108,7 @@ class Models:
             try:
                 trouble = self._look()
             except TidemarkError as error:
-                trouble = error
+                trouble, self._troubles = error, {}
             except Exception as error:
                 _log.exception("following the models has failed in a way that nobody has foreseen")
                 trouble = TidemarkError(f"following the models has failed: {type(error).__name__}; see what the server has written")
@@ -130,11 +135,11 @@ class Models:
             self._metrics.models({role: (m.base, m.delta, m.newest_event_time, self._arms[role].healed) for role, m in models.items()})
         in_use = {model.dense.base.digest for model in models.values()}
         self._dense = {digest: dense for digest, dense in self._dense.items() if digest in in_use}
-        troubles = [arm.trouble for arm in self._arms.values() if arm.trouble is not None]
-        if any(isinstance(trouble, LogError) for trouble in troubles):
+        self._troubles = {role: arm.trouble for role, arm in self._arms.items() if arm.trouble is not None}
+        if any(isinstance(trouble, LogError) for trouble in self._troubles.values()):
             # It may be another file by now.
             self._drop_log()
-        return troubles[0] if troubles else None
+        return next(iter(self._troubles.values()), None)
 
     def _follower(self, role: str) -> Follower:
         from online_model.deltas.follower import Follower
@@ -202,7 +207,15 @@ class _Arm:
     def _take(self, follower: Follower, dense_of: Callable[[Base], Dense]) -> None:
         from online_model.serving.model import Model
 
-        served = follower.served
+        served, model = follower.served, self.model
+        # Begun anew, it may not have come as far again.
+        if (
+            follower.trouble is not None
+            and model is not None
+            and served.base.digest == model.dense.base.digest
+            and served.delta < model.delta
+        ):
+            return
         # The same object as long as nothing is new: requests of one model are scored together.
-        if self.model is None or self.model.tables is not served.tables or self.model.dense.base.digest != served.base.digest:
+        if model is None or model.tables is not served.tables or model.dense.base.digest != served.base.digest:
             self.model = Model.of(dense_of(served.base), served)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
+from flows import stopping
 from flows.served import Status
 from flows.served_rows import Ranked
 from flows.settings import Settings
 from flows.vocabulary import Vocabulary
 from online_model.registry.errors import NoModelError, OtherFeaturesError, OtherVocabularyError
 from online_model.serving.answer import Answer, Ask, defaults
+from online_model.serving.candidates import Candidates
 from online_model.serving.errors import NoModelServedError, OtherModelError, UnavailableError
 from online_model.serving.exploring import Shown, shown_of
 from online_model.serving.models import Models
@@ -32,6 +35,8 @@ from online_model.serving.scorer import Scorer
 if TYPE_CHECKING:
     # Not before a model is there: torch takes seconds to load.
     from online_model.serving.model import Model, Scores
+
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,15 +101,14 @@ class Rankings:
 
     def warm_up(self, seconds: float) -> None:
         """Load the model that is served, if there is one, and let it score once."""
-        from online_model.serving.candidates import Candidates
-
         end = time.monotonic() + seconds
-        self.models.wait(seconds)
+        while not (stopping.requested() or self.models.has_looked(_LOOK_S)) and time.monotonic() < end:
+            continue
         if (now := self.models.now) is not None:
             one = np.zeros(1, np.int64)
-            for model in now.models.values():
-                nobody = Candidates(0, 0, defaults(Ask(one, one, (), None)))
-                self._scorer.score(model, nobody).result(max(0.0, end - time.monotonic()))
+            nobody = Candidates(0, 0, defaults(Ask(one, one, (), None)))
+            # What is wrong with one is told to whoever asks for a ranking.
+            wait([self._scorer.score(model, nobody) for model in now.models.values()], max(0.0, end - time.monotonic()))
 
     def close(self) -> None:
         """Release everything."""
@@ -124,7 +128,7 @@ class Rankings:
         own, arm, model = now.of_user(wanted.user)
         if own != arm:
             self._metrics.fell_back(ARM)
-        elif self.models.trouble is not None:
+        elif self.models.is_old(arm):
             self._metrics.fell_back(OLD_MODEL)
         pins = wanted.candidates if wanted.candidates is not None else model.candidates
         if not len(pins):
@@ -178,8 +182,6 @@ class Rankings:
         return Ranking(part, ranked, body)
 
     async def _scored(self, request: Request, chosen: Chosen, answer: Answer) -> Scores:
-        from online_model.serving.candidates import Candidates
-
         assert request.surface is not None
         given = Candidates(request.timestamp, self._surfaces[request.surface], answer)
         try:
