@@ -1,7 +1,7 @@
 """Examples of all partitions as one sequence, by (ready_time, partition, offset): what an online learner reads.
 
 The sequence is a function of the log alone. A record is handed on when no partition can bring an earlier one any more, and batches are cut on the
-sequence by count; how much is read at once, and how often somebody looks, changes neither.
+sequence by count, and by the times that it says; how much is read at once, and how often somebody looks, changes neither.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Merged:
         Where each partition begins: 0, or what a batch's `positions` said.
     batch_rows : int
         Rows of each batch.
+    span_ms : int, optional
+        A batch's rows became known in one span of so many ms, counted from 1970: then it may be smaller, and nobody waits until few make many.
     fingerprint : str, optional
         As of `flows.examples.store.final_rows`.
     read_records : int
@@ -76,8 +78,9 @@ class Merged:
         batch_rows: int,
         fingerprint: str | None = None,
         read_records: int = READ_RECORDS,
+        span_ms: int | None = None,
     ) -> None:
-        self._batch_rows, self._checked = batch_rows, Fingerprints(fingerprint)
+        self._batch_rows, self._span_ms, self._checked = batch_rows, span_ms, Fingerprints(fingerprint)
         self._parts = [
             _Partition(Once(examples, p, position, read_records), _time_before(examples, p, position), [])
             for p, position in enumerate(positions)
@@ -95,13 +98,14 @@ class Merged:
         ended : bool
             No record will follow those that are there now: all are handed on, and the last batch may be smaller.
         """
-        while self._left() < self._batch_rows:
+        while not (size := self._whole()):
             if not self._advance(ended):
-                if not ended or not self._left():
-                    return None
+                size = self._left() if ended or self._passed() else 0
                 break
+        if not size:
+            return None
         assert self._merged is not None
-        rows = slice(self._at, min(self._at + self._batch_rows, len(self._merged)))
+        rows = slice(self._at, self._at + size)
         self._at = rows.stop
         partition, offset = self._merged.partition[rows], self._merged.offset[rows]
         for p in np.unique(partition).tolist():
@@ -110,6 +114,22 @@ class Merged:
 
     def _left(self) -> int:
         return len(self._merged) - self._at if self._merged is not None else 0
+
+    def _whole(self) -> int:
+        """How many rows the next batch has, by what is merged; 0 if more may belong to it."""
+        n = min(self._left(), self._batch_rows)
+        if self._merged is not None and n and self._span_ms is not None:
+            times = self._merged.rows.ready_time[self._at : self._at + n]
+            n = int(np.searchsorted(times, self._span_end(), "left"))
+        return n if n == self._batch_rows or n < self._left() else 0
+
+    def _passed(self) -> bool:
+        """Whether no partition can bring more rows of the next batch's span; what they have brought is merged."""
+        return self._span_ms is not None and self._left() > 0 and min(part.watermark for part in self._parts) >= self._span_end()
+
+    def _span_end(self) -> int:
+        assert self._merged is not None and self._span_ms is not None
+        return (int(self._merged.rows.ready_time[self._at]) // self._span_ms + 1) * self._span_ms
 
     def _append(self, taken: MergedBatch) -> None:
         if self._merged is not None and self._left():

@@ -185,6 +185,34 @@ def test_merged_while_it_is_written_and_continued_anywhere(seed: int, tmp_path: 
     assert {len(one) for one in found[:-1]} == {8}
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_batches_end_with_the_span_of_time_that_their_rows_are_of(seed: int, tmp_path: Path) -> None:
+    site = Site(tmp_path, seed, (60, 50, 80))
+    most, span = (8, 20, 1000)[seed % 3], (7, 40)[seed % 2]
+    expected: list[list[int]] = []
+    for t in map(int, sequence(site)["ready_time"]):
+        if not expected or expected[-1][0] // span != t // span or len(expected[-1]) == most:
+            expected.append([])
+        expected[-1].append(t)
+    with site.log:
+        found: list[MergedBatch] = []
+        merged = Merged(site.log, [0, 0, 0], most, read_records=int(site.rng.integers(1, 40)), span_ms=span)
+        for share in (0.1, 0.3, 0.35, 0.7, 0.9, 1.0):
+            site.write(share, repeats=True)
+            found += batches_of(merged)
+            assert [one.rows.ready_time.tolist() for one in found] == expected[: len(found)]
+            lowest = min(int(rows.ready_time[done - 1]) for rows, done in zip(site.rows, site.written, strict=True))
+            # What is whole waits for nobody.
+            assert sum(map(len, found)) >= sum(len(one) for one in expected if one[0] // span < lowest // span)
+            if site.rng.random() < 0.5:
+                merged = Merged(
+                    site.log, found[-1].positions if found else [0, 0, 0], most, read_records=int(site.rng.integers(1, 40)), span_ms=span
+                )
+        found += batches_of(merged, ended=True)
+    assert [one.rows.ready_time.tolist() for one in found] == expected
+    assert values_of(joined([one.rows for one in found])) == sequence(site)
+
+
 def test_an_idle_partition_holds_the_others_until_it_is_told_that_time_goes_on(tmp_path: Path) -> None:
     rows = rows_in_order(3, 20, latest=100)
     with LocalLog.open(tmp_path, EXAMPLES, 2, create=True) as log:

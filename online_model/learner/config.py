@@ -1,0 +1,76 @@
+"""How a learner learns, as one value. All of it decides what rows become, so it lies in every checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from flows.errors import SettingsError
+from flows.vocabulary import suggestion
+from online_model.learner.delayed import DelayedLabels
+from online_model.model.loss import HEAD_WEIGHTS, weights_of
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """What a learner does with a record.
+
+    Parameters
+    ----------
+    batch_rows : int
+        Consecutive records of EXAMPLES that are learned from at once, those that are passed over among them.
+    learning_rate : float
+        Of row-wise Adagrad.
+    delayed_labels : DelayedLabels
+    expire_days : float
+        An ID that was not seen for so long, in event time, loses its row.
+    head_weights : mapping of str to float
+
+    Raises
+    ------
+    SettingsError
+        A value makes no learner.
+    """
+
+    batch_rows: int = 512
+    learning_rate: float = 0.05
+    delayed_labels: DelayedLabels = DelayedLabels.FAKE_NEGATIVE
+    expire_days: float = 90.0
+    head_weights: Mapping[str, float] = field(default_factory=lambda: dict(HEAD_WEIGHTS))
+
+    def __post_init__(self) -> None:
+        if type(self.batch_rows) is not int or not 1 <= self.batch_rows <= 65_536:
+            raise SettingsError(f"learner: batch_rows must be a whole number from 1 to 65536, not {self.batch_rows!r}")
+        for name, most in (("learning_rate", 1e3), ("expire_days", 1e5)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 < value <= most):
+                raise SettingsError(f"learner: {name} must be above 0 and at most {most:g}, not {value!r}")
+        ways = [way.value for way in DelayedLabels]
+        if self.delayed_labels not in ways:
+            raise SettingsError(
+                f"learner: there is no way '{self.delayed_labels}' of delayed labels{suggestion(str(self.delayed_labels), ways)}; "
+                f"there are {', '.join(ways)}"
+            )
+        object.__setattr__(self, "delayed_labels", DelayedLabels(self.delayed_labels))
+        weights_of(tuple(HEAD_WEIGHTS), self.head_weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as a checkpoint keeps them."""
+        return asdict(self) | {"delayed_labels": self.delayed_labels.value, "head_weights": dict(self.head_weights)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave.
+
+        Raises
+        ------
+        SettingsError
+            A field isn't known, or makes no learner.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise SettingsError(f"learner: there is no setting '{name}'{suggestion(name, known)}; a newer Tidemark may know it")
+        return cls(**values)
