@@ -84,7 +84,7 @@ class Plan:
     """
 
     days: Days
-    seeds: tuple[int, ...] = (7, 8, 9)
+    seeds: tuple[int, ...] = (11, 12, 13)
     worlds: tuple[str, ...] = ("drifting", CONTROL)
     sizes: Mapping[str, int] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -154,15 +154,14 @@ def open_stream(plan: WorldPlan, work: Path, told: Told = lambda stage: None) ->
                 os.replace(draft, place)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
-    told(f"{plan.name}, seed {plan.seed}: reading examples")
+    told("reading examples")
     return Stream(plan, digest, _read(place / _EXAMPLES), place / _CHANCES)
 
 
 def _make(plan: WorldPlan, sizes: dict[str, int], draft: Path, told: Told) -> None:
     settings = Settings(data=draft / "data")
     simulated, kept = draft / "simulated", draft / _EXAMPLES
-    of = f"{plan.name}, seed {plan.seed}"
-    told(f"{of}: simulating")
+    told("simulating")
     simulate(
         simulated,
         **sizes,
@@ -177,10 +176,10 @@ def _make(plan: WorldPlan, sizes: dict[str, int], draft: Path, told: Told) -> No
     options = IngestOptions.parse(settings.load_vocabulary())
     files = [*sorted(simulated.glob("events-*.parquet")), simulated / "events-bad.jsonl"]
     with open_log(settings, ACTIONS, create=True) as log:
-        told(f"{of}: ingesting")
+        told("ingesting")
         for path in files:
             ingest_file(log, check_file(path, options), options)
-        told(f"{of}: making examples")
+        told("making examples")
         kept.mkdir()
         what = What(plan.feature_delay_ms, True, None, None)
         with Backfill(settings, log, log.end_positions(), what, ServedFile(simulated / "served.parquet")) as made:
