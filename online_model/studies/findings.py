@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from flows.examples.record import HEADS
 from online_model.evaluation.bootstrap import Comparison, Difference, Resamples, pooled, resample
 from online_model.evaluation.metrics import METRICS, Head, measure
-from online_model.evaluation.report import verdict
+from online_model.evaluation.report import verdict as usual_verdict
 from online_model.evaluation.scored import ScoredRows
+from online_model.evaluation.user_sums import RANKING
 from online_model.studies.plan import Plan
-from online_model.studies.study import Direction, Scores, Study
 from online_model.studies.stream import Evaluated
-from flows.examples.record import HEADS
+from online_model.studies.study import Direction, Scores, Study
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,8 @@ class Seed:
         By arm and bucket; empty where the study doesn't ask.
     resamples : dict of str to Resamples
         By name of the difference.
+    by_score : bool
+        Whether requests are ranked by one score for all heads.
     """
 
     seed: int
@@ -44,6 +47,7 @@ class Seed:
     best: dict[str, Head]
     by_time: dict[str, list[dict[str, Head]]]
     resamples: dict[str, Resamples]
+    by_score: bool
 
 
 def seed_of(study: Study, plan: Plan, seed: int, evaluated: Evaluated, scores: Mapping[str, Scores]) -> Seed:
@@ -58,6 +62,7 @@ def seed_of(study: Study, plan: Plan, seed: int, evaluated: Evaluated, scores: M
         best=measure(best),
         by_time={} if study.bucket_ms is None else {name: _by_time(one, plan, study.bucket_ms) for name, one in rows.items()},
         resamples={one.name: resample(rows[one.this], rows[one.against], seed, plan.resamples) for one in study.differences},
+        by_score=any(one.score is not None for one in rows.values()),
     )
 
 
@@ -80,24 +85,26 @@ def findings(study: Study, plan: Plan, quick: bool, worlds: Mapping[str, Sequenc
     build : mapping
         What decides bits beside the plan.
     """
-    compared = {world: {one.name: pooled([seed.resamples[one.name] for seed in seeds]) for one in study.differences} for world, seeds in worlds.items()}
-    key, name, head, metric = study.main
-    told = {
-        world: _difference(_pick(compared[world][name], head, metric), [seed.resamples[name] for seed in seeds])
+    compared = {
+        world: {one.name: pooled([seed.resamples[one.name] for seed in seeds]) for one in study.differences}
         for world, seeds in worlds.items()
     }
+    key, name, head, metric = study.main
+    told = {world: _difference(_pick(compared[world][name], head, metric), seeds, name) for world, seeds in worlds.items()}
     first = next(iter(worlds))
-    results = {key if world == first else f"{key}_{world}": {"world": world, "head": head, "metric": metric, **told[world]} for world in worlds}
+    results = {
+        key if world == first else f"{key}_{world}": {"world": world, "head": head, "metric": metric, **told[world]} for world in worlds
+    }
     return {
         "study": study.name,
         "question": study.question,
         "quick": quick,
+        "shown": [list(one) for one in study.shown],
         "configuration": plan.to_dict() | {"arms": dict(study.arms)},
         "build": dict(build),
         "results": results,
         "directions": [
-            {"world": world, **_direction(one, _pick(compared[world][one.difference], one.head, one.metric))}
-            for world in worlds
+            {"world": first, **_direction(one, _pick(compared[first][one.difference], one.head, one.metric), worlds[first][0].by_score)}
             for one in study.directions
         ],
         "published": dict(study.published),
@@ -117,10 +124,9 @@ def _world(study: Study, seeds: Sequence[Seed], compared: Mapping[str, Compariso
         out["by_time"] = {name: [_heads([one.by_time[name][i] for one in seeds]) for i in buckets] for name in seeds[0].by_time}
     out["differences"] = {}
     for one in study.differences:
-        parts = [seed.resamples[one.name] for seed in seeds]
         of: dict[str, dict[str, Any]] = {}
         for each in compared[one.name].differences:
-            of.setdefault(each.head, {})[each.metric] = _difference(each, parts)
+            of.setdefault(each.head, {})[each.metric] = _difference(each, seeds, one.name)
         out["differences"][one.name] = {"this": one.this, "against": one.against, "heads": of}
     return out
 
@@ -142,8 +148,10 @@ def _pick(comparison: Comparison, head: str, metric: str) -> Difference:
     return next(one for one in comparison.differences if (one.head, one.metric) == (head, metric))
 
 
-def _difference(one: Difference, parts: Sequence[Resamples]) -> dict[str, Any]:
-    sides = [[side.metrics[one.metric].value for side in part.heads[one.head]] for part in parts]
+def _difference(one: Difference, seeds: Sequence[Seed], name: str) -> dict[str, Any]:
+    """`name`: of the difference."""
+    by_score = seeds[0].by_score
+    sides = [[side.metrics[one.metric].value for side in seed.resamples[name].heads[one.head]] for seed in seeds]
     by_seed = [None if a is None or b is None else a - b for a, b in sides]
     known = [value for value in by_seed if value is not None]
     return {
@@ -152,7 +160,7 @@ def _difference(one: Difference, parts: Sequence[Resamples]) -> dict[str, Any]:
         "high": one.high,
         "p_value": one.p_value,
         "minimum_detectable_effect": one.detectable,
-        "verdict": verdict(one),
+        "verdict": _verdict(one, by_score),
         "by_seed": by_seed,
         "seeds_standard_deviation": stdev(known) if len(known) > 1 else None,
         "this": one.value.value,
@@ -160,8 +168,8 @@ def _difference(one: Difference, parts: Sequence[Resamples]) -> dict[str, Any]:
     } | ({"reason": one.reason} if one.reason else {})
 
 
-def _direction(direction: Direction, found: Difference) -> dict[str, Any]:
-    shows, why = _shows(direction, found)
+def _direction(direction: Direction, found: Difference, by_score: bool) -> dict[str, Any]:
+    shows, why = _shows(direction, found, by_score)
     return {
         "difference": direction.difference,
         "head": direction.head,
@@ -176,11 +184,11 @@ def _direction(direction: Direction, found: Difference) -> dict[str, Any]:
     } | ({"why": why} if why else {})
 
 
-def _shows(direction: Direction, found: Difference) -> tuple[str, str]:
+def _shows(direction: Direction, found: Difference, by_score: bool) -> tuple[str, str]:
     if found.low is None or found.high is None or found.detectable is None:
         return "unknown", found.reason
     if direction.up is None:
-        if verdict(found) == "worse":
+        if _verdict(found, by_score) == "worse":
             return "opposite", direction.unless
         return "yes", f"not seen to get worse; a true loss of {found.detectable:.4f} would have been seen four times in five"
     if found.low <= 0 <= found.high:
@@ -188,3 +196,11 @@ def _shows(direction: Direction, found: Difference) -> tuple[str, str]:
         more = f"a true difference must be {found.detectable:.4f} to be seen four times in five; " if less else ""
         return "within chance", more + direction.unless
     return ("yes", "") if (found.low > 0) == direction.up else ("opposite", direction.unless)
+
+
+def _verdict(one: Difference, by_score: bool) -> str:
+    """As of any comparison; but where one score ranks for all heads, hides are what should not be on top."""
+    usual = usual_verdict(one)
+    if by_score and one.head == "hide" and one.metric in RANKING:
+        return {"better": "worse", "worse": "better"}.get(usual, usual)
+    return usual

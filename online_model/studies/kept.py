@@ -60,7 +60,7 @@ class Kept:
             make_directory(path.parent.absolute())
             try:
                 with draft.open("wb") as file:
-                    np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+                    np.savez(file, allow_pickle=False, **arrays)
                 sync(draft)
                 os.replace(draft, path)
             finally:

@@ -37,10 +37,7 @@ def run(study: Study, plan: Plan, work: Path, quick: bool = False, progress: Pro
         As of `findings`; the same plan gives the same.
     """
     with _one_thread():
-        worlds = {
-            world: [_seed(study, plan, world, seed, work, progress) for seed in plan.seeds]
-            for world in plan.worlds
-        }
+        worlds = {world: [_seed(study, plan, world, seed, work, progress) for seed in plan.seeds] for world in plan.worlds}
         build = build_of(torch.device("cpu"), 0)
         del build["seed"]
         return findings(study, plan, quick, worlds, build)

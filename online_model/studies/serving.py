@@ -67,9 +67,7 @@ def served(
     out = {name: np.empty((len(places), len(base.ranker.config.heads))) for name in every_ms}
     step = Step(base.ranker, base.tables(), learner)
     # What is served as often as it is learned is the learner's own tables: nobody need copy them.
-    servers = {
-        name: _Server(every, step.tables if every == SPAN_MS else base.tables(), begin) for name, every in every_ms.items()
-    }
+    servers = {name: _Server(every, step.tables if every == SPAN_MS else base.tables(), begin) for name, every in every_ms.items()}
 
     def score(name: str) -> None:
         server = servers[name]

@@ -30,13 +30,13 @@ from flows.examples.backfill.target import ExampleFiles
 from flows.examples.files import ExampleDirectory
 from flows.examples.joining import joined
 from flows.examples.merging import Merged
-from flows.examples.record import HEADS, Kind
+from flows.examples.record import HEADS, MASKED, OUTCOME_WINDOW_MS, Kind
 from flows.examples.rows import ExampleRows
 from flows.ingest.options import IngestOptions
 from flows.ingest.producer import check_file, ingest_file
 from flows.open_log import open_log
 from flows.outputs import ACTIONS
-from flows.settings import Settings
+from flows.settings import DAY_MS, HOUR_MS, Settings
 from flows.simulate import load_world, simulate
 from online_model.evaluation.outcomes import Labels, example_of, labels_of, records_of
 from online_model.studies.plan import WorldPlan
@@ -45,6 +45,8 @@ _FORMAT = 1
 """Of what is kept; another number makes everything anew."""
 _EXAMPLES, _CHANCES = "examples", "truth-chances.parquet"
 _READ_ROWS = 65_536
+# A save comes within half an hour, is credited for 7 days, and final an allowed lateness (an hour) after that; records come that much behind.
+_REVISIT_MATURES_MS = OUTCOME_WINDOW_MS + 7 * DAY_MS + 2 * HOUR_MS
 Told = Callable[[str], None]
 
 
@@ -101,7 +103,11 @@ class Stream:
         """Examples of requests, whose pin was seen in [begin, end), ms by when that became known."""
         places = self.places(begin, end)
         rows = self.rows.take(places)
-        return Evaluated(rows, self._labels[self._example[places]], _chances_of(rows, self._chances))
+        labels = self._labels[self._example[places]]
+        # Whoever did not save is known not to come back at once, whoever did only after a week: of younger pins only the first would be told.
+        young = rows.impression_time + _REVISIT_MATURES_MS > int(self.rows.ready_time[-1])
+        labels[young, HEADS.index("revisit")] = MASKED
+        return Evaluated(rows, labels, _chances_of(rows, self._chances))
 
     def places(self, begin: int, end: int) -> np.ndarray:
         """Places of the records that `evaluated` has, int64[k], ascending."""
@@ -164,7 +170,10 @@ def _make(plan: WorldPlan, sizes: dict[str, int], draft: Path, told: Told) -> No
     told("simulating")
     simulate(
         simulated,
-        **sizes,
+        users=sizes["users"],
+        pins=sizes["pins"],
+        days=sizes["days"],
+        events=sizes["events"],
         seed=plan.seed,
         partitions=settings.partitions,
         allowed_lateness_ms=settings.allowed_lateness_ms,
@@ -214,5 +223,7 @@ def _chances_of(rows: ExampleRows, path: Path) -> np.ndarray:
     found = found_in((names[len(given) :], rows.pin_id), (names[: len(given)], table.column("pin_id").to_numpy()))
     chances = np.column_stack([table.column(head).to_numpy() for head in HEADS]).astype(np.float64)
     if (found < 0).any():
-        raise CorruptionError(f"{path} lacks {int((found < 0).sum()):,} of the pins that were shown; delete {path.parent}, and it is made anew")
+        raise CorruptionError(
+            f"{path} lacks {int((found < 0).sum()):,} of the pins that were shown; delete {path.parent}, and it is made anew"
+        )
     return chances[found]

@@ -137,7 +137,9 @@ class Bench:
             lambda done, total: self.progress("training", done, total),
         )
 
-    def scores(self, names: Sequence[str], said: Mapping[str, Any], make: Callable[[Sequence[str]], Mapping[str, Scores]]) -> dict[str, Scores]:
+    def scores(
+        self, names: Sequence[str], said: Mapping[str, Any], make: Callable[[Sequence[str]], Mapping[str, Scores]]
+    ) -> dict[str, Scores]:
         """Of some arms: found where they were kept, and those that are missing made together.
 
         Parameters
@@ -150,9 +152,7 @@ class Bench:
         """
         whole = {"history": self.stream.digest, "span": self.span, **said}
         found = {name: kept for name in names if (kept := self.kept.get(name, whole)) is not None}
-        out = {
-            name: Scores(tuple(kept["heads"].tolist()), kept["probabilities"], kept.get("score")) for name, kept in found.items()
-        }
+        out = {name: Scores(tuple(kept["heads"].tolist()), kept["probabilities"], kept.get("score")) for name, kept in found.items()}
         missing = [name for name in names if name not in out]
         if missing:
             for name, scores in make(missing).items():
@@ -176,7 +176,10 @@ class Study:
     differences : sequence of Against
     main : (str, str, str, str)
         What `results` says: key, difference, head, metric. Of the first world, and of the control.
+    shown : sequence of (str, str)
+        Head and metric: what is told in the terminal and on the page. JSON has all.
     directions : sequence of Direction
+        Of the first world; a control has none.
     score : callable
         Bench to scores of every arm.
     full, quick : Plan
@@ -191,6 +194,7 @@ class Study:
     arms: Mapping[str, Any]
     differences: Sequence[Against]
     main: tuple[str, str, str, str]
+    shown: Sequence[tuple[str, str]]
     directions: Sequence[Direction]
     score: Callable[[Bench], Mapping[str, Scores]]
     full: Plan

@@ -1,6 +1,7 @@
 """What it is worth to serve rows that were learned a minute ago, and not hours or days ago.
 
-Monolith's question (Liu et al. 2022, 2209.07663, section 3.3): the learner learns every example as it comes; the served rows are those of the last sync.
+Monolith's question (Liu et al. 2022, 2209.07663, section 3.3): the learner learns every example as it comes; what is served are the rows of the
+last sync.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ STUDY = Study(
         Against("1d_over_never", "1d", "never"),
     ],
     main=("gain_1min_over_never", "1min_over_never", "click", "auc"),
+    shown=[("click", "auc"), ("long_click", "auc"), ("save", "auc"), ("hide", "auc"), ("revisit", "auc")],
     directions=[
         Direction("1min_over_never", "click", "auc", True, _MONOLITH, _STILL),
         Direction("5h_over_1d", "click", "auc", True, _MONOLITH, _SMALL),
