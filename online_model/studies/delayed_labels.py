@@ -1,7 +1,7 @@
 """How to learn online from labels that come late: take pins for negatives at once and correct, wait until labels are final, or take positives first.
 
 Ktena et al. 2019 ("Addressing delayed feedback for continuous training with neural networks in CTR prediction") compare such ways. All arms serve
-what they have learned up to the minute; they differ in what they learn from which record, and when.
+what they have learned up to the last five minutes; they differ in what they learn from which record, and when.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from online_model.learner.delayed import DelayedLabels
 from online_model.model.columns import ExampleColumns
 from online_model.studies.bases import probabilities_of
 from online_model.studies.plan import FULL, QUICK
-from online_model.studies.serving import SPAN_MS, served
+from online_model.studies.serving import served
 from online_model.studies.study import Against, Bench, Direction, Scores, Study
 
 ARMS: Mapping[str, LearnerConfig] = {way.value: LearnerConfig(delayed_labels=way) for way in DelayedLabels}
 _NONE = "no-learner"
+_SYNC_MS = 5 * 60_000
+"""Short beside what labels are late by, and a fifth of the work of each minute."""
 _KTENA = "Ktena et al. 2019: fake negatives, weighted, lose least on what follows, and are calibrated"
 _SHORT = "labels are late by an hour and a half at most (revisits by a week), which is little beside what drifts here in days"
 _FROZEN = "dense weights are frozen, and an ID's row can take back what positives said too early once its negatives are final, an hour and a half later"
@@ -41,10 +43,10 @@ def _score(bench: Bench) -> Mapping[str, Scores]:
             def told(done: int, of: int) -> None:
                 bench.progress(f"learning, {arm}", done, of)
 
-            said = served(bench.stream, base, learner, dict.fromkeys(names, SPAN_MS), *bench.span, told)
+            said = served(bench.stream, base, learner, dict.fromkeys(names, _SYNC_MS), *bench.span, told, _SYNC_MS)
             return {name: Scores(base.ranker.config.heads, probabilities) for name, probabilities in said.items()}
 
-        out |= bench.scores([arm], {"base": base.digest, "learner": learner.to_dict()}, make)
+        out |= bench.scores([arm], {"base": base.digest, "learner": learner.to_dict(), "sync_ms": _SYNC_MS}, make)
     return out
 
 

@@ -14,7 +14,9 @@ from online_model.studies.plan import FULL, QUICK, Days
 from online_model.studies.ranked import ranked
 from online_model.studies.study import Against, Bench, Direction, Scores, Study
 
-_BLOG = "TransAct's blog, table 2: CNN, GRU, LSTM and pooling below a vanilla transformer, that below v1.0; HIT@3 for saves up, for hides down"
+_BLOG = (
+    "TransAct's blog, table 2: CNN, GRU, LSTM and pooling below a vanilla transformer, that below v1.0; HIT@3 for saves up, for hides down"
+)
 _DATA = (
     "the published models saw billions of examples, these a hundred thousand and one epoch of them; and here interests follow topics alone, so "
     "the order of actions says little that their mean doesn't"

@@ -20,7 +20,7 @@ from online_model.table import EmbeddingTable
 from online_model.training.tables import Tables
 
 SPAN_MS = 60_000
-"""Records of one minute are learned from together, `batch_rows` at a time; a sync can't be more frequent."""
+"""Records of so long are learned from together, `batch_rows` at a time, unless a study says otherwise; a sync can't be more frequent."""
 
 
 @dataclass(eq=False)
@@ -41,6 +41,7 @@ def served(
     begin: int,
     end: int,
     told: Callable[[int, int], None] = lambda done, total: None,
+    span_ms: int = SPAN_MS,
 ) -> dict[str, np.ndarray]:
     """What servers with several sync intervals say of the examples of a span, when they are asked.
 
@@ -51,11 +52,13 @@ def served(
         What learner and servers begin with.
     learner : LearnerConfig
     every_ms : mapping of name to int or None
-        The interval of each server, a multiple of SPAN_MS; None: it never syncs. Syncs are at `begin` and every so often after it.
+        The interval of each server, a multiple of `span_ms`; None: it never syncs. Syncs are at `begin` and every so often after it.
     begin, end : int
         Span of the stream, ms.
     told : callable
-        Told minutes done, and of how many.
+        Told spans done, and of how many.
+    span_ms : int
+        How long a span is whose records are learned from together.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def served(
     out = {name: np.empty((len(places), len(base.ranker.config.heads))) for name in every_ms}
     step = Step(base.ranker, base.tables(), learner)
     # What is served as often as it is learned is the learner's own tables: nobody need copy them.
-    servers = {name: _Server(every, step.tables if every == SPAN_MS else base.tables(), begin) for name, every in every_ms.items()}
+    servers = {name: _Server(every, step.tables if every == span_ms else base.tables(), begin) for name, every in every_ms.items()}
 
     def score(name: str) -> None:
         server = servers[name]
@@ -76,26 +79,26 @@ def served(
             out[name][index] = probabilities_of(base, server.tables, columns, index)
             server.waiting.clear()
 
-    span = stream.between(begin, end)
-    times = stream.rows.ready_time[span]
-    minutes = (end - begin) // SPAN_MS
-    bounds = span.start + np.searchsorted(times, begin + SPAN_MS * np.arange(minutes + 1))
+    records = stream.between(begin, end)
+    times = stream.rows.ready_time[records]
+    spans = -(-(end - begin) // span_ms)
+    bounds = records.start + np.searchsorted(times, begin + span_ms * np.arange(spans + 1))
     asked = np.searchsorted(places, bounds)
-    for minute in range(minutes):
-        now = begin + minute * SPAN_MS
+    for i in range(spans):
+        now = begin + i * span_ms
         for name, server in servers.items():
             if server.every is not None and now - server.last >= server.every:
                 score(name)
                 server.last = now
-                if server.every != SPAN_MS:
+                if server.every != span_ms:
                     server.tables = _copied(step.tables)
-            if asked[minute] < asked[minute + 1]:
-                server.waiting.append(np.arange(asked[minute], asked[minute + 1]))
-            if server.every == SPAN_MS:
+            if asked[i] < asked[i + 1]:
+                server.waiting.append(np.arange(asked[i], asked[i + 1]))
+            if server.every == span_ms:
                 score(name)
-        for low in range(bounds[minute], bounds[minute + 1], learner.batch_rows):
-            step.learn(stream.rows.take(np.arange(low, min(low + learner.batch_rows, bounds[minute + 1]))))
-        told(minute + 1, minutes)
+        for low in range(bounds[i], bounds[i + 1], learner.batch_rows):
+            step.learn(stream.rows.take(np.arange(low, min(low + learner.batch_rows, bounds[i + 1]))))
+        told(i + 1, spans)
     for name in servers:
         score(name)
     return out
