@@ -25,7 +25,9 @@ _SYNC_MS = 5 * 60_000
 """Short beside what labels are late by, and a fifth of the work of each minute."""
 _KTENA = "Ktena et al. 2019: fake negatives, weighted, lose least on what follows, and are calibrated"
 _SHORT = "labels are late by an hour and a half at most (revisits by a week), which is little beside what drifts here in days"
-_FROZEN = "dense weights are frozen, and an ID's row can take back what positives said too early once its negatives are final, an hour and a half later"
+_FROZEN = (
+    "dense weights are frozen, and an ID's row can take back what positives said too early once its negatives are final, 90 minutes later"
+)
 
 
 def _score(bench: Bench) -> Mapping[str, Scores]:

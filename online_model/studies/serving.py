@@ -82,7 +82,7 @@ def served(
     records = stream.between(begin, end)
     times = stream.rows.ready_time[records]
     spans = -(-(end - begin) // span_ms)
-    bounds = records.start + np.searchsorted(times, begin + span_ms * np.arange(spans + 1))
+    bounds = records.start + np.searchsorted(times, np.minimum(begin + span_ms * np.arange(spans + 1), end))
     asked = np.searchsorted(places, bounds)
     for i in range(spans):
         now = begin + i * span_ms
