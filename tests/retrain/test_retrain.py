@@ -20,12 +20,14 @@ from flows.settings import DAY_MS, Settings
 from online_model.deltas.follower import Follower
 from online_model.deltas.record import PARTITION, Rows
 from online_model.deltas.writer import DeltaWriter
+from online_model.registry.bases import Base
+from online_model.registry.manifest import Manifest
 from online_model.registry.registry import Registry
 from online_model.registry.snapshots import Point, read_snapshot, write_snapshot
 from online_model.retrain import shadow
 from online_model.retrain.errors import EmptyWindowError, ExamplesTooLargeError, NoParentError
 from online_model.retrain.gate import Rule
-from online_model.training.errors import CheckpointError
+from online_model.training.errors import CheckpointError, TrainingStoppedError
 from tests.retrain.store import AGAIN, SCRATCH, SMALL, append, data, files_of, records, run
 
 WithBase = Callable[..., Settings]
@@ -181,6 +183,23 @@ def test_killed_anywhere_it_goes_on_to_the_same(with_base: WithBase, monkeypatch
             np.testing.assert_array_equal(tables[name][array], expected[name][array])
 
 
+@pytest.mark.parametrize("stage", ["reading", "training", "candidate", "catching up"])
+def test_asked_to_stop_it_goes_on_to_the_same(with_base: WithBase, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    whole, stopped = with_base("whole"), with_base("stopped")
+    run(whole, AGAIN, 12)
+
+    def told(name: str, done: int, total: int) -> None:
+        if name == stage:
+            monkeypatch.setattr("flows.stopping._requested", True)
+
+    with pytest.raises(TrainingStoppedError, match="goes on") as error:
+        run(stopped, AGAIN, 12, told=told)
+    assert error.value.exit_code == 143
+    monkeypatch.setattr("flows.stopping._requested", False)
+    assert run(stopped, AGAIN, 12).resumed
+    assert files_of(stopped, 2) == files_of(whole, 2)
+
+
 def test_killed_between_publishing_and_the_switch_no_second_base_is_made(with_base: WithBase, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = with_base()
     publish, write = Registry.publish, "online_model.retrain.work.Work.write"
@@ -238,6 +257,9 @@ def test_a_worse_model_is_refused_and_nothing_changes(with_base: WithBase) -> No
     assert registry.bases.numbers() == [1]
     assert outcome.refused is not None
     assert (outcome.refused / "manifest.json").exists()
+    # Whoever knows better may serve it all the same.
+    manifest = Manifest.from_bytes((outcome.refused / "manifest.json").read_bytes(), "refused")
+    Base(outcome.refused, manifest).verify()
     # What was refused is no parent: the next one takes its examples once more.
     assert run(settings, AGAIN, 13).spans.begin == tuple(about(settings, 1).cut["positions"])
 
