@@ -151,7 +151,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(
     ("stage", "at"),
-    [("reading", 1), ("training", 3), ("training", 9), ("candidate", 5), ("incumbent", 2), ("catching up", 1), ("catching up", 20)],
+    [("reading", 1), ("training", 9), ("candidate", 5), ("incumbent", 2), ("catching up", 20)],
 )
 def test_killed_anywhere_it_goes_on_to_the_same(with_base: WithBase, monkeypatch: pytest.MonkeyPatch, stage: str, at: int) -> None:
     monkeypatch.setattr(shadow, "DELTA_RECORDS", 500)
