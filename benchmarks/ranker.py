@@ -74,7 +74,7 @@ class Subject:
         rng = np.random.default_rng(seed)
         default = rng.normal(0, 0.05, (2, self.config.dim)).astype(np.float32)
         tables = Tables(*(EmbeddingTable(TableConfig(self.config.dim), row) for row in default))
-        tables.begin(found.columns, found.seen_at, settings.accumulator_decay)
+        tables.begin(found, settings.accumulator_decay)
         self.epoch = Epoch(Ranker(self.config).train(), tables, found, settings)
         self.plain = PlainLoop(self.epoch, found, settings)
         one = TrainingExamples.of([examples(CANDIDATES, users=1, pins=50_000, per_request=CANDIDATES, seed=seed)])

@@ -21,12 +21,12 @@ from flows.settings import DAY_MS, Settings
 from online_model.learner.config import LearnerConfig
 from online_model.learner.course import read_course
 from online_model.model.config import ModelConfig
-from online_model.model.dense import DENSE, load_dense
+from online_model.model.dense import load_dense
 from online_model.model.ranker import Ranker
 from online_model.registry import durable
 from online_model.registry.bases import Base
 from online_model.registry.errors import DamagedModelError, NoModelError
-from online_model.registry.manifest import MANIFEST, Build, Described, FileEntry, Manifest
+from online_model.registry.manifest import DENSE, MANIFEST, Described, FileEntry, Manifest
 from online_model.registry.registry import Registry
 from online_model.retrain.errors import NoParentError
 from online_model.retrain.gate import Judged, Rule, judge
@@ -327,7 +327,7 @@ class _Retrain:
             vocabulary_fingerprint=self._registry.bases.expected.vocabulary,
             cut=spans.cut_dict() | {"from_scratch": self._request.from_scratch},
             parent=_number(plan.parent),
-            build=Build(**trained.build),
+            build=trained.build,
             metrics={"training": trained.metrics, "gate": {"passed": judged.passed, "reason": judged.reason, **judged.figures}},
             made_as_of=spans.as_of,
         )

@@ -12,11 +12,11 @@ from flows.examples.rows import ExampleRows
 from online_model.model.calibration import Calibrators
 from online_model.model.columns import ExampleColumns
 from online_model.model.config import ModelConfig
-from online_model.model.dense import DENSE, load_dense
+from online_model.model.dense import load_dense
 from online_model.model.ranker import Ranker
 from online_model.model.scoring import score_rows
+from online_model.registry.manifest import CALIBRATORS, DENSE
 from online_model.training.tables import Tables
-from online_model.training.train import CALIBRATORS
 
 
 @dataclass(frozen=True)

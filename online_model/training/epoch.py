@@ -47,7 +47,7 @@ class Epoch:
     def __init__(self, ranker: Ranker, tables: Tables, examples: TrainingExamples, config: TrainingConfig) -> None:
         self.ranker, self.tables, self.config = ranker, tables, config
         self.optimizer = torch.optim.Adam(ranker.parameters(), lr=config.learning_rate)
-        self.order = Order.of(examples, config)
+        self.order = Order.of(examples, config, len(ranker.config.heads))
         self.progress = Progress()
         self.columns = tables.rows_in(examples.columns)
         self._labels = examples.labels[:, : len(ranker.config.heads)]

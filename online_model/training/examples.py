@@ -10,9 +10,10 @@ from typing import Self
 import numpy as np
 
 from flows.errors import FingerprintError, InputError, SettingsError
-from flows.examples.record import HEADS, Kind
+from flows.examples.record import HEADS, MASKED, Kind
 from flows.examples.rows import ExampleRows
 from online_model.model.columns import ExampleColumns
+from online_model.model.config import REVISIT
 
 DAY_MS = 24 * 3_600_000
 
@@ -91,6 +92,14 @@ class TrainingExamples:
         for array in (self.labels, self.seen_at, *(getattr(self.columns, field.name) for field in fields(self.columns))):
             hashed.update(np.ascontiguousarray(array).data)
         return hashed.hexdigest()
+
+    def sightings(self) -> np.ndarray:
+        """Which examples say that a pin was seen, bool[n]: not those that add what became of a save a week later."""
+        return self.saying(REVISIT)
+
+    def saying(self, heads: int) -> np.ndarray:
+        """Which examples say anything of the first so many heads: bool[n]."""
+        return np.asarray((self.labels[:, :heads] != MASKED).any(1))
 
     def negative(self) -> np.ndarray:
         """Which examples are known to be negative on every head: bool[n]."""

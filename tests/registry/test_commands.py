@@ -198,6 +198,20 @@ def test_diff(data: Path, registry: Registry) -> None:
     assert said(data, "diff", 2)["differs"] is False
 
 
+def test_what_has_no_measure_is_null(data: Path, registry: Registry) -> None:
+    """Tables of other dimensions; and names that look like markup are shown as they are."""
+    with registry.draft() as draft:
+        fill(draft, 1)
+        (draft / TABLES["user"]).write_bytes(tensors.to_bytes(state(1, d=6)))
+        (draft / DENSE).write_bytes(tensors.to_bytes({"other": np.ones(2, np.float32)}))
+        registry.publish(draft, about(registry.bases.expected, config={"encoder": "[red]"}))
+    found = said(data, "diff", 1, 3, code=1)
+    assert found["tables"]["user"]["max_change"] is None
+    assert found["dense"] == {"head.weight": None, "other": None}
+    assert "[red]" in models(data, "diff", 1, 3, code=1).out
+    assert "[red]" in models(data, "show", 3).out
+
+
 def test_a_damaged_current_is_written_anew(data: Path, registry: Registry) -> None:
     (registry.directory / "current.json").write_text("{}")
     assert "--anew" in refusal(data, "show")
