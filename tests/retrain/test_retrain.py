@@ -37,6 +37,10 @@ def about(settings: Settings, base: int) -> Any:
     return Registry.of(settings).bases.open(base).manifest.about
 
 
+def tensors(settings: Settings, base: int) -> dict[str, np.ndarray]:
+    return Registry.of(settings).bases.open(base).tensors("optimizer.safetensors")
+
+
 def test_first_base_then_the_next(tmp_path: Path) -> None:
     settings = data(tmp_path)
     first = run(settings, SCRATCH, 8)
@@ -48,6 +52,9 @@ def test_first_base_then_the_next(tmp_path: Path) -> None:
     assert current.start.delta > 0, "it has caught up before it was served"
     assert second.metrics["gate"]["at"] == "negative"
     assert about(settings, 2).parent == 1
+    steps = [int(tensors(settings, base)["0.step"]) for base in (1, 2)]
+    batches = [-(-one.metrics["training"]["examples"] // 64) for one in (first, second)]
+    assert steps == [batches[0], sum(batches)], "the optimiser goes on with what it remembers"
     assert not (settings.data / "models" / "retrain").exists()
 
 
