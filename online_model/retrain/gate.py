@@ -15,6 +15,7 @@ from flows.examples.merging import Merged
 from flows.examples.record import HEADS, Kind
 from flows.examples.rows import ExampleRows
 from flows.examples.store import Examples, Once
+from flows.settings import HOUR_MS
 from online_model.evaluation.bootstrap import Difference, compare
 from online_model.evaluation.metrics import HIGHER_IS_BETTER, METRICS, measure
 from online_model.evaluation.prequential import prequential
@@ -28,6 +29,9 @@ from online_model.retrain.shadow import Told, as_online
 from online_model.retrain.sides import Model
 from online_model.retrain.spans import Spans, Until
 from online_model.training.errors import TrainingStoppedError
+
+SPAN_MS = HOUR_MS
+"""What a micro-batch of the gate may span. Online it is seconds, for freshness; of a sparse history that would be record by record."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def _scored(
 
     def batches(begin: tuple[int, ...], end: tuple[int, ...]) -> Iterator[ExampleRows]:
         nonlocal done
-        sequence = Merged(Until(examples, end), begin, config.batch_rows, fingerprint, span_ms=config.batch_ms)
+        sequence = Merged(Until(examples, end), begin, config.batch_rows, fingerprint, span_ms=max(config.batch_ms, SPAN_MS))
         while (batch := sequence.next(ended=True)) is not None:
             if stopping.requested():
                 raise TrainingStoppedError("retrain: stopped while the gate was judging; the same command goes on")
