@@ -128,7 +128,8 @@ class Merged:
         return self._span_ms is not None and self._left() > 0 and min(part.watermark for part in self._parts) >= self._span_end()
 
     def _span_end(self) -> int:
-        assert self._merged is not None and self._span_ms is not None
+        assert self._merged is not None
+        assert self._span_ms is not None
         return (int(self._merged.rows.ready_time[self._at]) // self._span_ms + 1) * self._span_ms
 
     def _append(self, taken: MergedBatch) -> None:

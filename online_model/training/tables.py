@@ -71,12 +71,16 @@ class Tables:
         """Give rows the gradients that a backward pass has left at the vectors; default rows learn as well."""
         self.users.apply(features.user_id, _gradient(inputs.user), learning_rate, learn_default=True)
         # Candidates and actions in one step: a row that is both learns once, from the sum.
-        rows, gradients = [features.pin_id], [_gradient(inputs.pin)]
+        rows, gradients = features.pin_id, _gradient(inputs.pin)
         if inputs.sequence_pin.grad is not None:  # an encoder that reads no sequence leaves none
             there = np.flatnonzero(features.sequence_mask)
-            rows.append(features.sequence_pin_id.reshape(-1)[there])
-            gradients.append(_gradient(inputs.sequence_pin).reshape(-1, inputs.pin.shape[1])[there])
-        self.pins.apply(np.concatenate(rows), np.concatenate(gradients), learning_rate, learn_default=True)
+            rows = np.concatenate([rows, features.sequence_pin_id.reshape(-1)[there]])
+            both = np.empty((len(rows), gradients.shape[1]), np.float32)
+            both[: len(gradients)] = gradients
+            # Clipped, for `take` copies once more otherwise.
+            np.take(_gradient(inputs.sequence_pin).reshape(-1, both.shape[1]), there, axis=0, out=both[len(gradients) :], mode="clip")
+            gradients = both
+        self.pins.apply(rows, gradients, learning_rate, learn_default=True)
 
     def _sequences(self, features: Features) -> np.ndarray:
         contexts, length = features.sequence_pin_id.shape

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 
 from flows.errors import CorruptionError, DataDirectoryError, StateError
-from flows.examples.record import HEADS, Kind
-from flows.examples.rows import ExampleRows
+from flows.examples.record import EXAMPLES, HEADS, Kind
+from flows.examples.rows import ExampleRows, rows_of
+from flows.kafka_messages import _arrow as arrow_of
+from flows.kafka_messages import messages_of
 from flows.kernels.joining import COUNTED
 from flows.outputs import SERVED
 from flows.served_rows import Served
@@ -249,6 +251,18 @@ def test_actions_wait_for_what_may_still_be_served(tmp_path: Path) -> None:
     driven.close()
 
 
+def test_examples_go_through_a_message_of_kafka(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, partitions=1)
+    write(settings, played_by_hand([SERVE, ("impression", 1, "r", 1), ("click", 2, "r", 1), ("beat", 2)]), np.random.default_rng(0))
+    driven = Driven(settings, 0)
+    driven.run(np.random.default_rng(0))
+    with driving.open_log(settings, EXAMPLES) as log:
+        [batch] = [one.records for one in log.read(0, 0, 9)]
+    got = [arrow_of(value, stamp) for value, stamp in messages_of(batch) if value is not None]
+    assert [told(rows_of([one], "")) for one in got if one is not None] == [told(driven.rows())]
+    driven.close()
+
+
 # What is wrong --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +281,7 @@ def test_a_log_or_a_state_that_was_altered_is_refused(tmp_path: Path) -> None:
     batch.put(b"anchor", anchor[:-1] + bytes([anchor[-1] ^ 1]))
     task.store.commit(batch)
     task.abandon()
-    with pytest.raises(StateError, match=r"working sets saved at position .* are not what was written; delete the state"):
+    with pytest.raises(StateError, match=r"working sets saved at position .* are not what was written; `tidemark examples restore`"):
         driven.open()
     driven.close()
 
