@@ -47,7 +47,7 @@ class Kept:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise CorruptionError(f"study's result {path} can't be read ({error}); delete it, and run the study again") from error
