@@ -59,7 +59,13 @@ def serve_simulated(settings: Settings, simulation: Path) -> int:
         rows, seen = slice(ends[i], ends[i + 1]), shown[i]
         unknown = np.full(int(seen.sum()), np.nan, np.float32)
         ranked = Ranked(
-            slots[i][seen].astype(np.int16), propensities[i][seen].astype(np.float32), slots[i][seen] > 0, unknown, None, None, candidates[i][~seen]
+            slots[i][seen].astype(np.int16),
+            propensities[i][seen].astype(np.float32),
+            slots[i][seen] > 0,
+            unknown,
+            None,
+            None,
+            candidates[i][~seen],
         )
         made.append(
             Served(

@@ -1,8 +1,8 @@
 """What each encoder costs on one core: examples trained in a second, and 500 candidates ranked; and a retrain beside a plain loop.
 
-`python -m benchmarks.ranker [--json] [--quick] [--encoder NAME] [--batches B] [--repeats R] [--seed S]`. Training is the retrain's own step: features of
-a shuffled batch, vectors gathered, forward, backward, Adam, row-wise Adagrad. Ranking is what a server does for one request with 100 actions. The loop
-that it is held against has all of that in tensors with each ID's place ready. Logits are compared with the oracle before anything is timed.
+`python -m benchmarks.ranker [--json] [--quick] [--encoder NAME] [--batches B] [--repeats R] [--seed S]`. Training is the retrain's own step: features
+of a shuffled batch, vectors gathered, forward, backward, Adam, row-wise Adagrad. Ranking is what a server does for one request with 100 actions. The
+loop that it is held against has all of that in tensors with each ID's place ready. Logits are compared with the oracle before anything is timed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from online_model.training.config import TrainingConfig
 from online_model.training.epoch import Epoch, reproducible
 from online_model.training.examples import TrainingExamples
 from online_model.training.tables import Tables
-from tests.oracles import ranking
+from tests.oracles import ranker as oracle
 
 CANDIDATES = 500
 COMPARED = ("mean", "transact_v1_1")
@@ -74,7 +74,7 @@ class Subject:
         rng = np.random.default_rng(seed)
         default = rng.normal(0, 0.05, (2, self.config.dim)).astype(np.float32)
         tables = Tables(*(EmbeddingTable(TableConfig(self.config.dim), row) for row in default))
-        tables.begin(found.columns, found.seen_at, settings.accumulator_decay)
+        tables.begin(found, settings.accumulator_decay)
         self.epoch = Epoch(Ranker(self.config).train(), tables, found, settings)
         self.plain = PlainLoop(self.epoch, found, settings)
         one = TrainingExamples.of([examples(CANDIDATES, users=1, pins=50_000, per_request=CANDIDATES, seed=seed)])
@@ -92,7 +92,7 @@ class Subject:
         cut = {name: arrays[name][some] for name in ("user", "pin", "context", "pin_counters", "surface")}
         slot = np.full(len(some), self.config.serving_slot)
         weights = {name: value.detach().numpy() for name, value in self.epoch.ranker.state_dict().items()}
-        expected = ranking.logits(self.config.to_dict(), weights, {**arrays, **cut, "slot": slot})
+        expected = oracle.logits(self.config.to_dict(), weights, {**arrays, **cut, "slot": slot})
         if not np.allclose(scored[some], expected, rtol=1e-3, atol=1e-3):
             raise CheckFailedError(
                 f"{self.config.encoder}: the logits are not the oracle's, by {np.abs(scored[some] - expected).max():.2g}"

@@ -40,7 +40,7 @@ def speak_first() -> None:
 def _refusing(call: Callable[..., Any], argument: str, store: str, action: str) -> Callable[..., Any]:
     def check(self: FeatureStore, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         view = arguments[0] if arguments else named.get(argument)
-        if view in VIEWS and _is_ours(self, store):
+        if isinstance(view, str) and view in VIEWS and _is_ours(self, store):
             raise StateIsWrittenByItsLogError(view, action)
 
     if inspect.iscoroutinefunction(call):

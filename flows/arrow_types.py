@@ -38,6 +38,9 @@ def _is_plain(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind):
         # What lies in lists may be empty, or shared, without bytes of its own.
         return kind.num_fields > 0 and all(_is_plain_inside(kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_fixed_size_list(kind):
+        # Each of its values takes bytes of its own, null or not, unless there are none.
+        return kind.list_size > 0 and _is_number(kind.value_type)
     if pa.types.is_timestamp(kind):
         return kind.tz is None or _is_known(kind.tz)
     return pa.types.is_null(kind) or pa.types.is_fixed_size_binary(kind) or holds_texts(kind) or _is_number(kind)

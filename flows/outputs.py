@@ -16,7 +16,9 @@ ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS = "actions", "revisits", "late
 SERVED, EMBEDDINGS = "served", "embeddings"
 LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS, SERVED, EXAMPLES, EMBEDDINGS)
 OUTPUTS = (REVISITS, LATE, DEADLETTERS)
-"""What tasks put out: it follows from the other logs."""
+"""What the tasks of a run put out: it follows from the other logs."""
+NUMBERED = (*OUTPUTS, EXAMPLES)
+"""Logs whose records carry their origin and their number."""
 REMADE = (*OUTPUTS, EMBEDDINGS)
 """What is put out again where its log has lost it: EMBEDDINGS by the learner, from EXAMPLES and a base."""
 

@@ -9,8 +9,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from flows.examples.record import EXAMPLES
+from flows.examples.run import stands
+from flows.examples.task import ExamplesTask
 from flows.open_log import log_exists, open_log
-from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
+from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS, SERVED
 from flows.reading import FeatureReader
 from flows.run.display import NOTHING_APPLIED, moment
 from flows.settings import Settings
@@ -45,6 +48,7 @@ def status(settings: Settings, digest: bool, as_json: bool) -> None:
                         "watermark": meta.watermark if meta else None,
                     }
                 )
+    rows += _examples(settings)
     if digest:
         for row in rows:
             row["digest"] = digest_of(settings, row["flow"], row["partition"])
@@ -52,6 +56,23 @@ def status(settings: Settings, digest: bool, as_json: bool) -> None:
         click.echo(json.dumps({"tasks": rows, "counts": counts}))
         return
     _print(rows, counts)
+
+
+def _examples(settings: Settings) -> list[dict[str, Any]]:
+    """The tasks of examples, where there are any: their positions in ACTIONS. `tidemark examples status` tells those in SERVED."""
+    if not (settings.state / EXAMPLES).exists():
+        return []
+    return [
+        {
+            "flow": EXAMPLES,
+            "partition": one.partition,
+            "position": one.position,
+            "end": one.end,
+            "lag": one.end - one.position,
+            "watermark": one.watermark,
+        }
+        for one in stands(settings)
+    ]
 
 
 def _ends(settings: Settings, flow: str) -> list[int]:
@@ -65,9 +86,12 @@ def _ends(settings: Settings, flow: str) -> list[int]:
 def digest_of(settings: Settings, flow: str, partition: int) -> str:
     """Digest of one task's state, which must not be running."""
     vocabulary = settings.load_vocabulary()
-    logs = {name: open_log(settings, name, create=True) for name in (ACTIONS, REVISITS, LATE, DEADLETTERS)}
+    names = (ACTIONS, SERVED, EXAMPLES) if flow == EXAMPLES else (ACTIONS, REVISITS, LATE, DEADLETTERS)
+    logs = {name: open_log(settings, name, create=True) for name in names}
     task: Task
-    if flow == ACTIONS:
+    if flow == EXAMPLES:
+        task = ExamplesTask(settings, partition, vocabulary, logs[ACTIONS], logs[SERVED], logs[EXAMPLES])
+    elif flow == ACTIONS:
         task = ActionsTask(settings, partition, vocabulary, logs[ACTIONS], {name: logs[name] for name in (REVISITS, LATE, DEADLETTERS)})
     else:
         task = RevisitsTask(settings, partition, vocabulary, logs[REVISITS])

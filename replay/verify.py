@@ -17,7 +17,7 @@ from flows.corrections.history import History
 from flows.errors import CorruptionError, DataDirectoryError, LogError, RetentionError, TidemarkError
 from flows.log import LocalLog, Log, read_before
 from flows.open_log import log_exists, open_log
-from flows.outputs import OUTPUTS, REVISITS, take_next
+from flows.outputs import NUMBERED, REVISITS, take_next
 from flows.settings import Settings
 from flows.state.actions_task import FLOW, resumed, state_fingerprint
 from flows.state.corrected_task import refuse_lost
@@ -37,7 +37,7 @@ _READ_RECORDS = 65_536
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong: of what (log, archive, state, behind, checkpoint), where, what, and what to do."""
+    """Something that is wrong: of what (log, archive, model, state, behind, checkpoint), where, what, and what to do."""
 
     kind: str
     where: str
@@ -77,7 +77,7 @@ def verify_log(log: Log, partition: int, advance: Advance, repeated: Advance = l
             if not batches:
                 raise CorruptionError(f"records from offset {at} on are missing, though it ends at {end}")
             advance(sum(batch.records.nbytes for batch in batches))
-            if log.name in OUTPUTS and start == 0:
+            if log.name in NUMBERED and start == 0:
                 for batch in batches:
                     taken = take_next(batch.records, applied, f"log '{log.name}', partition {partition}")
                     repeated(batch.records.num_rows - taken.num_rows)

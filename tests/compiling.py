@@ -10,7 +10,7 @@ import numpy as np
 from flows.compile_cache import CACHE
 from flows.kernels import what_if, what_if_sequences
 from online_model.table import EmbeddingTable, TableConfig
-from tests.processes import simulate
+from tests.processes import simulate, tidemark
 
 
 def explain_nothing() -> None:
@@ -40,7 +40,8 @@ if __name__ == "__main__":
     done = CACHE / "compiled-before-tests"
     if not done.exists():
         with tempfile.TemporaryDirectory() as directory:
-            simulate(Path(directory), events=500)
+            made = simulate(Path(directory), events=500)
+            tidemark("backfill", "--kinds", "all", "--out", Path(directory) / "examples", data=made.ingested)
         explain_nothing()
         learn_nothing()
         done.touch()

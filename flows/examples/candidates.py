@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +15,9 @@ import pyarrow as pa
 from rocksdict import WriteBatch
 
 from flows.errors import StateError
-from flows.kernels.joining import E_OFFSET, E_SEEN, E_TIME, ENTRY_COLUMNS, OUTCOME_MS, SERVED_KEPT_MS, UNSEEN
+from flows.kernels.joining import E_NUMBER, E_SEEN, E_TIME, ENTRY_COLUMNS, OUTCOME_MS, SERVED_KEPT_MS, UNSEEN
 from flows.kernels.layout import CREDIT_MS
-from flows.served_rows import with_own_dictionaries
+from flows.served_versions import with_own_dictionaries
 from flows.state.store import TaskStore
 
 # Of each key the first byte: candidates of a request, a piece of served records, the arrival of its last, the requests in it.
@@ -26,7 +27,21 @@ PIECE_RECORDS = 64
 _PIECES_BYTES = 64 << 20
 _IPC = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _ALONE = pa.ipc.IpcReadOptions(use_threads=False)
-OFFSET = "log_offset"
+NUMBER = "log_number"
+"""Column of a piece: the number of each record, `numbers_of`."""
+# Records that may share an offset: more than a message of Kafka can hold.
+_SHARING = 20
+
+
+def numbers_of(offsets: np.ndarray) -> np.ndarray:
+    """A number for each record of SERVED, ascending, by its offset and its place among those of the same offset: int64[n].
+
+    Parameters
+    ----------
+    offsets : int64[n]
+        Of consecutive records, with all of an offset among them.
+    """
+    return (offsets << _SHARING) + np.arange(len(offsets)) - np.searchsorted(offsets, offsets, "left")
 
 
 def keys_of(users: np.ndarray, requests: np.ndarray) -> list[bytes]:
@@ -36,19 +51,23 @@ def keys_of(users: np.ndarray, requests: np.ndarray) -> list[bytes]:
     return [_CANDIDATES + packed[at : at + 16] for at in range(0, len(packed), 16)]
 
 
+Piece = tuple[int, int, pa.RecordBatch, np.ndarray, np.ndarray]
+"""Number of the first record, arrival of the last record, records, and each one's user and request."""
+
+
 @dataclass
 class Kept:
     """What a batch is to write.
 
     Attributes
     ----------
-    pieces : list of (first offset, arrival of the last, RecordBatch, users, requests)
+    pieces : list of Piece
     candidates : list of (key, entries)
     deleted : list of bytes
         Keys that nothing can ask for any more.
     """
 
-    pieces: list[tuple[int, int, pa.RecordBatch, np.ndarray, np.ndarray]] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     candidates: list[tuple[bytes, np.ndarray]] = field(default_factory=list)
     deleted: list[bytes] = field(default_factory=list)
 
@@ -102,43 +121,47 @@ class ServedStore:
         lengths = np.array([len(value) // (8 * ENTRY_COLUMNS) if value is not None else 0 for value in values], np.int64)
         entries = np.frombuffer(b"".join(value for value in values if value is not None), "<i8").reshape(-1, ENTRY_COLUMNS).copy()
         of = np.repeat(np.arange(len(keys)), lengths)
-        then = entries[:, E_OFFSET] < before[1]
+        then = entries[:, E_NUMBER] < before[1] << _SHARING
         entries, of = entries[then], of[then]
         entries[entries[:, E_SEEN] >= before[0], E_SEEN] = UNSEEN
         return entries, of
 
-    def add(self, kept: Kept) -> None:
+    def add(self, pieces: Sequence[Piece]) -> None:
         """Take note of pieces that are about to be written."""
-        for first, arrival, records, _, _ in kept.pieces:
+        for first, arrival, records, _, _ in pieces:
             self._firsts.append(first)
             self._arrivals.append(arrival)
             self._listed.add(first)
             self._hold(first, records)
 
-    def records(self, offsets: np.ndarray) -> list[pa.RecordBatch]:
-        """Served records, in the order of their offsets (sorted, distinct), as SERVED has them."""
+    def records(self, numbers: np.ndarray) -> list[pa.RecordBatch]:
+        """Served records, in the order of their numbers (sorted, distinct), as SERVED has them."""
         parts: list[pa.RecordBatch] = []
-        at = np.searchsorted(np.array(self._firsts, np.int64), offsets, "right") - 1
+        at = np.searchsorted(np.array(self._firsts, np.int64), numbers, "right") - 1
         for piece in np.unique(at).tolist():
             records = self._piece(self._firsts[piece])
-            wanted = offsets[at == piece]
-            of_piece = records.column(OFFSET).to_numpy()
+            wanted = numbers[at == piece]
+            of_piece = records.column(NUMBER).to_numpy()
             place = np.searchsorted(of_piece, wanted)
             if piece < 0 or (np.append(of_piece, -1)[place] != wanted).any():
-                raise StateError(
-                    f"state {self._store.path}: served records at offset {int(wanted[0])} and behind are missing; delete the state and run again"
-                )
+                raise self._missing(int(wanted[0]))
             parts.append(records.take(pa.array(place)))
         whole = pa.Table.from_batches(parts).unify_dictionaries().combine_chunks() if parts else None
-        return whole.drop_columns(OFFSET).to_batches() if whole is not None else []
+        return whole.drop_columns(NUMBER).to_batches() if whole is not None else []
 
-    def expire(self, watermark: int, lateness: int, kept: Kept) -> None:
-        """Note for deletion what no record behind this watermark can ask for, ms. What is gone through again later must begin here."""
-        seen = bisect_right(self._arrivals, watermark - SERVED_KEPT_MS - lateness - 1)
+    def expire(self, watermark: int | None, lateness: int, kept: Kept, sparing: int = 0) -> None:
+        """Note for deletion what no record behind this watermark can ask for, ms. What is gone through again later must begin here.
+
+        The last `sparing` pieces are about to be written, and go the next time.
+        """
+        if watermark is None:
+            return
+        written = len(self._firsts) - sparing
+        seen = min(written, bisect_right(self._arrivals, watermark - SERVED_KEPT_MS - lateness - 1))
         listed = [first for first in self._firsts[:seen] if first in self._listed]
         if listed:
             self._expire_candidates(listed, watermark - SERVED_KEPT_MS - lateness, kept)
-        gone = bisect_right(self._arrivals, watermark - SERVED_KEPT_MS - OUTCOME_MS - CREDIT_MS - lateness - 1)
+        gone = min(written, bisect_right(self._arrivals, watermark - SERVED_KEPT_MS - OUTCOME_MS - CREDIT_MS - lateness - 1))
         for first in self._firsts[:gone]:
             at = first.to_bytes(8, "big")
             kept.deleted += [_PIECE + at, _ARRIVAL + at]
@@ -160,10 +183,14 @@ class ServedStore:
         found = self._store.get_many([_REQUESTS + first.to_bytes(8, "big") for first in listed])
         owners = np.frombuffer(b"".join(value for value in found if value is not None), "<i8").reshape(-1, 2)
         keys = sorted(set(keys_of(owners[:, 0], owners[:, 1])))
-        for key, value in zip(keys, self._store.get_many(keys), strict=True):
-            # One that was served again since goes with the last of its records.
-            if value is not None and (np.frombuffer(value, "<i8").reshape(-1, ENTRY_COLUMNS)[:, E_TIME] < before).all():
-                kept.deleted.append(key)
+        stored = dict(zip(keys, self._store.get_many(keys), strict=True))
+        entries = {key: np.frombuffer(value, "<i8").reshape(-1, ENTRY_COLUMNS) for key, value in stored.items() if value is not None}
+        # What this batch has changed is not there yet.
+        entries |= {key: changed for key, changed in kept.candidates if key in stored}
+        # One that was served again since goes with the last of its records.
+        gone = {key for key, of_request in entries.items() if (of_request[:, E_TIME] < before).all()}
+        kept.deleted += sorted(gone)
+        kept.candidates = [one for one in kept.candidates if one[0] not in gone]
         kept.deleted += [_REQUESTS + first.to_bytes(8, "big") for first in listed]
         self._listed.difference_update(listed)
 
@@ -173,10 +200,16 @@ class ServedStore:
             return self._held[first]
         value = self._store.get(_PIECE + first.to_bytes(8, "big"))
         if value is None:
-            raise StateError(f"state {self._store.path}: served records at offset {first} and behind are missing; delete the state and run again")
+            raise self._missing(first)
         records = pa.ipc.open_stream(pa.py_buffer(value), options=_ALONE).read_next_batch()
         self._hold(first, records)
         return records
+
+    def _missing(self, number: int) -> StateError:
+        return StateError(
+            f"state {self._store.path}: served records from offset {number >> _SHARING} on are missing; "
+            "`tidemark examples restore` has it made anew from the logs"
+        )
 
     def _hold(self, first: int, records: pa.RecordBatch) -> None:
         self._held[first] = records
@@ -186,13 +219,11 @@ class ServedStore:
             self._held_bytes -= dropped.nbytes
 
 
-def pieces_of(
-    records: pa.RecordBatch, arrivals: np.ndarray, users: np.ndarray, requests: np.ndarray
-) -> list[tuple[int, int, pa.RecordBatch, np.ndarray, np.ndarray]]:
-    """Served records with their offsets, cut apart for `Kept.pieces`."""
-    offsets, out = records.column(OFFSET).to_numpy(), []
+def pieces_of(records: pa.RecordBatch, arrivals: np.ndarray, users: np.ndarray, requests: np.ndarray) -> list[Piece]:
+    """Served records with their numbers, cut apart for `Kept.pieces`."""
+    numbers, out = records.column(NUMBER).to_numpy(), []
     for at in range(0, records.num_rows, PIECE_RECORDS):
         rows = slice(at, at + PIECE_RECORDS)
         piece = with_own_dictionaries(records.slice(at, PIECE_RECORDS))
-        out.append((int(offsets[at]), int(arrivals[rows][-1]), piece, users[rows], requests[rows]))
+        out.append((int(numbers[at]), int(arrivals[rows][-1]), piece, users[rows], requests[rows]))
     return out

@@ -1,6 +1,7 @@
-"""Heartbeats in SERVED: that so much time has passed, where nobody was served. Without them, actions would wait for the next request of their partition.
+"""Heartbeats in SERVED: that so much time has passed, where nobody was served.
 
-A heartbeat has the arrival of the newest action, so it never runs ahead of what the actions' log says, and where nothing moves there is none.
+Without them, actions would wait for the next request of their partition. A heartbeat has the arrival of the newest action, so it never runs ahead of
+what the log of actions says, and where nothing moves there is none.
 """
 
 from __future__ import annotations

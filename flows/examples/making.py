@@ -24,7 +24,7 @@ from flows.kernels.joining import (
     X_INDEX,
     X_KIND,
     X_LABELS,
-    X_OFFSET,
+    X_NUMBER,
     X_PIN,
     X_READY,
     X_SEEN,
@@ -77,8 +77,8 @@ def make_rows(
     where : str
         Log and partition, for messages.
     """
-    offsets, request = np.unique(out[:, X_OFFSET], return_inverse=True)
-    rows = rows_of(served.records(offsets), where)
+    numbers, request = np.unique(out[:, X_NUMBER], return_inverse=True)
+    rows = rows_of(served.records(numbers), where)
     pin = rows.pin_offsets[request] + out[:, X_INDEX]
     kinds = np.array([_KINDS[kind] for kind in range(len(_KINDS))], np.int8)
     codes = np.array([surfaces.get(name, -1) for name in rows.surfaces] + [-1], np.int16)

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from flows.examples.run import Made, run_examples, stands
+from flows.examples.run import Made, put_away, run_examples, stands
 from flows.run.display import LiveDisplay, moment
 from flows.settings import Settings
 
@@ -17,7 +17,9 @@ from flows.settings import Settings
 @click.command(epilog="Example: tidemark examples run --follow --workers 2")
 @click.option("--until-end/--follow", default=True, show_default=True, help="What both logs have now, or on and on until stopped.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes; each owns a share of the partitions.")
-@click.option("--served-ended", is_flag=True, help="Nothing is being served: let all actions pass, and not only those before the last request.")
+@click.option(
+    "--served-ended", is_flag=True, help="Nothing is being served: let all actions pass, and not only those before the last request."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.pass_obj
 def run(settings: Settings, until_end: bool, workers: int, served_ended: bool, as_json: bool) -> None:
@@ -60,10 +62,33 @@ def status(settings: Settings, as_json: bool) -> None:
     console.print(counted)
 
 
+@click.command(epilog="Example: tidemark examples restore --partition 3")
+@click.option(
+    "--partition", "partitions", type=click.IntRange(0), multiple=True, help="This task (may be given several times); all, without it."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def restore(settings: Settings, partitions: tuple[int, ...], as_json: bool) -> None:
+    """Put tasks back whose state is damaged: the next run makes them anew from the logs.
+
+    What a task puts out once more, readers leave out. The old state stays beside (state/examples/<partition>.replaced) until the next time.
+    A run that is on lets go of one task at a time, and goes on with all others.
+    """
+    done = put_away(settings, partitions or tuple(range(settings.partitions)))
+    if as_json:
+        click.echo(json.dumps({"restored": done}))
+    elif done:
+        click.echo(f"{', '.join(done)} begin anew with the next `tidemark examples run`, or at once where one is on")
+    else:
+        click.echo("there is no state of these tasks: nothing to put back")
+
+
 def _summary(made: Made, follow: bool) -> str:
     waits = f"; {made.waiting:,} records wait for the other log" if made.waiting and not made.stopped else ""
     if not made.records:
-        return ("stopped before anything was joined; run again to continue" if made.stopped else "nothing new to join; examples are up to date") + waits
+        return (
+            "stopped before anything was joined; run again to continue" if made.stopped else "nothing new to join; examples are up to date"
+        ) + waits
     rate = f" ({made.records / made.seconds:,.0f}/s on {made.workers} worker{'s' * (made.workers > 1)})" if made.seconds > 0 else ""
     stopped = "; stopped before the end, run again to continue" if made.stopped and not follow else ""
     return (

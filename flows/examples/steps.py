@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.decode_values import hash_texts
-from flows.examples.candidates import OFFSET
+from flows.examples.candidates import NUMBER, numbers_of
 from flows.examples.interleaving import Stretch
 from flows.kernels.examples import ActionSteps, Groups, ServedSteps
 from flows.kernels.joining import FIRST_OUTCOME, LATE_BIT, SEEN_BIT
@@ -17,7 +17,7 @@ from flows.served import SERVED_SCHEMA, Status
 from flows.served_versions import as_newest, list_lengths
 from flows.state.actions_task import Judge, JudgedBatch
 
-_PIECE_SCHEMA = SERVED_SCHEMA.append(pa.field(OFFSET, pa.int64()))
+_PIECE_SCHEMA = SERVED_SCHEMA.append(pa.field(NUMBER, pa.int64()))
 _CODES = 256
 
 
@@ -53,7 +53,7 @@ def judged_steps(judge: Judge, outcomes: Sequence[int], stretch: Stretch) -> tup
 
 
 def served_steps(stretch: Stretch, where: str) -> tuple[ServedSteps, pa.RecordBatch, int]:
-    """The served records of a stretch that can lead to examples, with their offsets; and how many heartbeats there were.
+    """The served records of a stretch that can lead to examples, with their numbers; and how many heartbeats there were.
 
     A record without a user or without pins leads to none, nor does one whose request has no ID.
     """
@@ -62,11 +62,15 @@ def served_steps(stretch: Stretch, where: str) -> tuple[ServedSteps, pa.RecordBa
         n = batch.records.num_rows
         rows = slice(at, at + n)
         at += n
-        named = batch.records.column("request_id").is_valid().to_numpy(zero_copy_only=False) if "request_id" in batch.records.schema.names else None
+        named = (
+            batch.records.column("request_id").is_valid().to_numpy(zero_copy_only=False)
+            if "request_id" in batch.records.schema.names
+            else None
+        )
         newest = as_newest(batch.records, where)
         assert named is not None
         heartbeats += n - newest.num_rows
-        newest = newest.append_column(OFFSET, pa.array(batch.offsets_of_records()[named]))
+        newest = newest.append_column(NUMBER, pa.array(numbers_of(batch.offsets_of_records())[named]))
         parts.append(newest)
         places.append(stretch.place[rows][named])
         arrivals.append(stretch.served_arrival[rows][named])
@@ -74,7 +78,9 @@ def served_steps(stretch: Stretch, where: str) -> tuple[ServedSteps, pa.RecordBa
     records = whole.to_batches()[0] if len(whole) else pa.RecordBatch.from_pylist([], _PIECE_SCHEMA)
     place, arrival = (np.concatenate([np.empty(0, np.int64), *each]) for each in (places, arrivals))
     request = hash_texts(records.column("request_id"))
-    leads = records.column("user_id").is_valid().to_numpy(zero_copy_only=False) & (list_lengths(records.column("pin_id")) > 0) & (request != 0)
+    leads = (
+        records.column("user_id").is_valid().to_numpy(zero_copy_only=False) & (list_lengths(records.column("pin_id")) > 0) & (request != 0)
+    )
     if not leads.all():
         records, place, arrival, request = records.filter(pa.array(leads)), place[leads], arrival[leads], request[leads]
     lengths = list_lengths(records.column("pin_id"))
@@ -86,7 +92,7 @@ def served_steps(stretch: Stretch, where: str) -> tuple[ServedSteps, pa.RecordBa
         user=records.column("user_id").to_numpy(zero_copy_only=False),
         request=request,
         time=records.column("timestamp").to_numpy(zero_copy_only=False),
-        offset=records.column(OFFSET).to_numpy(zero_copy_only=False),
+        number=records.column(NUMBER).to_numpy(zero_copy_only=False),
         first=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         pin=records.column("pin_id").flatten().to_numpy(zero_copy_only=False),
         defaulted=(pin_status == Status.DEFAULTED) | np.repeat(user_defaulted, lengths),

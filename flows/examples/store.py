@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from flows.errors import CorruptionError, FingerprintError, LogError
+from flows.errors import CorruptionError, DataDirectoryError, FingerprintError, LogError
 from flows.examples.joining import cut
 from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, Kind
 from flows.examples.rows import ExampleRows, rows_of
 from flows.log import LogBatch
-from flows.open_log import open_log
+from flows.open_log import log_exists, open_log
 from flows.outputs import take_next
 from flows.settings import Settings
 
@@ -45,8 +45,10 @@ def open_examples(settings: Settings) -> Examples:
     Raises
     ------
     DataDirectoryError
-        There is none: neither `tidemark examples run` nor `tidemark backfill` has made it.
+        There is none: nothing has made examples here.
     """
+    if not log_exists(settings, EXAMPLES):
+        raise DataDirectoryError(f"there is no log '{EXAMPLES}' in {settings.logs}; `tidemark backfill` makes one of a history")
     return open_log(settings, EXAMPLES, read_only=True)
 
 

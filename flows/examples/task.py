@@ -17,15 +17,15 @@ import numpy as np
 from rocksdict import WriteBatch
 
 from flows.corrections.history import History
-from flows.errors import CorruptionError, StateError
+from flows.errors import CorruptionError, DataDirectoryError, StateError
 from flows.examples.candidates import Kept, ServedStore, keys_of, pieces_of
-from flows.examples.making import make_rows
 from flows.examples.interleaving import Merger, Side, Stretch
+from flows.examples.making import make_rows
 from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, HEADS
 from flows.examples.rows import ExampleRows, batch_of
 from flows.examples.steps import groups_of, judged_steps, served_steps
 from flows.features import fingerprint
-from flows.kernels.examples import JoinSet
+from flows.kernels.examples import Joined, JoinSet
 from flows.kernels.joining import FINAL, FINAL_REVISIT, NEGATIVE, POSITIVE, X_HEAD, X_KIND, X_PIN, X_SAVE_ID, X_SAVE_TIME, X_USER
 from flows.kernels.layout import NEVER
 from flows.log import Log, LogBatch
@@ -39,6 +39,7 @@ from flows.vocabulary import Vocabulary
 FLOW = EXAMPLES
 # Of what is stored and put out; a change of its meaning is a new number.
 _FORMAT = "examples 1"
+_ANEW = "`tidemark examples restore` has it made anew from the logs"
 # Records of a stretch: what it leads to carries features, some KiB of each request.
 _ACTIONS, _SERVED = 16_384, 2_048
 # Records of EXAMPLES in a batch of their own, with the features of their requests.
@@ -157,22 +158,21 @@ class ExamplesTask(Task):
         kept = Kept()
         topics = {int(t) for t in np.unique(actions.topic[actions.request != 0])} - {0} - self._topics.keys()
         self._topics |= (new := {t: self._judging.decoder.topics[t] for t in topics})
-        rows = None
+        rows, due = None, False
         counts = {name: n for name, n in joined.counts.items() if n} | {"served": records.num_rows, "heartbeats": heartbeats}
         self._emitted += len(joined.out)
         if not again:
-            of_pieces = pieces_of(records, served.arrival, served.user, served.request)
-            kept.pieces += of_pieces
-            self._store.add(kept)
-            for group in np.flatnonzero(joined.dirty).tolist():
-                kept.candidates.append((keys[group], joined.entries[joined.of_entry == group]))
+            kept.candidates += _changed(keys, joined)
+            pieces = pieces_of(records, served.arrival, served.user, served.request)
+            self._store.add(pieces)
             if len(joined.out):
                 rows = self._rows(joined.out, judged.judged.labels if judged is not None else np.empty((0, 8), np.int64), where)
                 counts |= _counted(joined.out)
-        due = not again and stretch.after[0] + stretch.after[1] - self._saved_at >= self.settings.anchor_records
-        if due:
-            self._saved_at = sum(stretch.after)
-            self._store.expire(working_set.watermark or before, self.settings.allowed_lateness_ms, kept)
+            due = sum(stretch.after) - self._saved_at >= self.settings.anchor_records
+            if due:
+                self._saved_at = sum(stretch.after)
+                self._store.expire(working_set.watermark, self.settings.allowed_lateness_ms, kept, sparing=len(pieces))
+            kept.pieces += pieces
         reached = (stretch.after[1], stretch.served_reached)
         n = len(actions.user) + records.num_rows + heartbeats
         return Found(rows, kept, counts, new, reached, working_set.watermark, n, self._working_sets() if due else None)
@@ -213,8 +213,7 @@ class ExamplesTask(Task):
         if not meta.inputs or (meta.position == meta.anchor and meta.inputs == meta.anchor_inputs):
             return False
         kept = Kept()
-        if meta.watermark is not None:
-            self._store.expire(meta.watermark, self.settings.allowed_lateness_ms, kept)
+        self._store.expire(meta.watermark, self.settings.allowed_lateness_ms, kept)
         kept.put(batch)
         self._put_anchor(batch, self._working_sets())
         return True
@@ -235,7 +234,7 @@ class ExamplesTask(Task):
         meta = self.store.meta
         if not meta.inputs:
             # Which corrections count is decided once: what has gone out follows them, and nothing takes it back.
-            meta.corrected_to = self._history.generation
+            meta.corrected_to = meta.generation = self._history.generation
         if meta.corrected_to > self._history.generation:
             raise StateError(
                 f"state {self.store.path} reflects correction {meta.corrected_to}, but log 'corrections', partition {self.partition}, ends with "
@@ -266,8 +265,7 @@ class ExamplesTask(Task):
         if self._judging.working_set.watermark != meta.watermark or emitted + self._emitted != sum(meta.sequences[EXAMPLES]):
             raise StateError(
                 f"state {self.store.path}: going through logs '{self.source.name}' and '{SERVED}', partition {self.partition}, again from positions "
-                f"{meta.anchor} and {anchor[0]} does not lead to the committed state; a log or the state was altered: delete the state and log "
-                f"'{EXAMPLES}' and run again"
+                f"{meta.anchor} and {anchor[0]} does not lead to the committed state; a log or the state was altered: {_ANEW}"
             )
         self._saved_at = meta.anchor + anchor[0]
         arrival = self._judging.working_set.arrival
@@ -276,15 +274,25 @@ class ExamplesTask(Task):
             Side(self._served_log, self.partition, served[0], served[1], _SERVED, self._ends[1]),
         )
 
+    def _check_outbox(self) -> None:
+        super()._check_outbox()
+        log = self.outbox.log(EXAMPLES)
+        start = log.start_positions()[self.partition]
+        found = log.read(self.partition, start, 1) if log.end_position(self.partition) > start else []
+        made = {number for batch in found for number in batch.records.column("generation").to_pylist()}
+        if made - {self.store.meta.generation}:
+            raise DataDirectoryError(
+                f"log '{EXAMPLES}', partition {self.partition}, was made under correction {min(made)}, and state {self.store.path} reflects "
+                f"correction {self.store.meta.generation}: move the log away, run `tidemark examples restore`, and `tidemark examples run` makes "
+                "both anew"
+            )
+
     def _restore_anchor(self) -> None:
         meta, saved = self.store.meta, self.store.get(ANCHOR)
         if not meta.anchor_inputs:
             return
         if saved is None or saved[:SEAL_BYTES] != _sealed(meta, saved[SEAL_BYTES:]):
-            raise StateError(
-                f"state {self.store.path}: the working sets saved at position {meta.anchor} are not what was written; delete the state and log "
-                f"'{EXAMPLES}' and run again"
-            )
+            raise StateError(f"state {self.store.path}: the working sets saved at position {meta.anchor} are not what was written; {_ANEW}")
         data = saved[SEAL_BYTES:]
         split = 8 + int.from_bytes(data[:8], "big")
         self._judging.working_set.restore(data[8:split])
@@ -302,14 +310,24 @@ class ExamplesTask(Task):
         total.update(self._store.unexpired(-int(NEVER) if watermark is None else watermark, self.settings.allowed_lateness_ms).tobytes())
 
 
+def _changed(keys: list[bytes], joined: Joined) -> list[tuple[bytes, np.ndarray]]:
+    """The candidates of each request of which some have changed, in the order in which they were served."""
+    order = np.argsort(joined.of_entry, kind="stable")
+    entries, bounds = joined.entries[order], np.searchsorted(joined.of_entry[order], np.arange(len(keys) + 1))
+    return [(keys[group], entries[bounds[group] : bounds[group + 1]]) for group in np.flatnonzero(joined.dirty).tolist()]
+
+
 def _counted(out: np.ndarray) -> dict[str, int]:
     """Records of EXAMPLES by what they are."""
     kind = out[:, X_KIND]
     by_head = np.bincount(out[kind == POSITIVE, X_HEAD], minlength=len(HEADS)).tolist()
-    counts = {"examples": int((kind == NEGATIVE).sum()), "finals": int((kind == FINAL).sum()), "revisit_finals": int((kind == FINAL_REVISIT).sum())}
+    counts = {
+        "examples": int((kind == NEGATIVE).sum()),
+        "finals": int((kind == FINAL).sum()),
+        "revisit_finals": int((kind == FINAL_REVISIT).sum()),
+    }
     return counts | {f"positive.{head}": n for head, n in zip(HEADS, by_head, strict=True)}
 
 
 def _sealed(meta: Any, data: bytes) -> bytes:
     return seal(meta, repr(sorted(meta.anchor_inputs.items())).encode() + data)
-

@@ -16,7 +16,7 @@ JOIN_SCALARS = 7
 
 # Columns of `rows`: one (user, request, pin). R_DUE is the number of its entry in the heap that counts; R_LINK the next row of its user and pin
 # that has a save, or of the free list; R_NODE its first outcome that waits for an impression.
-R_USER, R_REQUEST, R_PIN, R_STATE, R_SEEN, R_TOPIC, R_OFFSET, R_INDEX, R_LABELS, R_SAVE_TIME, R_SAVE_ID, R_NODE, R_LINK, R_LINKED, R_DUE, R_BORN = (
+R_USER, R_REQUEST, R_PIN, R_STATE, R_SEEN, R_TOPIC, R_NUMBER, R_INDEX, R_LABELS, R_SAVE_TIME, R_SAVE_ID, R_NODE, R_LINK, R_LINKED, R_DUE, R_BORN = (
     range(16)
 )  # fmt: skip
 ROW_COLUMNS = 16
@@ -38,7 +38,8 @@ LABELS_DUE, SAVE_DUE, OUTCOME_DUE = 0, 1, 2
 def mixed(user, request):  # type: ignore[no-untyped-def]
     """One key of a user and a request."""
     return np.int64(
-        (np.uint64(user) * np.uint64(0x9E3779B97F4A7C15)) ^ ((np.uint64(request) + np.uint64(0xD1B54A32D192ED03)) * np.uint64(0xBF58476D1CE4E5B9))
+        (np.uint64(user) * np.uint64(0x9E3779B97F4A7C15))
+        ^ ((np.uint64(request) + np.uint64(0xD1B54A32D192ED03)) * np.uint64(0xBF58476D1CE4E5B9))
     )
 
 
@@ -60,7 +61,7 @@ def add_row(user, request, pin, state, scalars, rows, keys):  # type: ignore[no-
     for column in range(rows.shape[1]):
         rows[r, column] = 0
     rows[r, R_USER], rows[r, R_REQUEST], rows[r, R_PIN], rows[r, R_STATE] = user, request, pin, state
-    rows[r, R_OFFSET] = rows[r, R_NODE] = rows[r, R_LINK] = rows[r, R_DUE] = -1
+    rows[r, R_NUMBER] = rows[r, R_NODE] = rows[r, R_LINK] = rows[r, R_DUE] = -1
     rows[r, R_BORN] = scalars[SEQUENCE]
     scalars[SEQUENCE] += 1
     return r

@@ -33,7 +33,9 @@ def online() -> None:
 @click.option(
     "--every", type=click.FloatRange(0.01), default=1.0, show_default=True, metavar="SECONDS", help="With --follow: between two looks."
 )
-@click.option("--anew", is_flag=True, help="With --once: follow this data directory even if Redis holds more of the same log, as of a newer copy.")
+@click.option(
+    "--anew", is_flag=True, help="With --once: follow this data directory even if Redis holds more of the same log, as of a newer copy."
+)
 @_json
 @click.pass_obj
 def sync(settings: Settings, once: bool, every: float, anew: bool, as_json: bool) -> None:

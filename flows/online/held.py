@@ -74,7 +74,9 @@ class Mark:
     @classmethod
     def of(cls, meta: Meta, partitions: int, first: str, last: str) -> Mark:
         """Of a task's commit."""
-        return cls(meta.fingerprint, partitions, meta.corrected_to, meta.position, meta.watermark, meta.applied, meta.expired_to, first, last)
+        return cls(
+            meta.fingerprint, partitions, meta.corrected_to, meta.position, meta.watermark, meta.applied, meta.expired_to, first, last
+        )
 
     def to_bytes(self) -> bytes:
         """As it is held; equal marks are equal bytes."""

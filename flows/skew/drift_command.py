@@ -42,9 +42,7 @@ _SHOWN = 20
 )
 @click.option("--current", type=Period(), default="..", show_default="all", help="The period of served rows that may have moved.")
 @click.option("--any-fingerprint", is_flag=True, help="Take rows too that were made under other features or settings.")
-@click.option(
-    "--fail-above", type=Number(0), metavar="PSI", help=f"Exit with 1 if any feature has moved further; {MOVED} is a large move."
-)
+@click.option("--fail-above", type=Number(0), metavar="PSI", help=f"Exit with 1 if any feature has moved further; {MOVED} is a large move.")
 @JSON
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page with plots, too.")
 @click.pass_context

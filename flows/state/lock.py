@@ -109,9 +109,7 @@ def _take(descriptor: int, kind: int, held: str) -> None:
             # One that shares is alone for a moment only, and then lets others in that share; and who only looks (`run_is_on`) doesn't sign: then
             # the one that lives may have had the lock last, and has it no more.
             if _lives(holder) and waited > GRACE_S and not (shares and kind == fcntl.LOCK_SH):
-                raise LockedError(
-                    f"{held} is in use by another run (process {holder}); stop it first, or use another --data"
-                ) from None
+                raise LockedError(f"{held} is in use by another run (process {holder}); stop it first, or use another --data") from None
             if waited > GRACE_SECONDS:
                 raise LockedError(
                     f"{held} is still held by other processes of a run whose first (process {holder or 'unknown'}) has "

@@ -16,6 +16,7 @@ from online_model.evaluation.scored import ScoredRows, scored_rows
 
 _KEYS = ("user_id", "request_id", "pin_id", "request_time")
 _LABEL, _SCORE = "label_", "score_"
+_YEAR_10000 = 253_402_300_800_000
 _WANTED = "user_id, request_id, pin_id, request_time, label_HEAD and score_HEAD of at least one head (or `score`)"
 
 
@@ -57,24 +58,24 @@ def read_scored(path: Path, by_head: bool = False) -> ScoredFile:
         optional = [name for name in ("topic", "first_action_time") if name in names]
         labels, scores = [f"{_LABEL}{head}" for head in heads], [f"{_SCORE}{head}" for head in heads if f"{_SCORE}{head}" in names]
         table = pq.read_table(path, columns=[*_KEYS, *optional, *labels, *scores, *(["score"] if score else [])]).combine_chunks()
+        if not table.num_rows:
+            raise InputError(f"scored rows {path}: there are no rows, so there is nothing to evaluate; give scored rows")
+        read = _Reader(path, table)
+        rows = scored_rows(
+            user_id=read.integers("user_id"),
+            request_id=read.text("request_id"),
+            pin_id=read.integers("pin_id"),
+            request_time=read.times("request_time"),
+            labels={head: read.label(f"{_LABEL}{head}") for head in heads},
+            probabilities={name.removeprefix(_SCORE): read.floats(name) for name in scores},
+            score=read.floats("score") if score else None,
+            topic=read.topic() if "topic" in names else None,
+            first_seen=read.times("first_action_time") if "first_action_time" in names else None,
+            where=f"scored rows {path}",
+        )
+        return ScoredFile(rows, left_out, "first_action_time" in names)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"can't read scored rows {path}: {' '.join(str(error).split())}; give a Parquet file with {_WANTED}") from error
-    if not table.num_rows:
-        raise InputError(f"scored rows {path}: there are no rows, so there is nothing to evaluate; give scored rows")
-    read = _Reader(path, table)
-    rows = scored_rows(
-        user_id=read.integers("user_id"),
-        request_id=read.text("request_id"),
-        pin_id=read.integers("pin_id"),
-        request_time=read.integers("request_time"),
-        labels={head: read.label(f"{_LABEL}{head}") for head in heads},
-        probabilities={name.removeprefix(_SCORE): read.floats(name) for name in scores},
-        score=read.floats("score") if score else None,
-        topic=read.topic() if "topic" in names else None,
-        first_seen=read.integers("first_action_time") if "first_action_time" in names else None,
-        where=f"scored rows {path}",
-    )
-    return ScoredFile(rows, left_out, "first_action_time" in names)
 
 
 def _heads(path: Path, names: list[str], by_head: bool) -> tuple[list[str], tuple[str, ...], bool]:
@@ -82,7 +83,9 @@ def _heads(path: Path, names: list[str], by_head: bool) -> tuple[list[str], tupl
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"scored rows {path} has several columns of one name: {', '.join(twice)}; name each once")
     score = "score" in names and not by_head
-    labels, scores = ([name.removeprefix(prefix) for name in names if name.startswith(prefix)] for prefix in (_LABEL, _SCORE))
+    labels, scores = (
+        [name.removeprefix(prefix) for name in names if name.startswith(prefix) and name != prefix] for prefix in (_LABEL, _SCORE)
+    )
     heads = [head for head in labels if score or head in scores]
     missing = [name for name in _KEYS if name not in names]
     if not heads:
@@ -114,6 +117,17 @@ class _Reader:
         except pa.ArrowInvalid as error:
             raise self._other(name, column.type, "whole numbers within 64 bits") from error
 
+    def times(self, name: str) -> np.ndarray:
+        """int64[n], ms, of years that there are."""
+        values = self.integers(name)
+        wrong = (values < 0) | (values >= _YEAR_10000)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise InputError(
+                f"scored rows {self._path}: {name} is {values[at]} in row {at}, which is no time in ms since 1970; give such (or timestamps)"
+            )
+        return values
+
     def text(self, name: str) -> pa.Array:
         """Strings; whole numbers become some."""
         column = self._column(name)
@@ -132,7 +146,7 @@ class _Reader:
     def label(self, name: str) -> np.ndarray:
         """int64[n]; null is MASKED."""
         column = self._column(name)
-        if pa.types.is_boolean(column.type):
+        if pa.types.is_boolean(column.type) or pa.types.is_null(column.type):
             column = column.cast(pa.int8())
         if not pa.types.is_integer(column.type):
             raise self._other(name, column.type, f"0, 1, or {MASKED} for not known, as whole numbers")
@@ -141,7 +155,7 @@ class _Reader:
     def topic(self) -> tuple[np.ndarray, tuple[str, ...]]:
         """Codes, -1 for null, and what they stand for."""
         column = self._column("topic")
-        if not (pa.types.is_integer(column.type) or _is_text(column.type)):
+        if not (pa.types.is_integer(column.type) or pa.types.is_null(column.type) or _is_text(column.type)):
             raise self._other("topic", column.type, "texts")
         coded = column.cast(pa.string()).dictionary_encode()
         return coded.indices.fill_null(-1).to_numpy(zero_copy_only=False), tuple(coded.dictionary.to_pylist())

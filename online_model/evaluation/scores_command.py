@@ -97,7 +97,8 @@ def scores(
                 raise InputError(f"--fail-if-worse: there is no head '{head}' in both scorings; there are {', '.join(found.rows.heads)}")
         with _bar(as_json, resamples) as told:
             comparison = compare(found.rows, other.rows, seed, resamples, told)
-    reports = [report(one.rows, path.name) for one, path in ((found, file), (other, against)) if one is not None and path is not None]
+    with Console(stderr=True).status("measuring"):
+        reports = [report(one.rows, path.name) for one, path in ((found, file), (other, against)) if one is not None and path is not None]
     if html is not None:
         # Matplotlib takes most of a second to import, and only pages need it.
         from online_model.evaluation.page import write_page

@@ -13,7 +13,8 @@ from online_model.evaluation.scored import ScoredRows
 AGE_DAYS = (0, 1, 7, 28, 90)
 """Where the groups of users by age begin, in whole days since they acted first."""
 MOST_TOPICS = 50
-_BUCKETS = ((2, HOUR_MS), (90, DAY_MS), (10**9, 7 * DAY_MS))  # up to so many days, buckets so long
+_HOURS, _DAYS = 2, 90  # spans of up to so many days have buckets so long; longer ones have weeks, or
+_MOST_BUCKETS = 400  # several weeks at once
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,9 @@ def slices(rows: ScoredRows, bucket_ms: int | None = None) -> Slices:
     rows : ScoredRows
     bucket_ms : int, optional
         How long buckets of time are; they begin at multiples of it since 1970. Left out: an hour where the rows span at most 2 days, a day up to 90,
-        else a week.
+        else a week, or several at once where rows span years.
     """
-    span = int(rows.request_time.max() - rows.request_time.min()) / DAY_MS
-    size = bucket_ms or next(size for most, size in _BUCKETS if span <= most)
+    size = bucket_ms or _bucket(int(rows.request_time.max()) - int(rows.request_time.min()))
     starts, bucket = np.unique(rows.request_time // size, return_inverse=True)
     age = _ages(rows)
     counts = np.bincount(rows.topic[rows.topic >= 0], minlength=len(rows.topics))
@@ -82,6 +82,14 @@ def slices(rows: ScoredRows, bucket_ms: int | None = None) -> Slices:
         age=tuple(_part(rows, age == i, _age_name(i)) for i in np.unique(age).tolist()),
         topics=len(there),
     )
+
+
+def _bucket(span_ms: int) -> int:
+    if span_ms <= _HOURS * DAY_MS:
+        return HOUR_MS
+    if span_ms <= _DAYS * DAY_MS:
+        return DAY_MS
+    return 7 * DAY_MS * -(-span_ms // (7 * DAY_MS * _MOST_BUCKETS))
 
 
 def _ages(rows: ScoredRows) -> np.ndarray:

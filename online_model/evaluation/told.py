@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
+from flows.report.words import plain
 from flows.run.display import moment
 from flows.skew.told import console_for_tables
 from online_model.evaluation.bootstrap import LEVEL, POWER, Comparison
@@ -18,12 +20,12 @@ from online_model.evaluation.slices import Part
 def show_report(one: Report) -> None:
     """Metrics of all heads."""
     console = console_for_tables()
-    table = Table(title=f"{one.name}, ranked by {_ranked_by(one)}", title_justify="left", box=box.SIMPLE)
+    table = Table(title=f"{_named(one.name)}, ranked by {_ranked_by(one)}", title_justify="left", box=box.SIMPLE)
     table.add_column("head", no_wrap=True)
     for heading in ("rows", "positives", *METRICS):
         table.add_column(heading, justify="right")
     for head, found in one.heads.items():
-        table.add_row(head, f"{found.rows:,}", f"{found.positives:,}", *(figure(found.metrics[name]) for name in METRICS))
+        table.add_row(_named(head), f"{found.rows:,}", f"{found.positives:,}", *(figure(found.metrics[name]) for name in METRICS))
     console.print(table)
     reasons = {
         f"{head} has no {name}: {value.reason}"
@@ -46,10 +48,10 @@ def show_parts(title: str, parts: Sequence[Part], metric: str) -> None:
         return
     table = Table(title=f"{metric} by {title}", title_justify="left", box=box.SIMPLE)
     table.add_column(title, no_wrap=True)
-    for heading in ("rows", "users", *parts[0].heads):
+    for heading in ("rows", "users", *map(_named, parts[0].heads)):
         table.add_column(heading, justify="right")
     for part in parts:
-        name = part.name if part.start_ms is None else moment(part.start_ms)
+        name = _named(part.name) if part.start_ms is None else moment(part.start_ms)
         table.add_row(name, f"{part.rows:,}", f"{part.users:,}", *(figure(head.metrics[metric]) for head in part.heads.values()))
     console_for_tables().print(table)
 
@@ -57,7 +59,7 @@ def show_parts(title: str, parts: Sequence[Part], metric: str) -> None:
 def show_comparison(one: Comparison, names: tuple[str, str]) -> None:
     """Every difference, with its interval and the least that could have been found."""
     console = console_for_tables()
-    table = Table(title=f"{names[0]} less {names[1]}", title_justify="left", box=box.SIMPLE)
+    table = Table(title=f"{_named(names[0])} less {_named(names[1])}", title_justify="left", box=box.SIMPLE)
     for heading in ("head", "metric"):
         table.add_column(heading, no_wrap=True)
     for heading in ("this", "against", "difference", f"{LEVEL:.0%} interval", "p", "detectable"):
@@ -66,11 +68,11 @@ def show_comparison(one: Comparison, names: tuple[str, str]) -> None:
     for each in one.differences:
         sides = figure(each.value), figure(each.against)
         if each.low is None or each.high is None or each.detectable is None or each.p_value is None:
-            table.add_row(each.head, each.metric, *sides, signed(each.difference), "", "", "", each.reason)
+            table.add_row(_named(each.head), each.metric, *sides, signed(each.difference), "", "", "", each.reason)
             continue
         interval = f"{signed(each.low)} to {signed(each.high)}"
         table.add_row(
-            each.head,
+            _named(each.head),
             each.metric,
             *sides,
             signed(each.difference),
@@ -95,6 +97,11 @@ def figure(value: Value) -> str:
 def signed(value: float | None) -> str:
     """Five digits after the point, with a sign."""
     return "–" if value is None else f"{value:+.5f}".replace("-", "−")
+
+
+def _named(name: str) -> str:
+    """A name of the user's: no control characters, and brackets are brackets."""
+    return escape(plain(name))
 
 
 def _ranked_by(one: Report) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,13 +30,14 @@ from online_model.learner.errors import LearnerError
 from online_model.learner.reading import Batches, Ready
 from online_model.learner.step import Learned, Step
 from online_model.model.config import ModelConfig
-from online_model.model.dense import DENSE, load_dense
+from online_model.model.dense import load_dense
 from online_model.registry.bases import Base
+from online_model.registry.build import build_of
+from online_model.registry.manifest import DENSE
 from online_model.registry.registry import Registry
 from online_model.registry.snapshots import Point, Snapshot, sound, write_snapshot
 from online_model.table import EmbeddingTable
 from online_model.training.tables import Tables
-from online_model.training.train import build_of
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,7 @@ def _since(site: Site, base: Base) -> int:
 
 
 def _build(device: torch.device) -> dict[str, Any]:
-    return {name: value for name, value in build_of(device, 0).items() if name != "seed"}
+    return {name: value for name, value in asdict(build_of(0, device)).items() if name != "seed"}
 
 
 def _reached(positions: tuple[int, ...], until: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from flows.errors import InputError
-from flows.examples.rows import ExampleRows
+from flows.examples.rows import ExampleRows, rows_of
 from flows.vocabulary import LAST_CODE
 
 CODES = LAST_CODE + 2
@@ -113,9 +113,7 @@ class ExampleColumns:
         InputError
             An action or a surface has no code of a vocabulary, or a slot or a counter can't be.
         """
-        parts = [_columns(rows) for rows in chunks]
-        if not parts:
-            raise InputError("there are no examples; give at least one chunk of rows, which may be empty")
+        parts = [_columns(rows) for rows in chunks] or [_columns(rows_of([], "no chunk"))]
         requests = np.cumsum([0, *(len(part["request_time"]) for part in parts)])
         entries = np.cumsum([0, *(len(part["action"]) for part in parts)])
         for part, first_request, first_entry in zip(parts, requests[:-1], entries[:-1], strict=True):

@@ -12,8 +12,6 @@ from flows.errors import CorruptionError
 from online_model.model.config import ModelConfig
 from online_model.model.ranker import Ranker
 
-DENSE = "dense.safetensors"
-
 
 def save_dense(ranker: Ranker, path: Path) -> None:
     """Write the weights; the caller syncs."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
+from flows.errors import SettingsError
 from online_model.registry.errors import DamagedModelError
+
+try:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load, save
+except ImportError as error:
+    raise SettingsError(f"models need a package that is not installed ({error}): pip install 'tidemark[model]'") from error
 
 State = Mapping[str, np.ndarray]
 """An embedding table: ids int64[n], weights float32[n, d], accumulators float32[n], counts int32[n], last_seen int64[n], default float32[d]."""

@@ -15,6 +15,7 @@ import uvicorn
 from flows import stopping
 from flows.errors import SettingsError
 from online_model.serving.app import make_app
+from online_model.serving.heartbeats import Heartbeats
 from online_model.serving.protocol import HeadInTime
 from online_model.serving.service import Service
 
@@ -90,8 +91,12 @@ def serve(service: Service, listening: socket.socket, ready: Callable[[str], Non
         gc.collect()
         gc.freeze()
         server = make_server(service)
+        beating = Heartbeats(service.settings)
         ready(_url(listening))
-        server.run([listening])
+        try:
+            server.run([listening])
+        finally:
+            beating.close()
     finally:
         listening.close()
         lost = service.close()

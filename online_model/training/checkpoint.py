@@ -13,18 +13,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
 from flows.directories import make_directory, sync, translated
-from online_model.model.dense import DENSE, save_dense
+from online_model.model.dense import save_dense
+from online_model.registry.manifest import DENSE, TABLES
 from online_model.training.epoch import Epoch, Progress
 from online_model.training.errors import CheckpointError
-from online_model.training.tables import PIN_TABLE, USER_TABLE
+from online_model.training.optimizer import OPTIMIZER, load_optimizer, save_optimizer
 
-_OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
-_FILES = (DENSE, _OPTIMIZER, USER_TABLE, PIN_TABLE)
+_STATE = "state.json"
+_FILES = (DENSE, OPTIMIZER, *TABLES.values())
 _PREFIX, _DRAFT = "batch-", "draft"
 
 
@@ -48,7 +45,7 @@ def save(epoch: Epoch, directory: Path, training: str) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
         save_dense(epoch.ranker, draft / DENSE)
-        save_file(_flat(epoch.optimizer.state_dict()["state"]), draft / _OPTIMIZER)
+        save_optimizer(epoch.optimizer, draft / OPTIMIZER)
         epoch.tables.save(draft)
         files = {name: _sha256(draft / name) for name in _FILES}
         (draft / _STATE).write_text(json.dumps({"training": training, "progress": asdict(epoch.progress), "files": files}))
@@ -98,10 +95,7 @@ def restore(epoch_of: Callable[[Path], Epoch], directory: Path, training: str) -
             if not (path / name).is_file() or _sha256(path / name) != digest:
                 raise CheckpointError(f"training's checkpoint {path}: {name} is not what was written; {advice}")
         epoch = epoch_of(path)
-        try:
-            _fill(epoch.optimizer, load_file(path / _OPTIMIZER))
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise CheckpointError(f"training's checkpoint {path}: its optimiser can't be read ({error}); {advice}") from error
+        load_optimizer(epoch.optimizer, path / OPTIMIZER)
     epoch.progress = progress
     return epoch
 
@@ -115,18 +109,6 @@ def clear(directory: Path) -> None:
 
 def _kept(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"{_PREFIX}*")) if directory.is_dir() else []
-
-
-def _flat(state: dict[int, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return {f"{number}.{name}": value.detach().cpu().contiguous() for number, of in state.items() for name, value in of.items()}
-
-
-def _fill(optimizer: torch.optim.Optimizer, flat: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in flat.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _sha256(path: Path) -> str:

@@ -47,7 +47,7 @@ class Epoch:
     def __init__(self, ranker: Ranker, tables: Tables, examples: TrainingExamples, config: TrainingConfig) -> None:
         self.ranker, self.tables, self.config = ranker, tables, config
         self.optimizer = torch.optim.Adam(ranker.parameters(), lr=config.learning_rate)
-        self.order = Order.of(examples, config)
+        self.order = Order.of(examples, config, len(ranker.config.heads))
         self.progress = Progress()
         self.columns = tables.rows_in(examples.columns)
         self._labels = examples.labels[:, : len(ranker.config.heads)]
@@ -88,11 +88,15 @@ class Epoch:
 
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """Operations that give the same bits each time, and torch's own random state as it was afterwards."""
+    """Operations that give the same bits each time, and torch's own settings and random state as they were afterwards."""
     before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.use_deterministic_algorithms(device.type == "cpu" or before, warn_only=warn)
+        # It would write every tensor once more, to show who reads what nobody wrote.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             yield
         finally:
+            torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(before, warn_only=warn)

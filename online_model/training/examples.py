@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
 
 from flows.errors import FingerprintError, InputError, SettingsError
-from flows.examples.record import Kind
+from flows.examples.record import HEADS, MASKED, Kind
 from flows.examples.rows import ExampleRows
 from online_model.model.columns import ExampleColumns
+from online_model.model.config import REVISIT
 
 DAY_MS = 24 * 3_600_000
 
@@ -57,23 +58,33 @@ class TrainingExamples:
         FingerprintError
             Features were made under other definitions, or it isn't known under which.
         """
-        final = [rows.take(rows.kind == Kind.FINAL) for rows in chunks]
-        if not sum(map(len, final)):
+        labels, seen_at = [np.empty((0, len(HEADS)), np.int8)], [np.empty(0, np.int64)]
+        fingerprints: set[str | None] = set()
+
+        def final() -> Iterator[ExampleRows]:
+            for chunk in chunks:
+                rows = chunk.take(chunk.kind == Kind.FINAL)
+                if ((rows.labels < -1) | (rows.labels > 1)).any():
+                    wrong = rows.labels[(rows.labels < -1) | (rows.labels > 1)][0]
+                    raise InputError(f"training: a label is {wrong}; labels are 0, 1 and -1, make the examples anew")
+                labels.append(rows.labels)
+                seen_at.append(rows.impression_time)
+                fingerprints.update(rows.fingerprints[code] if code >= 0 else None for code in np.unique(rows.fingerprint).tolist())
+                yield rows
+
+        # One chunk after another, so that no more than one is held as rows.
+        columns = ExampleColumns.of(final())
+        if not len(columns):
             raise InputError(
                 "training: the window holds no final example; widen it, or wait until labels have matured (30 minutes, saves a week)"
             )
-        labels = np.concatenate([rows.labels for rows in final])
-        if ((labels < -1) | (labels > 1)).any():
-            raise InputError(
-                f"training: a label is {labels[(labels < -1) | (labels > 1)][0]}; labels are 0, 1 and -1, make the examples anew"
-            )
-        found = _fingerprint_of(final)
+        found = _one_of(fingerprints)
         if fingerprint is not None and found != fingerprint:
             raise FingerprintError(
                 f"training: the examples' features were made under fingerprint {found}, not {fingerprint}; "
                 "train on examples that were served under today's definitions"
             )
-        return cls(ExampleColumns.of(final), labels, np.concatenate([rows.impression_time for rows in final]), found)
+        return cls(columns, np.concatenate(labels), np.concatenate(seen_at), found)
 
     def digest(self) -> str:
         """Hex digest of all that is learned from: a training goes on only with the same."""
@@ -82,17 +93,22 @@ class TrainingExamples:
             hashed.update(np.ascontiguousarray(array).data)
         return hashed.hexdigest()
 
+    def sightings(self) -> np.ndarray:
+        """Which examples say that a pin was seen, bool[n]: not those that add what became of a save a week later."""
+        return self.saying(REVISIT)
+
+    def saying(self, heads: int) -> np.ndarray:
+        """Which examples say anything of the first so many heads: bool[n]."""
+        return np.asarray((self.labels[:, :heads] != MASKED).any(1))
+
     def negative(self) -> np.ndarray:
         """Which examples are known to be negative on every head: bool[n]."""
         return np.asarray((self.labels == 0).all(1))
 
 
-def _fingerprint_of(chunks: list[ExampleRows]) -> str:
-    found: set[str | None] = set()
-    for rows in chunks:
-        found |= {rows.fingerprints[code] if code >= 0 else None for code in np.unique(rows.fingerprint).tolist()}
-    named = sorted(name for name in found if name is not None)
-    if None in found:
+def _one_of(fingerprints: set[str | None]) -> str:
+    named = sorted(name for name in fingerprints if name is not None)
+    if None in fingerprints:
         raise FingerprintError("training: of some examples it isn't known under which definitions their features were made; leave them out")
     if len(named) > 1:
         raise FingerprintError(f"training: features were made under several fingerprints ({', '.join(named)}); begin after the change")

@@ -31,10 +31,11 @@ class Order:
     batch_size: int
 
     @classmethod
-    def of(cls, examples: TrainingExamples, config: TrainingConfig) -> Order:
-        """Down-sampled and shuffled."""
+    def of(cls, examples: TrainingExamples, config: TrainingConfig, heads: int) -> Order:
+        """Down-sampled and shuffled; without examples that say nothing of the model's heads."""
         negative = examples.negative()
         kept = ~negative | (np.random.default_rng([config.seed, _KEPT]).random(len(negative)) < config.negatives_kept)
+        kept &= examples.saying(heads)
         index = np.random.default_rng([config.seed, _SHUFFLED]).permutation(np.flatnonzero(kept))
         return cls(index, np.where(negative, 1 / config.negatives_kept, 1).astype(np.float32), config.batch_size)
 

@@ -10,9 +10,9 @@ import torch
 
 from online_model.model.columns import ExampleColumns, Features
 from online_model.model.inputs import Inputs, inputs_of
+from online_model.registry.manifest import TABLES
 from online_model.table import EmbeddingTable, load, save
-
-USER_TABLE, PIN_TABLE = "user_table.safetensors", "pin_table.safetensors"
+from online_model.training.examples import TrainingExamples
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Tables:
 
     def save(self, directory: Path) -> None:
         """Write both: the same bytes for the same tables."""
-        save(self.users, directory / USER_TABLE)
-        save(self.pins, directory / PIN_TABLE)
+        save(self.users, directory / TABLES["user"])
+        save(self.pins, directory / TABLES["pin"])
 
     @classmethod
     def load(cls, directory: Path) -> Tables:
@@ -36,17 +36,18 @@ class Tables:
         TableFileError
         DataDirectoryError
         """
-        return cls(load(directory / USER_TABLE), load(directory / PIN_TABLE))
+        return cls(load(directory / TABLES["user"]), load(directory / TABLES["pin"]))
 
-    def begin(self, columns: ExampleColumns, seen_at: np.ndarray, accumulator_decay: float) -> None:
-        """Before an epoch: accumulators decay, and the IDs of all examples are counted in the order in which they were seen.
+    def begin(self, examples: TrainingExamples, accumulator_decay: float) -> None:
+        """Before an epoch: accumulators decay, and the IDs of all pins that were seen, and of who saw them, are counted in the order of time.
 
         So it doesn't depend on the order of learning who has a row.
         """
-        for table, ids in ((self.users, columns.user_id), (self.pins, columns.pin_id)):
-            order = np.lexsort((ids, seen_at))
+        seen = np.flatnonzero(examples.sightings())
+        for table, ids in ((self.users, examples.columns.user_id), (self.pins, examples.columns.pin_id)):
+            order = seen[np.lexsort((ids[seen], examples.seen_at[seen]))]
             table.decay_accumulators(accumulator_decay)
-            table.admit(ids[order], seen_at[order])
+            table.admit(ids[order], examples.seen_at[order])
 
     def rows_in(self, columns: ExampleColumns) -> ExampleColumns:
         """The same examples with rows in the place of IDs, looked up once. They hold as long as nothing is admitted."""
@@ -70,13 +71,15 @@ class Tables:
         """Give rows the gradients that a backward pass has left at the vectors; default rows learn as well."""
         self.users.apply(features.user_id, _gradient(inputs.user), learning_rate, learn_default=True)
         # Candidates and actions in one step: a row that is both learns once, from the sum.
-        there = np.flatnonzero(features.sequence_mask)
-        candidates, width = inputs.pin.shape
-        gradients = np.empty((candidates + len(there), width), np.float32)
-        gradients[:candidates] = _gradient(inputs.pin)
-        # Clipped, for `take` checks and copies once more otherwise.
-        np.take(_gradient(inputs.sequence_pin).reshape(-1, width), there, axis=0, out=gradients[candidates:], mode="clip")
-        rows = np.concatenate([features.pin_id, features.sequence_pin_id.reshape(-1)[there]])
+        rows, gradients = features.pin_id, _gradient(inputs.pin)
+        if inputs.sequence_pin.grad is not None:  # an encoder that reads no sequence leaves none
+            there = np.flatnonzero(features.sequence_mask)
+            rows = np.concatenate([rows, features.sequence_pin_id.reshape(-1)[there]])
+            both = np.empty((len(rows), gradients.shape[1]), np.float32)
+            both[: len(gradients)] = gradients
+            # Clipped, for `take` copies once more otherwise.
+            np.take(_gradient(inputs.sequence_pin).reshape(-1, both.shape[1]), there, axis=0, out=both[len(gradients) :], mode="clip")
+            gradients = both
         self.pins.apply(rows, gradients, learning_rate, learn_default=True)
 
     def _sequences(self, features: Features) -> np.ndarray:
@@ -85,8 +88,8 @@ class Tables:
 
 
 def _gradient(vectors: torch.Tensor) -> np.ndarray:
-    # A model that doesn't read the sequence leaves none there.
-    return np.zeros(vectors.shape, np.float32) if vectors.grad is None else vectors.grad.cpu().numpy()
+    assert vectors.grad is not None
+    return np.asarray(vectors.grad.cpu().numpy())
 
 
 def dropped(features: Features, chance: float, rng: np.random.Generator) -> Features:

@@ -8,34 +8,35 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from flows import stopping
 from flows.directories import make_directory, sync, translated
 from flows.errors import DataDirectoryError, FingerprintError
 from online_model.model.calibration import Calibrators
-from online_model.model.dense import DENSE, load_dense, save_dense
+from online_model.model.dense import load_dense, save_dense
 from online_model.model.ranker import Ranker
 from online_model.model.scoring import score_rows
+from online_model.registry.build import build_of
+from online_model.registry.manifest import CALIBRATORS, DENSE, Build
 from online_model.training import checkpoint
 from online_model.training.config import TrainingConfig
 from online_model.training.epoch import Epoch, reproducible
 from online_model.training.errors import TrainingStoppedError
 from online_model.training.examples import TrainingExamples
+from online_model.training.optimizer import OPTIMIZER, load_optimizer, save_optimizer
 from online_model.training.tables import Tables
 
-CALIBRATORS = "calibrators.json"
 _SCORED_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a training begins with; both are changed in place.
+    """What a training begins with. A training that doesn't go on from a checkpoint changes both in place; what came of them is the draft.
 
     Attributes
     ----------
@@ -45,11 +46,14 @@ class Start:
         New ones, or those of the last full base: never an online learner's.
     name : str
         What names it, for a training that goes on: a base's digest, or "new".
+    optimizer : Path, optional
+        What the optimiser of the last full base remembers; without it, nothing.
     """
 
     ranker: Ranker
     tables: Tables
     name: str = "new"
+    optimizer: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,11 @@ class Trained:
     Attributes
     ----------
     draft : Path
-        dense.safetensors, user_table.safetensors, pin_table.safetensors, calibrators.json.
+        dense.safetensors, optimizer.safetensors, user_table.safetensors, pin_table.safetensors, calibrators.json.
     config : dict
         ``model`` and ``training``.
     feature_fingerprint : str
-    build : dict
-        torch, instruction_set, threads, device, seed: what decides bits beside examples and start.
+    build : Build
     metrics : dict
         ``examples`` that were learned from, of ``examples_given``; ``loss``: the mean of what they had before they were learned from;
         ``calibration``: examples, positives, scale and shift of each head.
@@ -73,7 +76,7 @@ class Trained:
     draft: Path
     config: dict[str, Any]
     feature_fingerprint: str
-    build: dict[str, Any]
+    build: Build
     metrics: dict[str, Any]
 
 
@@ -140,6 +143,7 @@ def train(
     )
     with translated(f"draft {draft}"):
         save_dense(epoch.ranker, draft / DENSE)
+        save_optimizer(epoch.optimizer, draft / OPTIMIZER)
         epoch.tables.save(draft)
         calibrators.save(draft / CALIBRATORS)
         for path in draft.iterdir():
@@ -152,7 +156,7 @@ def train(
         draft,
         {"model": epoch.ranker.config.to_dict(), "training": config.to_dict()},
         examples.fingerprint,
-        build_of(device, config.seed),
+        build_of(config.seed, device),
         {
             "examples": done.examples,
             "examples_given": len(examples),
@@ -178,21 +182,13 @@ def logits_of(ranker: Ranker, tables: Tables, examples: TrainingExamples) -> np.
     return np.concatenate(out)
 
 
-def build_of(device: torch.device, seed: int) -> dict[str, Any]:
-    """What decides bits beside examples and start."""
-    return {
-        "torch": torch.__version__,
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
-        "seed": seed,
-    }
-
-
 def _begun(start: Start, examples: TrainingExamples, config: TrainingConfig, checkpoints: Path | None, name: str) -> Epoch:
     if checkpoints is None or not checkpoint.there(checkpoints):
-        start.tables.begin(examples.columns, examples.seen_at, config.accumulator_decay)
-        return Epoch(start.ranker, start.tables, examples, config)
+        start.tables.begin(examples, config.accumulator_decay)
+        epoch = Epoch(start.ranker, start.tables, examples, config)
+        if start.optimizer is not None:
+            load_optimizer(epoch.optimizer, start.optimizer)
+        return epoch
     device = next(start.ranker.parameters()).device
 
     def of(kept: Path) -> Epoch:
@@ -223,5 +219,5 @@ def _name(start: Start, examples: TrainingExamples, config: TrainingConfig) -> s
     """What a training is of; the checkpoint's interval decides no weight."""
     settings = config.to_dict() | {"checkpoint_every": None}
     device = next(start.ranker.parameters()).device
-    said = [start.name, start.ranker.config.to_dict(), settings, examples.digest(), build_of(device, config.seed)]
+    said = [start.name, start.ranker.config.to_dict(), settings, examples.digest(), asdict(build_of(config.seed, device))]
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -22,6 +22,7 @@ from replay.extent import Extent
 from replay.place import Place
 from replay.tasks import TaskName
 from replay.verify import Problem, open_sound, verify_checkpoints, verify_file, verify_log, verify_segments, verify_state
+from replay.verify_models import models_size, verify_models
 
 
 @click.command(epilog="Example: tidemark replay verify --json")
@@ -30,7 +31,7 @@ from replay.verify import Problem, open_sound, verify_checkpoints, verify_file, 
 @JSON
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """Read everything that is stored, and check it: logs, archive, state, checkpoints, and how they fit each other.
+    """Read everything that is stored, and check it: logs, archive, models, state, checkpoints, and how they fit each other.
 
     Changes nothing, and nobody has to stop. Exits with 1 if anything is wrong, and says what to do about it. With --task: the state and the
     checkpoints of that task alone.
@@ -53,6 +54,8 @@ def verify(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: b
                     unreadable.append(name)
         live = {} if names else {name: stack.enter_context(open_live_log(settings, name, read_only=True)) for name in logs}
         sizes = _sizes(settings, place, live, wanted)
+        if not names and (size := models_size(settings)):
+            sizes["models"] = size
         if dry_run:
             _print_plan(sizes, as_json)
             return
@@ -64,6 +67,9 @@ def verify(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: b
                     problems += verify_log(log, partition, advance, repeats[name].append)
                 with extent.part(f"archive {name}/{partition}") as advance:
                     problems += verify_segments(settings, log, partition, advance)
+        if not names:
+            with extent.part("models") as advance:
+                problems += verify_models(settings, advance)
         # What is wrong with a log is told of the log, not of every task that writes to it.
         unreadable += [name for name in logs if any(problem.where.startswith(f"log {name}") for problem in problems)]
         arrived = Arrived(logs, unreadable)

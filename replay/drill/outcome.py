@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from flows.log import Log, read_before
 from flows.open_log import log_exists, open_live_log
-from flows.outputs import ACTIONS, LOGS, OUTPUTS, REVISITS
+from flows.outputs import ACTIONS, LOGS, NUMBERED, REVISITS
 from flows.settings import Settings
 from flows.status_command import digest_of
 
@@ -36,7 +36,7 @@ def log_digest(log: Log, partition: int) -> str:
     while at < end:
         batches = read_before(log, end, partition, at, _READ_RECORDS)
         for batch in batches:
-            for origin, records in _by_origin(batch.records, seen) if log.name in OUTPUTS else [("", batch.records)]:
+            for origin, records in _by_origin(batch.records, seen) if log.name in NUMBERED else [("", batch.records)]:
                 for name, column in zip(records.schema.names, records.columns, strict=True):
                     # Apart, or it would show where one batch ends and the next begins.
                     columns[f"{origin} {name} valid"].update(pc.is_valid(column).to_numpy(zero_copy_only=False).tobytes())

@@ -16,6 +16,7 @@ import pytest
 from flows.archive.archive import Archive
 from flows.archive.checking import verify
 from flows.archive.names import DRAFT
+from flows.examples.record import EXAMPLES
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, CORRECTIONS, EMBEDDINGS, LOGS, SERVED
 from tests.archive.making import rows, typed
@@ -36,7 +37,7 @@ from tests.processes import (
 )
 
 # What lies in a data directory in which nothing was ever corrected, served or learned.
-RUN_WRITES = tuple(name for name in LOGS if name not in (CORRECTIONS, SERVED, EMBEDDINGS))
+RUN_WRITES = tuple(name for name in LOGS if name not in (CORRECTIONS, SERVED, EXAMPLES, EMBEDDINGS))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,7 +185,9 @@ def test_a_gap_is_healed(it: World) -> None:
     with it.log:
         it.serve(1)
         follower = Follower(it.registry, it.log)
-        it.learn(1, 2)
+        # One from before is of no use: whoever goes on there comes to the same gap.
+        it.learn(1, snapshot=True)
+        it.learn(1)
         it.check(follower, 1, 2)
         it.lose(1)
         # Its writer goes on behind what the log says; another tool has put out what follows the lost one.
@@ -198,6 +201,28 @@ def test_a_gap_is_healed(it: World) -> None:
         learner.snapshot(4, it.log.end_position(0))
         it.check(follower, 1, 4)
         assert follower.healed == 1
+
+
+def test_a_switch_between_look_and_read(it: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other base's delta turns up before its consumer knows that there was a switch: one look more, and it is where it should be."""
+    with it.log:
+        it.serve(1)
+        it.learn(1)
+        follower = Follower(it.registry, it.log)
+        it.check(follower, 1, 1)
+        it.base()
+        real = it.log.read
+
+        def read(*arguments: Any, **named: Any) -> Any:
+            monkeypatch.undo()
+            it.serve(2)
+            it.learn(2)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(it.log, "read", read)
+        follower.refresh()
+        assert (follower.served.base.number, follower.trouble) == (2, None)
+        it.check(follower, 2, 1)
 
 
 def test_a_damaged_model_changes_nothing(it: World) -> None:

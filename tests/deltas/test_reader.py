@@ -200,6 +200,24 @@ def _put(log: Any, learner: Learner, number: int) -> int:
     return log.append([(0, batch) for batch in learner.batches(number)])[-1][2]
 
 
+def test_what_was_never_closed_is_no_delta(tmp_path: Path) -> None:
+    """A log that was cut in the middle of one, which its learner then put out again; read in any pieces."""
+    registry, learner, log = world(tmp_path)
+    with log:
+        learner.learn(30)
+        whole = learner.batches(1)
+        assert whole[0].num_rows > 5
+        log.append([(0, whole[0].slice(0, 3))])
+        log.append([(0, batch) for batch in (whole[0].slice(0, 2), *whole)])
+        for most in (1, 2, 4, 65_536):
+            start = registry.start_for(learner.base, 0)
+            reader, found = DeltaReader(log, start), []
+            while reader.position < log.end_position(0):
+                found += reader.read(most)
+            assert [delta.closing.delta for delta in found] == [1]
+            assert rows_of(applied(tables_of(registry.load(start)[1]), found[0])) == learner.made[0].after
+
+
 def test_a_position_behind_the_end_is_told(tmp_path: Path) -> None:
     registry, learner, log = world(tmp_path)
     with log:

@@ -160,12 +160,13 @@ HISTORY = examples(
         *((time + 1, Kind.FINAL, user, "r", time, time, (0, 0, 0, 0, 0)) for user in (1, 2) for time in range(0, 40, 10)),
         (900, Kind.FINAL, 1, "r", 0, 0, (N, N, N, N, 1)),
         (901, Kind.FINAL, 1, "r", 30, 30, (N, N, N, N, 1)),
+        (35, Kind.FINAL, 2, "r", 10, 10, (N, N, N, N, 1)),
         (0, Kind.NEGATIVE, 9, "r", 30, 30, NONE),
     ]
 )
 
 
-@pytest.mark.parametrize(("labels", "trained"), [(Labels.FINAL, [0, 0, 0, 10, 10]), (Labels.KNOWN, [0, 0, 10, 10])])
+@pytest.mark.parametrize(("labels", "trained"), [(Labels.FINAL, [0, 0, 0, 10, 10, 10]), (Labels.KNOWN, [0, 0, 10, 10])])
 def test_a_time_split(labels: Labels, trained: list[int]) -> None:
     got: dict[str, list[int]] = {}
 

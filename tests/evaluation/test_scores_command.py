@@ -115,6 +115,29 @@ def test_types_that_mean_the_same(tmp_path: Path, good: Path) -> None:
     assert evaluated(tmp_path, good, "--json").json() == said
 
 
+def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    table = columns(21)
+    for kind in ("label", "score"):
+        table[f"{kind}_[/b]<i>$x$"] = table.pop(f"{kind}_save")
+    table["topic"] = np.where(table["topic"] == "cats", "[/red]\x1b[31m", table["topic"])
+    path = write(tmp_path / "[odd].parquet", table)
+    told = evaluated(tmp_path, path, "--against", path, "--resamples", 100, "--by", "topic", "--html", tmp_path / "odd.html").out
+    assert "[odd].parquet, ranked" in told
+    assert "[/b]<i>$x$" in told
+    assert "[/red]\ufffd[31m" in told
+    ElementTree.fromstring((tmp_path / "odd.html").read_text().removeprefix("<!DOCTYPE html>\n"))
+
+
+def test_columns_of_nulls_alone(tmp_path: Path, good: Path) -> None:
+    table = pq.read_table(good)
+    for name in ("topic", "label_save"):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.nulls(len(table)))
+    pq.write_table(table, good)
+    said = evaluated(tmp_path, good, "--json").json()["scores"]
+    assert said["topics"] == said["heads"]["save"]["rows"] == 0
+    assert said["heads"]["hide"]["rows"] > 0
+
+
 def test_columns_that_lack_their_other_half_are_named(tmp_path: Path) -> None:
     table = columns(21)
     table["label_click"] = table["label_save"]
@@ -168,6 +191,8 @@ Change = Callable[[Table], Table]
         (lambda table: table | {"user_id": table["user_id"] + 0.5}, "user_id is of type double; give whole numbers"),
         (lambda table: table | {"label_save": table["label_save"] * 0.5}, "label_save is of type double; give 0, 1, or -1"),
         (lambda table: table | {"score_save": table["request_id"]}, "score_save is of type string; give numbers"),
+        (lambda table: table | {"request_time": table["request_time"] * 1000}, "which is no time in ms since 1970"),
+        (lambda table: table | {"request_time": -table["request_time"]}, "which is no time in ms since 1970"),
         (lambda table: table | {"request_id": table["score_save"]}, "request_id is of type float; give texts"),
     ],
 )

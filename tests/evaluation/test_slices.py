@@ -47,7 +47,7 @@ def test_ages_are_whole_days_since_the_first_action() -> None:
     assert [(part.name, part.users) for part in slices(rows_of(table)).age] == [("first day", 6)]
 
 
-@pytest.mark.parametrize(("days", "bucket"), [(1, HOUR_MS), (30, DAY_MS), (200, 7 * DAY_MS)])
+@pytest.mark.parametrize(("days", "bucket"), [(1, HOUR_MS), (30, DAY_MS), (200, 7 * DAY_MS), (7 * 401, 14 * DAY_MS)])
 def test_buckets_are_as_long_as_the_rows_ask_for(days: int, bucket: int) -> None:
     table = columns(11)
     times = np.unique(table["request_time"])

@@ -1,7 +1,8 @@
-"""Random streams of what was served, seen and done, written to the logs of a data directory; and the examples flow driven over them in this process."""
+"""Random streams of what was served, seen and done, written to logs; and the examples flow over them, in this process."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,9 @@ def one_served(rng: np.random.Generator, time: int, user: int, request: str, pin
     )  # fmt: skip
 
 
-def play(seed: int, requests: int = 40, partitions: int = 2, delays: tuple[int, ...] = (0, 0, 1, SECOND, MINUTE, 50 * MINUTE, 2 * HOUR)) -> Play:
+def play(
+    seed: int, requests: int = 40, partitions: int = 2, delays: tuple[int, ...] = (0, 0, 1, SECOND, MINUTE, 50 * MINUTE, 2 * HOUR)
+) -> Play:
     """A random stream: late and doubled records, requests served twice, views and outcomes without a request, gaps of minutes to weeks."""
     rng = np.random.default_rng(seed)
     users, pins = rng.integers(1, 10**6, 3).tolist(), rng.integers(1, 10**6, 5).tolist()
@@ -110,7 +113,13 @@ def play(seed: int, requests: int = 40, partitions: int = 2, delays: tuple[int, 
             if rng.random() < 0.8:
                 act(at, user, pin, named, "impression")
             while rng.random() < 0.6:
-                act(at + int(rng.choice([-1, 0, 1, SECOND, MINUTE, 30 * MINUTE, 30 * MINUTE + 1])), user, pin, named, str(rng.choice(OUTCOMES)))
+                act(
+                    at + int(rng.choice([-1, 0, 1, SECOND, MINUTE, 30 * MINUTE, 30 * MINUTE + 1])),
+                    user,
+                    pin,
+                    named,
+                    str(rng.choice(OUTCOMES)),
+                )
             while rng.random() < 0.4:
                 back = at + int(rng.choice([1, MINUTE, HOUR, DAY - 1, DAY, 3 * DAY, 7 * DAY - 1, 7 * DAY]))
                 act(back, user, pin, None, str(rng.choice(["impression", "grid_click"])), "own_profile")
@@ -156,7 +165,13 @@ def as_told(what: Served | int) -> dict[str, Any]:
         return {"timestamp": what, "request_id": None, "user_id": None}
     defaulted = (what.pin_status == Status.DEFAULTED) | (what.user_status[0] == Status.DEFAULTED)
     pins = list(zip(what.pin_id.tolist(), defaulted.tolist(), strict=True))
-    return {"timestamp": what.timestamp, "request_id": what.request_id, "user_id": int(what.user_id[0]), "time": what.timestamp, "pins": pins}
+    return {
+        "timestamp": what.timestamp,
+        "request_id": what.request_id,
+        "user_id": int(what.user_id[0]),
+        "time": what.timestamp,
+        "pins": pins,
+    }
 
 
 class Driven:
@@ -216,3 +231,27 @@ class Driven:
 def _plain(records: pa.RecordBatch) -> pa.Table:
     columns = [c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for c in records.columns]
     return pa.table(columns, names=records.schema.names)
+
+
+def played_by_hand(records: Sequence[Any]) -> Play:
+    """Records of one user and one partition, each arriving when it is said to have happened, or with the one before if that is later.
+
+    ("serve", time, request, pins), ("beat", time), (action, time, request, pin); "own_profile" stands for a revisit. Times from START on.
+    """
+    events, served, rng = [], [], np.random.default_rng(0)
+    arrival: dict[str, int] = {"actions": 0, "served": 0}
+    for number, (what, time, *more) in enumerate(records):
+        if what == "serve":
+            served.append((0, one_served(rng, START + time, 7, more[0], more[1], defaulted=0.0)))
+        elif what == "beat":
+            served.append((0, START + time))
+        else:
+            arrival["actions"] = max(arrival["actions"], START + time)
+            revisit = what == "own_profile"
+            event = {
+                "event_id": number, "user_id": 7, "pin_id": more[1], "action": "grid_click" if revisit else what,
+                "surface": "own_profile" if revisit else "homefeed", "event_time": START + time, "duration_ms": 0, "topic": "",
+                "timestamp": arrival["actions"], "bad": False, "request_id": more[0], "partition": 0, "offset": len(events),
+            }  # fmt: skip
+            events.append(event)
+    return Play(pd.DataFrame(events), served)

@@ -276,12 +276,38 @@ def test_files_are_whole_or_absent(data: Path, tmp_path: Path, monkeypatch: pyte
             assert values_of(rows_of([b.records for b in batches], "")) == values_of(rows_of(table.to_batches(), ""))
 
 
+def test_examples_are_exported(data: Path, tmp_path: Path) -> None:
+    tidemark("backfill", "--kinds", "all", data=data)
+    tidemark("backfill", "--out", tmp_path / "files", data=data)
+    out = [tmp_path / "log.parquet", tmp_path / "files.parquet"]
+    said = [
+        tidemark("examples", "export", out[0], "--json", data=data).json(),
+        tidemark("examples", "export", out[1], "--examples", tmp_path / "files", "--json", data=data).json(),
+    ]
+    tables = [pq.read_table(path) for path in out]
+    assert tables[0].equals(tables[1])
+    assert [one["rows"] for one in said] == [len(tables[0])] * 2
+    middle = int(tables[0].to_pandas()["ready_time"].median())
+    parts = [
+        tidemark("examples", "export", out[0], *more, "--json", data=data).json()["rows"] for more in (("--from", middle), ("--to", middle))
+    ]
+    assert sum(parts) == len(tables[1])
+    assert min(parts) > 0
+    refused = tidemark("examples", "export", out[0], data=data, allowed_lateness_ms=HOUR + 1, code=1)
+    assert "has features of other definitions or settings" in refused.err
+    kept = tidemark("examples", "export", out[0], "--any-fingerprint", "--json", data=data, allowed_lateness_ms=HOUR + 1).json()
+    assert kept["rows"] == len(tables[1])
+    assert "no log 'examples'" in tidemark("examples", "export", out[0], data=tmp_path / "nothing", code=1).err
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (lambda t: t.drop_columns(["slots"]), "has no column 'slots'"),
         (lambda t: t.set_column(5, "slots", pa.array([[1]] * len(t))), "lists of different lengths"),
         (lambda t: t.set_column(1, "user_id", pa.array(["u"] * len(t))), "user_id must be whole numbers"),
+        (lambda t: t.set_column(0, "request_id", pa.array([["r"]] * len(t))), "request_id must be texts"),
+        (lambda t: t.set_column(5, "slots", t.column("propensities")), "slots holds what is none"),
     ],
 )
 def test_a_file_of_what_was_served_that_is_none(change, says: str, simulated: Simulated, data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ import torch
 from flows.errors import SettingsError
 from flows.examples.record import HEADS
 from online_model.model.loss import HEAD_WEIGHTS, loss_of, weights_of
-from tests.oracles import ranker
+from tests.oracles import ranker as oracle
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -18,7 +18,7 @@ def test_it_is_the_weighted_sum(seed: int) -> None:
     logits, labels = rng.normal(size=(20, 5)).astype(np.float32) * 3, rng.integers(-1, 2, (20, 5)).astype(np.int8)
     weights = (rng.random(20) * 5).astype(np.float32)
     got = loss_of(torch.from_numpy(logits), torch.from_numpy(labels), weights_of(HEADS), torch.from_numpy(weights).unsqueeze(1))
-    expected = ranker.loss(logits.astype(np.float64), labels, [1, 1, 1, 1, 1.27], weights)
+    expected = oracle.loss(logits.astype(np.float64), labels, [1, 1, 1, 1, 1.27], weights)
     assert float(got) == pytest.approx(expected, rel=1e-5)
 
 

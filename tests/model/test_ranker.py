@@ -13,7 +13,7 @@ from online_model.model.encoder import Encoded
 from online_model.model.inputs import Inputs
 from online_model.model.ranker import Ranker
 from tests.model.batches import arrays, batch, config
-from tests.oracles import ranker
+from tests.oracles import ranker as oracle
 
 ENCODERS = [one.value for one in Encoder]
 each_encoder = pytest.mark.parametrize("encoder", ENCODERS)
@@ -44,7 +44,7 @@ def shaken(ranker: Ranker, seed: int = 0) -> Ranker:
 def test_it_is_what_the_formulas_say(encoder: str, revisit: bool) -> None:
     of = config(encoder=encoder, revisit_head=revisit, revisit_features=revisit)
     ranker, inputs = shaken(Ranker(of)), batch(3, 12, 5, of)
-    expected = ranker.logits(of.to_dict(), weights(ranker), arrays(inputs))
+    expected = oracle.logits(of.to_dict(), weights(ranker), arrays(inputs))
     np.testing.assert_allclose(logits(ranker, inputs), expected, rtol=2e-4, atol=2e-4)
     assert expected.std() > 0.1
 

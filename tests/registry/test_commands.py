@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,14 @@ import numpy as np
 import pytest
 
 from flows.log import LocalLog
-from flows.outputs import EMBEDDINGS
+from flows.outputs import ACTIONS, EMBEDDINGS
 from online_model.deltas.errors import SecondLearnerError
 from online_model.deltas.writer import DeltaWriter
 from online_model.registry import tensors
 from online_model.registry.manifest import DENSE, TABLES
 from online_model.registry.registry import Registry
 from tests.deltas.making import Learner
-from tests.processes import PARTITIONS, Ended, front_door, settings_of
+from tests.processes import PARTITIONS, ROOT, Ended, environment, front_door, settings_of
 from tests.registry.making import about, fill, publish, serve, state
 
 
@@ -196,6 +198,20 @@ def test_diff(data: Path, registry: Registry) -> None:
     assert said(data, "diff", 2)["differs"] is False
 
 
+def test_what_has_no_measure_is_null(data: Path, registry: Registry) -> None:
+    """Tables of other dimensions; and names that look like markup are shown as they are."""
+    with registry.draft() as draft:
+        fill(draft, 1)
+        (draft / TABLES["user"]).write_bytes(tensors.to_bytes(state(1, d=6)))
+        (draft / DENSE).write_bytes(tensors.to_bytes({"other": np.ones(2, np.float32)}))
+        registry.publish(draft, about(registry.bases.expected, config={"encoder": "[red]"}))
+    found = said(data, "diff", 1, 3, code=1)
+    assert found["tables"]["user"]["max_change"] is None
+    assert found["dense"] == {"head.weight": None, "other": None}
+    assert "[red]" in models(data, "diff", 1, 3, code=1).out
+    assert "[red]" in models(data, "show", 3).out
+
+
 def test_a_damaged_current_is_written_anew(data: Path, registry: Registry) -> None:
     (registry.directory / "current.json").write_text("{}")
     assert "--anew" in refusal(data, "show")
@@ -226,3 +242,33 @@ def test_with_a_log_consumers_begin_at_the_newest_snapshot(data: Path, registry:
         }
         assert said(data, "rollback")["start"]["delta"] == 2
         assert said(data, "show")["snapshots"] == [2]
+
+
+def verified(data: Path, code: int) -> list[tuple[str, str]]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        found = front_door("replay", "verify", "--json", data=data, code=code, monkeypatch=monkeypatch).json()["problems"]
+    return [(problem["kind"], problem["where"]) for problem in found]
+
+
+def test_verify_reads_models_too(data: Path, registry: Registry) -> None:
+    LocalLog.open(data / "logs", ACTIONS, PARTITIONS, create=True).close()
+    learner = Learner(registry.base(1))
+    learner.learn()
+    learner.snapshot(1, 5)
+    assert verified(data, 0) == []
+    os.truncate(learner.base.path / "snapshots" / "1" / TABLES["pin"], 7)
+    assert verified(data, 1) == [("model", "model base 1, snapshot 1")]
+    shutil.rmtree(learner.base.path / "snapshots")
+    os.truncate(registry.bases.directory / "2" / DENSE, 7)
+    assert verified(data, 1) == [("model", "model base 2"), ("model", "model served")]
+    models(data, "rollback")
+    assert verified(data, 1) == [("model", "model base 2")]
+    (registry.directory / "current.json").write_text("{")
+    assert verified(data, 1) == [("model", "model base 2"), ("model", "models/current.json")]
+
+
+def test_without_the_package_it_is_said(data: Path) -> None:
+    code = "import sys; sys.modules['safetensors'] = None; sys.argv = ['tidemark', 'models', 'list']; import tidemark; tidemark.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(data=data), capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "pip install 'tidemark[model]'" in done.stderr

@@ -54,7 +54,13 @@ def snapshot(registry: Registry, base: int, delta: int) -> None:
 
 
 def check_loadable(registry: Registry) -> tuple[int, int] | None:
-    """What is served can be loaded, and its rows are those of its own base and delta; None if nothing was ever served."""
+    """What is served can be loaded, and its rows are those of its own base and delta; None if nothing was ever served.
+
+    And whatever bears a number is whole: a base or a snapshot is never half there.
+    """
+    for number in registry.bases.numbers():
+        base = registry.base(number)
+        assert [s.point.delta for s in snapshots.sound(base)] == snapshots.numbers(base)
     try:
         start = registry.current().start
     except NoModelError:

@@ -77,7 +77,8 @@ def test_its_links_lead_somewhere() -> None:
 
 def test_verify_names_commands_that_are_there() -> None:
     """What it says to do about a problem."""
-    named = re.findall(r"`(tidemark [a-z -]+?)(?: \{[a-z]+\})?`", (ROOT / "replay/verify.py").read_text("utf-8"))
+    texts = [(ROOT / "replay" / name).read_text("utf-8") for name in ("verify.py", "verify_models.py")]
+    named = re.findall(r"`(tidemark [a-z -]+?)(?: \{[a-z]+\})?`", "".join(texts))
     assert len(named) > 4
     for line in named:
         resolve(shlex.split(line)[1:])

@@ -203,7 +203,9 @@ def test_records_of_version_1_know_nothing_of_ranks() -> None:
     was, rows = rows_of([batch], "served/0"), rows_of([old], "served/0")
     assert (rows.pin_id.tolist(), rows.pin_counters.tolist()) == (was.pin_id.tolist(), was.pin_counters.tolist())
     assert (rows.slot.tolist(), rows.base.tolist(), rows.delta.tolist(), rows.explored.tolist()) == ([-1, -1], [-1], [-1], [False, False])
-    assert np.isnan(rows.propensity).all() and np.isnan(rows.score).all() and not len(rows.not_shown)
+    assert np.isnan(rows.propensity).all()
+    assert np.isnan(rows.score).all()
+    assert not len(rows.not_shown)
 
 
 def test_heartbeats_are_passed_over() -> None:

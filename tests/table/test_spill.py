@@ -79,6 +79,20 @@ def test_a_batch_that_fills_memory_keeps_its_own_rows(tmp_path: Path) -> None:
     table.close()
 
 
+def test_accumulators_decay_wherever_they_lie(tmp_path: Path) -> None:
+    """Cold ones, hot ones that RocksDB has an older record of, and hot ones that it has none of."""
+    whole = filled(EmbeddingTable(CONFIG), 500)
+    table = filled(EmbeddingTable(CONFIG, spill=Spill(tmp_path / "cold", 100)), 500)
+    table.gather(table.rows_of(np.arange(60) * 7 - 500))
+    for each in (table, whole):
+        each.decay_accumulators(0.5)
+    assert table.digest() == whole.digest()
+    # What was decayed in memory goes out and comes back.
+    table.gather(table.rows_of(np.arange(500) * 7 - 500))
+    assert table.digest() == whole.digest()
+    table.close()
+
+
 def test_rows_that_expire_while_they_are_cold_do_not_come_back(tmp_path: Path) -> None:
     table = filled(EmbeddingTable(CONFIG, np.full(DIMENSION, 3, np.float32), Spill(tmp_path / "cold", 50)), 1_000)
     gone = table.expire(500)

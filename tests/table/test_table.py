@@ -162,6 +162,16 @@ def test_an_update_changes_no_other_row_and_never_the_default_row() -> None:
         np.testing.assert_array_equal(before[name], after[name])
 
 
+def test_an_id_that_comes_back_is_changed_and_not_deleted() -> None:
+    table = some(4)
+    table.take_changed()
+    table.delete(column([1, 2]))
+    table.admit(column([2, 50]), column([9, 9]))
+    table.delete(column([50]))
+    assert [part.tolist() for part in table.take_changed()] == [[2], [1, 50]]
+    assert [part.tolist() for part in table.take_changed()] == [[], []]
+
+
 def test_a_new_row_is_a_copy_of_the_default_row_as_it_is_then() -> None:
     table = EmbeddingTable(TableConfig(3, admit_after=1), np.array([1, 2, 3], np.float32))
     early = table.admit(column([5]), column([0]))

@@ -63,14 +63,14 @@ def test_spans_follow_each_other_and_share_nothing() -> None:
 
 def test_every_example_is_in_one_batch() -> None:
     found = made()
-    order = Order.of(found, TrainingConfig(batch_size=64))
+    order = Order.of(found, TrainingConfig(batch_size=64), 5)
     batches = [order.batch(i).tolist() for i in range(len(order))]
     assert [len(one) for one in batches] == [64, 64, 64, 8]
     together = np.concatenate(batches).tolist()
     assert sorted(together) == list(range(200))
     assert together != list(range(200))
     assert (order.weight == 1).all()
-    assert not np.array_equal(order.index, Order.of(found, TrainingConfig(batch_size=64, seed=1)).index)
+    assert not np.array_equal(order.index, Order.of(found, TrainingConfig(batch_size=64, seed=1), 5).index)
 
 
 def test_down_sampling_touches_what_is_negative_on_every_head() -> None:
@@ -78,7 +78,7 @@ def test_down_sampling_touches_what_is_negative_on_every_head() -> None:
     labels = found.labels.copy()
     labels[::50, 4] = -1  # not known on every head
     found = replace(found, labels=labels)
-    order = Order.of(found, TrainingConfig(negatives_kept=0.25))
+    order = Order.of(found, TrainingConfig(negatives_kept=0.25), 5)
     negative = (labels == 0).all(1)
     kept = np.zeros(4_000, bool)
     kept[order.index] = True
@@ -88,6 +88,16 @@ def test_down_sampling_touches_what_is_negative_on_every_head() -> None:
     assert set(order.weight[~negative].tolist()) == {1.0}
     # The weighted number of examples is what it was, but for chance.
     assert order.weight[order.index].sum() == pytest.approx(4_000, rel=0.06)
+
+
+def test_what_became_of_a_save_a_week_later_is_learned_by_the_revisit_head_and_no_sighting() -> None:
+    found = made(100)
+    labels = found.labels.copy()
+    labels[:40, :4] = -1
+    found = replace(found, labels=labels)
+    assert found.sightings().tolist() == [False] * 40 + [True] * 60
+    assert sorted(Order.of(found, TrainingConfig(), 5).index.tolist()) == list(range(100))
+    assert sorted(Order.of(found, TrainingConfig(), 4).index.tolist()) == list(range(40, 100))
 
 
 def test_a_digest_is_of_everything_that_is_learned_from() -> None:

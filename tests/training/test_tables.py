@@ -19,7 +19,7 @@ MODEL = ModelConfig(dim=DIM, sequence_length=6)
 
 def begun(n: int = 60) -> tuple[Tables, TrainingExamples]:
     found, of = TrainingExamples.of([examples(n, users=12, pins=40, actions=6, seed=3)]), tables()
-    of.begin(found.columns, found.seen_at, 0.5)
+    of.begin(found, 0.5)
     rng = np.random.default_rng(0)
     for table in (of.users, of.pins):
         table.put(table.ids, rng.normal(0, 0.3, (len(table), DIM)).astype(np.float32))
@@ -82,8 +82,22 @@ def test_who_has_a_row_does_not_depend_on_the_order_of_examples() -> None:
     found = []
     for order in (np.arange(100), np.random.default_rng(1).permutation(100)):
         part, of = TrainingExamples.of([rows.take(order)]), tables()
-        of.begin(part.columns, part.seen_at, 1.0)
+        of.begin(part, 1.0)
         found.append((of.pins.digest(), of.pins.rows_of(rows.pin_id).tolist()))
     assert found[0] == found[1]
     assert 0 in found[0][1]
     assert max(found[0][1]) > 5
+
+
+def test_a_save_and_what_became_of_it_are_one_sighting() -> None:
+    rows = examples(40, users=9, pins=20, actions=6, seed=6)
+    part = TrainingExamples.of([rows])
+    labels = np.concatenate([part.labels, np.full_like(part.labels, -1)])
+    labels[40:, 4] = 0
+    twice = replace(TrainingExamples.of([rows, rows]), labels=labels)
+    digests = []
+    for found in (part, twice):
+        of = tables()
+        of.begin(found, 1.0)
+        digests.append((of.users.digest(), of.pins.digest()))
+    assert digests[0] == digests[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +18,22 @@ from online_model.model.calibration import Calibrators
 from online_model.model.config import Encoder, ModelConfig
 from online_model.model.dense import load_dense
 from online_model.model.ranker import Ranker
+from online_model.registry.bases import Expected
+from online_model.registry.manifest import Described
+from online_model.registry.registry import Registry
 from online_model.training import checkpoint
 from online_model.training.config import TrainingConfig
 from online_model.training.epoch import Epoch
 from online_model.training.errors import CheckpointError, DivergedError, TrainingStoppedError
 from online_model.training.examples import TrainingExamples
+from online_model.training.optimizer import load_optimizer, save_optimizer
 from online_model.training.tables import Tables
 from online_model.training.train import Start, Trained, logits_of, train
 from tests.training.new_tables import DIM, tables
 
 MODEL = ModelConfig(dim=DIM, sequence_length=6, encoder_hidden=8, cross_rank=8, experts=2, expert_hidden=8)
 SETTINGS = TrainingConfig(batch_size=32, checkpoint_every=3, negatives_kept=0.8)
-FILES = ["calibrators.json", "dense.safetensors", "pin_table.safetensors", "user_table.safetensors"]
+FILES = ["calibrators.json", "dense.safetensors", "optimizer.safetensors", "pin_table.safetensors", "user_table.safetensors"]
 
 
 def rows(seed: int = 1, n: int = 400) -> ExampleRows:
@@ -71,7 +75,7 @@ def test_the_same_training_is_the_same_bytes(encoder: str, tmp_path: Path) -> No
     trained(tmp_path / "c", start(encoder), replace(SETTINGS, seed=1))
     assert contents(tmp_path / "a")["dense.safetensors"] != contents(tmp_path / "c")["dense.safetensors"]
     assert first.metrics["examples"] < first.metrics["examples_given"] == 300
-    json.dumps([first.config, first.build, first.metrics])
+    json.dumps([first.config, asdict(first.build), first.metrics])
 
 
 @pytest.mark.parametrize("batches", [0, 1, 3, 4, 7])
@@ -163,6 +167,43 @@ def test_the_draft_is_the_model_that_was_trained(tmp_path: Path) -> None:
     assert calibrators.examples.tolist() == [100] * 5
 
 
+def test_the_registry_takes_the_draft(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models", Expected("made-up", "v"))
+    of = start()
+    with registry.draft() as draft:
+        done = trained(draft, of)
+        about = Described(done.config, done.feature_fingerprint, "v", {"until": 1}, None, done.build, done.metrics, 1)
+        base = registry.publish(draft, about)
+    files = registry.base(base.number)
+    config = ModelConfig.from_dict(dict(files.manifest.about.config["model"]))
+    back = load_dense(config, files.path / "dense.safetensors")
+    held_out = parts()[1]
+    assert np.array_equal(logits_of(back, Tables.load(files.path), held_out), logits_of(of.ranker, of.tables, held_out))
+
+
+def test_the_next_training_goes_on_with_the_optimiser_of_the_last(tmp_path: Path) -> None:
+    trained(tmp_path / "first")
+    drafts = {}
+    for name, optimizer in (("with", tmp_path / "first" / "optimizer.safetensors"), ("without", None)):
+        of = load_dense(start().ranker.config, tmp_path / "first" / "dense.safetensors")
+        begin = Start(of, Tables.load(tmp_path / "first"), "base 1", optimizer)
+        train(begin, *parts(2), SETTINGS, tmp_path / name)
+        drafts[name] = contents(tmp_path / name)
+    assert all(drafts["with"][name] != drafts["without"][name] for name in FILES)
+
+    epoch, again = (Epoch(start().ranker, tables(), parts()[0], SETTINGS) for _ in range(2))
+    epoch.step()
+    save_optimizer(epoch.optimizer, tmp_path / "kept")
+    load_optimizer(again.optimizer, tmp_path / "kept")
+    save_optimizer(again.optimizer, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "kept").read_bytes()
+    with pytest.raises(CorruptionError, match="of other weights"):
+        load_optimizer(Epoch(start("gru").ranker, tables(), parts()[0], SETTINGS).optimizer, tmp_path / "kept")
+    (tmp_path / "kept").write_bytes(b"nothing")
+    with pytest.raises(CorruptionError, match="can't be read"):
+        load_optimizer(epoch.optimizer, tmp_path / "kept")
+
+
 def test_a_draft_is_never_written_over_anything(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thing").write_text("")
@@ -219,7 +260,7 @@ def test_spans_of_two_fingerprints_are_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     of = start()
     found = parts()[0]
-    of.tables.begin(found.columns, found.seen_at, 1.0)
+    of.tables.begin(found, 1.0)
     epoch = Epoch(of.ranker.train(), of.tables, found, SETTINGS)
     assert not checkpoint.there(tmp_path)
     for _ in range(2):

@@ -68,15 +68,13 @@ class ServedFile:
         """Candidates of a partition's users in requests that are known, a stretch at a time."""
         for batch in self._batches():
             users = self._integers(batch.column("user_id"), "user_id")
-            code = (
-                pc.index_in(batch.column("request_id").cast(pa.string()), value_set=requests).fill_null(-1).to_numpy(zero_copy_only=False)
-            )
+            code = self._codes(batch.column("request_id"), requests)
             rows = np.flatnonzero((partition_of(users, partitions) == partition) & (code >= 0))
             if not len(rows):
                 continue
             some = batch.take(pa.array(rows))
             lengths = self._lengths(some)
-            part = {"user_id": np.repeat(users[rows], lengths), "request": np.repeat(code[rows].astype(np.int64), lengths)}
+            part = {"user_id": np.repeat(users[rows], lengths), "request": np.repeat(code[rows], lengths)}
             for name in _LISTS:
                 if name in self._columns:
                     part[name] = self._values(some.column(name).flatten(), name)
@@ -87,6 +85,14 @@ class ServedFile:
             yield from self._file.iter_batches(columns=self._columns)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{self.path} can't be read ({' '.join(str(error).split())})") from error
+
+    def _codes(self, names: pa.Array, requests: pa.StringArray) -> np.ndarray:
+        """Which of the known requests each one is, -1 for none."""
+        try:
+            found = pc.index_in(names.cast(pa.string()), value_set=requests)
+        except pa.ArrowException as error:
+            raise InputError(f"{self.path}: request_id must be texts, not {names.type}") from error
+        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
 
     def _lengths(self, batch: pa.RecordBatch) -> np.ndarray:
         try:

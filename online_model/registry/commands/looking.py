@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows.errors import TidemarkError
@@ -77,7 +79,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
             f"{row['bytes'] / 1e6:,.1f}" if "bytes" in row else "",
             str(len(taken) or ""),
             str(taken[0]) if taken else "",
-            row["problem"] or "",
+            escape(row["problem"] or ""),
         )
     Console().print(table)
 
@@ -120,14 +122,14 @@ def show(ctx: click.Context, base: int | None, as_json: bool) -> None:
 def _print_base(values: dict[str, Any]) -> None:
     table = Table("", "", show_header=False, box=None)
     for name, value in values.items():
-        table.add_row(name, _time(value) if name == "about.made_as_of" else str(value))
+        table.add_row(escape(name), _time(value) if name == "about.made_as_of" else escape(str(value)))
     Console().print(table)
 
 
 def _print_current(current: Current) -> None:
     for role, start in current.starts().items():
         share = {"canary": current.canary, "holdout": current.holdout}.get(role)
-        users = "everybody else" if share is None else f"{share.buckets / 100:g} % of the users"
+        users = ("everybody" + " else" * (len(current.starts()) > 1)) if share is None else f"{share.buckets / 100:g} % of the users"
         click.echo(f"{role}: base {start.base}, from delta {start.delta} at offset {start.position} of embeddings on, to {users}")
     for past in reversed(current.history):
         click.echo(f"  {_time(past.as_of)}: base {past.start.base} at delta {past.start.delta}: {past.reason}")
@@ -150,7 +152,8 @@ def diff(ctx: click.Context, a: int, b: int | None, as_json: bool) -> None:
     with working(as_json, "comparing"):
         found = difference(registry.bases.opened(a), registry.bases.opened(other))
     if as_json:
-        click.echo(json.dumps({"a": a, "b": other, "differs": bool(found), **asdict(found)}))
+        # What has no measure (other shapes) is null: JSON knows no infinity.
+        click.echo(orjson.dumps({"a": a, "b": other, "differs": bool(found), **asdict(found)}).decode())
     else:
         _print_difference(a, other, found)
     if found:
@@ -164,7 +167,7 @@ def _print_difference(a: int, b: int, found: Difference) -> None:
     table = Table("", f"base {a}", f"base {b}")
     for part in ("about", "config", "cut", "build", "metrics"):
         for name, (one, other) in getattr(found, part).items():
-            table.add_row(f"{part}.{name}", str(one), str(other))
+            table.add_row(escape(f"{part}.{name}"), escape(str(one)), escape(str(other)))
     if table.row_count:
         Console().print(table)
     for name, rows in found.tables.items():
