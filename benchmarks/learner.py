@@ -143,7 +143,7 @@ class Subject:
         cut = replace(inputs, **{name: getattr(inputs, name)[some] for name in fields})
         arrays = {name: getattr(cut, name).numpy() for name in Inputs.__dataclass_fields__}
         weights = {name: value.numpy() for name, value in self.ranker.state_dict().items()}
-        expected = oracle.logits(self.ranker.config.to_dict(), weights, arrays)  # type: ignore[attr-defined]
+        expected = oracle.logits(self.ranker.config.to_dict(), weights, arrays)
         if not np.allclose(logits[: len(some)], expected, rtol=1e-3, atol=1e-3):
             raise CheckFailedError(
                 f"{self.encoder}: the logits are not the oracle's, by {np.abs(logits[: len(some)] - expected).max():.2g}"

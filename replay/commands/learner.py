@@ -115,11 +115,8 @@ def learner(
         finally:
             torch.set_num_threads(threads)
     if as_json:
-        click.echo(
-            json.dumps(
-                {"dry_run": False, **asdict(done.plan), **{name: getattr(done, name) for name in ("records", "rows", "delta", "finished")}}
-            )
-        )
+        told = {name: getattr(done, name) for name in ("records", "rows", "delta", "finished")}
+        click.echo(json.dumps({"dry_run": False, **asdict(done.plan), **told}))
     elif not done.finished:
         click.echo(f"base {number}: stopped after {done.records:,} records; `tidemark learn` goes on from there")
     elif not done.plan.records:
