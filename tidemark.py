@@ -34,6 +34,7 @@ COMMANDS = {
     "models": ("online_model.registry.commands:models", "Which models there are, and which one is served to whom."),
     "skew": ("flows.skew.command:skew", "Whether what was served is what the log says, and how it moves."),
     "examples": ("flows.examples.command:examples", "What was seen, and what came of it: examples to learn from."),
+    "learn": ("online_model.learner.command:learn", "Learn online: rows of users and pins, on the base that is served."),
     "backfill": ("flows.examples.backfill.command:backfill", "Training examples of a history that was not served by Tidemark."),
     "evaluate": ("online_model.evaluation.command:evaluate", "How good scores are, and whether others are better."),
     "labels": ("flows.labels_command:labels", "Labels of saves."),

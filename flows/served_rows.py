@@ -112,7 +112,8 @@ class Served:
         """What it holds in memory, about."""
         sequence = [getattr(self.sequences, field) for field in SEQUENCE_FIELDS]
         arrays = [*sequence, self.user_id, self.user_counters, self.pin_id, self.pin_counters, self.topic_stats]
-        arrays += [self.ranked.not_shown] if self.ranked is not None else []
+        if (how := self.ranked) is not None:
+            arrays += [how.slot, how.propensity, how.explored, how.score, how.not_shown]
         return 1024 + sum(array.nbytes for array in arrays) + sum(map(len, self.topic)) + len(self.positions or b"")
 
 

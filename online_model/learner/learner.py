@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,13 +29,14 @@ from online_model.learner.errors import LearnerError
 from online_model.learner.reading import Batches, Ready
 from online_model.learner.step import Learned, Step
 from online_model.model.config import ModelConfig
-from online_model.model.dense import DENSE, load_dense
+from online_model.model.dense import load_dense
 from online_model.registry.bases import Base
+from online_model.registry.build import build_of
+from online_model.registry.manifest import DENSE
 from online_model.registry.registry import Registry
 from online_model.registry.snapshots import Point, Snapshot, sound, write_snapshot
 from online_model.table import EmbeddingTable
 from online_model.training.tables import Tables
-from online_model.training.train import build_of
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ class Learner:
             if self.positions != due.positions:
                 raise DivergedError(
                     f"delta {due.delta} of base {self.base.number} was put out before at positions {due.positions}, and learning again goes past "
-                    f"them to {self.positions}: its records have changed, or other settings were in force; `tidemark replay learner` puts out what differs"
+                    f"them to {self.positions}: its records have changed, or other settings were in force; "
+                    "`tidemark replay learner` puts out what differs"
                 )
             self.publish()
         return learned
@@ -218,7 +221,11 @@ class Learner:
 
 
 def course_of(
-    site: Site, number: int, begin: Callable[[Base], tuple[int, ...]], config: LearnerConfig | None = None, fingerprint: str | None = None
+    site: Site,
+    number: int,
+    begin: Callable[[Base], tuple[int, ...]],
+    asked: Mapping[str, Any] = MappingProxyType({}),
+    fingerprint: str | None = None,
 ) -> Course:
     """The course of a base: the one that is kept, or a new one; nothing is written.
 
@@ -228,8 +235,8 @@ def course_of(
     number : int
     begin : callable
         Where learning begins with the base's own rows.
-    config : LearnerConfig, optional
-        By default the one that is kept, or the one there is by default.
+    asked : mapping
+        Of `LearnerConfig`, by name; the others are as they are kept, or as they are by default.
     fingerprint : str, optional
         Of the examples' features; by default what the base was trained under.
 
@@ -244,19 +251,19 @@ def course_of(
     about = base.manifest.about
     if kept is None:
         build = _build(torch.device("cpu"))
-        return Course(number, base.digest, config or LearnerConfig(), build, begin(base), fingerprint or about.feature_fingerprint)
+        return Course(number, base.digest, LearnerConfig(**asked), build, begin(base), fingerprint or about.feature_fingerprint)
     path = path_of(site.models, number)
     if kept.base_digest != base.digest:
         raise LearnerError(
             f"base {number} is another than the one that was learned on before ({base.digest}, not {kept.base_digest}); "
             f"put the right one back, or delete {path}"
         )
-    if config is not None and config != kept.config:
-        theirs, ours = kept.config.to_dict(), config.to_dict()
-        name = next(name for name in ours if ours[name] != theirs[name])
+    for name, value in asked.items():
+        if getattr(kept.config, name) == value:
+            continue
         raise LearnerError(
-            f"base {number} is learned on with {name} {theirs[name]}, and {ours[name]} is asked for: rows at a position would not be what they are; "
-            "leave it as it is until the next base"
+            f"base {number} is learned on with {name} {getattr(kept.config, name)}, and {value} is asked for: rows at a position would "
+            "not be what they are; leave it as it is until the next base"
         )
     return kept if fingerprint is None else replace(kept, fingerprint=fingerprint)
 
@@ -303,7 +310,7 @@ def _since(site: Site, base: Base) -> int:
 
 
 def _build(device: torch.device) -> dict[str, Any]:
-    return {name: value for name, value in build_of(device, 0).items() if name != "seed"}
+    return {name: value for name, value in asdict(build_of(0, device)).items() if name != "seed"}
 
 
 def _reached(positions: tuple[int, ...], until: tuple[int, ...]) -> bool:

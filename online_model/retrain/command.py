@@ -21,9 +21,7 @@ from flows.metrics_http import serve_metrics
 from flows.run.display import moment
 from flows.settings import DAY_MS, Settings
 from flows.time_option import Time
-from online_model.learner.config import LearnerConfig
 from online_model.learner.delayed import DelayedLabels
-from online_model.learner.step import Step
 from online_model.registry.registry import Registry
 from online_model.retrain.errors import EmptyWindowError
 from online_model.retrain.gate import Rule
@@ -32,7 +30,6 @@ from online_model.retrain.model_file import read_model_file
 from online_model.retrain.progress import StageBars
 from online_model.retrain.run import Outcome, Request, planned, retrain, unfinished
 from online_model.retrain.schedule import CRON, Schedule, run_on_schedule
-from online_model.retrain.sides import LearnerOf
 from online_model.retrain.spans import FROM_SCRATCH, HeldBack
 from online_model.training.errors import TrainingStoppedError
 
@@ -86,9 +83,7 @@ class GateOption(click.ParamType):
 @click.option(
     "--delayed-labels",
     type=click.Choice([way.value for way in DelayedLabels]),
-    default=DelayedLabels.FAKE_NEGATIVE.value,
-    show_default=True,
-    help="How both models learn on in the gate, and the new one in shadow: as `tidemark learn` does.",
+    help="How both models learn on in the gate, and the new one in shadow. By default as the served base does, else fake-negative.",
 )
 @click.option(
     "--memory", type=click.IntRange(1), default=8_192, show_default=True, metavar="MIB", help="What the window's examples may take."
@@ -116,7 +111,7 @@ def retrain_command(
     seed: int,
     gate: tuple[str, str],
     tolerance: float,
-    delayed_labels: str,
+    delayed_labels: str | None,
     memory: int,
     threads: int | None,
     metrics_port: int | None,
@@ -136,15 +131,14 @@ def retrain_command(
     settings: Settings = ctx.obj
     files = read_model_file(model_file) if model_file is not None else {}
     held = HeldBack(hold_back if hold_back is not None else (FROM_SCRATCH if from_scratch else HeldBack()).evaluation_ms, calibrate)
-    request = Request(held, Rule(*gate, tolerance), from_scratch, since, seed, **files)
-    config = LearnerConfig(delayed_labels=DelayedLabels(delayed_labels))
-    learner = LearnerOf(config.batch_rows, lambda ranker, tables: Step(ranker, tables, config))
+    learner = {"delayed_labels": delayed_labels} if delayed_labels is not None else {}
+    request = Request(held, Rule(*gate, tolerance), from_scratch, since, seed, learner=learner, **files)
     if threads is not None:
         torch.set_num_threads(threads)
     if dry_run:
         _dry_run(settings, request, as_of if as_of is not None else _now(), as_json)
         return
-    one = _One(settings, request, learner, memory << 20, as_json)
+    one = _One(settings, request, memory << 20, as_json)
     stopping.listen()
     if replayed is not None:
         refused = [not one.run(at, go_on=False) for at in Schedule(cron).between(*replayed) if not stopping.requested()]
@@ -182,8 +176,8 @@ def _check(
 class _One:
     """One retrain, told."""
 
-    def __init__(self, settings: Settings, request: Request, learner: LearnerOf, memory_bytes: int, as_json: bool) -> None:
-        self.settings, self._request, self._learner = settings, request, learner
+    def __init__(self, settings: Settings, request: Request, memory_bytes: int, as_json: bool) -> None:
+        self.settings, self._request = settings, request
         self._memory_bytes, self._as_json = memory_bytes, as_json
         self.last: Outcome | None = None
 
@@ -191,7 +185,7 @@ class _One:
         """Whether its base was published."""
         started = time.monotonic()
         with StageBars(quiet=self._as_json) as bars:
-            made = retrain(self.settings, self._request, self._learner, as_of, go_on, _now, self._memory_bytes, bars)
+            made = retrain(self.settings, self._request, as_of, go_on, _now, self._memory_bytes, bars)
         self.last = made
         _tell(made, time.monotonic() - started, self._as_json)
         return made.passed

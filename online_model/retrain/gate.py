@@ -5,31 +5,33 @@ Both carry increments up to the cut alone, made here by one learner from the log
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from flows import stopping
 from flows.errors import InputError, SettingsError
+from flows.examples.merging import Merged
 from flows.examples.record import HEADS, Kind
 from flows.examples.rows import ExampleRows
 from flows.examples.store import Examples, Once
+from flows.settings import HOUR_MS
 from online_model.evaluation.bootstrap import Difference, compare
 from online_model.evaluation.metrics import HIGHER_IS_BETTER, METRICS, measure
 from online_model.evaluation.prequential import prequential
 from online_model.evaluation.report import comparison_json
 from online_model.evaluation.scored import ScoredRows
 from online_model.evaluation.user_sums import RANKING
+from online_model.learner.config import LearnerConfig
+from online_model.learner.step import Step
 from online_model.model.scoring import UTILITY
-from online_model.retrain.sides import LearnerOf, Model, merged
+from online_model.retrain.shadow import Told, as_online
+from online_model.retrain.sides import Model
 from online_model.retrain.spans import Spans, Until
-from online_model.training.epoch import reproducible
 from online_model.training.errors import TrainingStoppedError
 
-Told = Callable[[str, int, int], None]
-"""Told of a stage how much is done, and of how much."""
+SPAN_MS = HOUR_MS
+"""What a micro-batch of the gate may span. Online it is seconds, for freshness; of a sparse history that would be record by record."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def judge(
     spans: Spans,
     candidate: Model,
     incumbent: tuple[Model, tuple[int, ...]] | None,
-    learner: LearnerOf,
+    config: LearnerConfig,
     rule: Rule,
     fingerprint: str,
     seed: int,
@@ -120,7 +122,8 @@ def judge(
         Learns on in place, like the incumbent.
     incumbent : (Model, tuple of int) or None
         With the positions up to which its base has learned. None: there is none, and whatever is not refused passes.
-    learner : LearnerOf
+    config : LearnerConfig
+        How both learn on.
     rule : Rule
     fingerprint : str
         Of the features.
@@ -130,7 +133,7 @@ def judge(
     """
     at = Kind.NEGATIVE if _has_provisional(examples, spans) else Kind.FINAL
     try:
-        ours = _scored(examples, spans, candidate, spans.learned, learner, at, fingerprint, told, "candidate")
+        ours = _scored(examples, spans, candidate, spans.learned, config, at, fingerprint, told, "candidate")
     except InputError as error:
         if incumbent is None:
             return Judged(True, f"there is no model to compare with, and nothing to measure by ({error})", {"at": at.name.lower()})
@@ -138,7 +141,7 @@ def judge(
     figures: dict[str, Any] = {"at": at.name.lower(), "rows": len(ours), "users": len(ours.user_id), "candidate": _measured(ours)}
     if incumbent is None:
         return Judged(True, "there is no model to compare with", figures)
-    theirs = _scored(examples, spans, incumbent[0], incumbent[1], learner, at, fingerprint, told, "incumbent")
+    theirs = _scored(examples, spans, incumbent[0], incumbent[1], config, at, fingerprint, told, "incumbent")
     heads = [h for h in HEADS if h in candidate.ranker.config.heads and h in incumbent[0].ranker.config.heads]
     if rule.head not in heads:
         raise SettingsError(f"gate: head '{rule.head}' is not one of both models; decide by one of {', '.join(heads)} (--gate)")
@@ -154,31 +157,32 @@ def _scored(
     spans: Spans,
     model: Model,
     learned: tuple[int, ...],
-    learner: LearnerOf,
+    config: LearnerConfig,
     at: Kind,
     fingerprint: str,
     told: Told,
     name: str,
 ) -> ScoredRows:
-    learning = learner.make(model.ranker, model.tables)
+    step = Step(model.ranker, model.tables, config)
     done, total = 0, sum(spans.judged) - sum(learned)
 
     def batches(begin: tuple[int, ...], end: tuple[int, ...]) -> Iterator[ExampleRows]:
         nonlocal done
-        for batch in merged(Until(examples, end), begin, learner.batch_rows, fingerprint, ended=True):
+        sequence = Merged(Until(examples, end), begin, config.batch_rows, fingerprint, span_ms=max(config.batch_ms, SPAN_MS))
+        while (batch := sequence.next(ended=True)) is not None:
             if stopping.requested():
                 raise TrainingStoppedError("retrain: stopped while the gate was judging; the same command goes on")
             yield batch.rows
             done += len(batch)
             told(name, done, total)
 
-    with reproducible(torch.device("cpu")):
+    with as_online():
         for rows in batches(learned, spans.calibrated):
-            learning.learn(rows)
+            step.learn(rows)
         return prequential(
             batches(spans.calibrated, spans.judged),
             model.probabilities,
-            lambda rows: (learning.learn(rows), None)[1],
+            lambda rows: (step.learn(rows), None)[1],
             at=at,
             utility=[UTILITY[head] if head in model.ranker.config.heads else 0.0 for head in HEADS],
         )

@@ -18,23 +18,26 @@ from flows.errors import CorruptionError, FingerprintError
 from flows.examples.store import Examples, open_examples
 from flows.run.display import moment
 from flows.settings import DAY_MS, Settings
+from online_model.learner.config import LearnerConfig
+from online_model.learner.course import read_course
 from online_model.model.config import ModelConfig
-from online_model.model.dense import DENSE, load_dense
+from online_model.model.dense import load_dense
 from online_model.model.ranker import Ranker
 from online_model.registry import durable
 from online_model.registry.bases import Base
 from online_model.registry.errors import DamagedModelError, NoModelError
-from online_model.registry.manifest import MANIFEST, Build, Described, FileEntry, Manifest
+from online_model.registry.manifest import DENSE, MANIFEST, Described, FileEntry, Manifest
 from online_model.registry.registry import Registry
 from online_model.retrain.errors import NoParentError
-from online_model.retrain.gate import Judged, Rule, Told, judge
+from online_model.retrain.gate import Judged, Rule, judge
 from online_model.retrain.reading import read_window, refuse_empty
-from online_model.retrain.shadow import switch_to
-from online_model.retrain.sides import LearnerOf, Model
+from online_model.retrain.shadow import Told, switch_to
+from online_model.retrain.sides import Model
 from online_model.retrain.spans import HeldBack, Spans, learned_by, next_spans, whole_store
 from online_model.retrain.work import Work
 from online_model.table import EmbeddingTable, TableConfig
 from online_model.training.config import TrainingConfig
+from online_model.training.optimizer import OPTIMIZER
 from online_model.training.tables import Tables
 from online_model.training.train import Start, Trained, train
 
@@ -57,8 +60,10 @@ class Request:
     since : int or None
         From scratch: only what became known since then, ms.
     seed : int
-    model, training, table : mapping or None
+    model, training, table : mapping
         From scratch: settings of `ModelConfig`, `TrainingConfig` and `TableConfig`; otherwise they are the parent's.
+    learner : mapping
+        Settings of `LearnerConfig` for the gate and the catching up, where they are to be others than those by which the served base is learned on.
     """
 
     held: HeldBack = field(default_factory=HeldBack)
@@ -69,6 +74,7 @@ class Request:
     model: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     table: Mapping[str, Any] = field(default_factory=dict)
+    learner: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,6 @@ def planned(registry: Registry, examples: Examples, request: Request, as_of: int
 def retrain(
     settings: Settings,
     request: Request,
-    learner: LearnerOf,
     as_of: int,
     go_on: bool,
     now: Callable[[], int],
@@ -153,8 +158,6 @@ def retrain(
     ----------
     settings : Settings
     request : Request
-    learner : LearnerOf
-        Of the gate and of the catching up.
     as_of : int
         The moment, ms.
     go_on : bool
@@ -178,7 +181,7 @@ def retrain(
     work = Work(registry)
     try:
         with work.alone():
-            return _Retrain(settings, registry, examples, work, request, learner, memory_bytes, told).run(as_of, go_on, now)
+            return _Retrain(settings, registry, examples, work, request, memory_bytes, told).run(as_of, go_on, now)
     finally:
         examples.close()
 
@@ -197,12 +200,11 @@ class _Retrain:
         examples: Examples,
         work: Work,
         request: Request,
-        learner: LearnerOf,
         memory_bytes: int,
         told: Told,
     ) -> None:
         self._settings, self._registry, self._examples, self._work = settings, registry, examples, work
-        self._request, self._learner, self._memory_bytes, self._told = request, learner, memory_bytes, told
+        self._request, self._memory_bytes, self._told = request, memory_bytes, told
         self._fingerprint = registry.bases.expected.features
 
     def run(self, as_of: int, go_on: bool, now: Callable[[], int]) -> Outcome:
@@ -213,7 +215,7 @@ class _Retrain:
         base, refused = None, None
         if judged.passed:
             published = self._published(about)
-            switch_to(self._settings, self._registry, published, self._examples, self._learner, now(), self._told)
+            switch_to(self._settings, self._registry, published, self._examples, self._config(plan), now(), self._told)
             base = published.number
         else:
             refused = self._refused(about)
@@ -295,7 +297,8 @@ class _Retrain:
             table.expire(spans.learned_until - EXPIRE_DAYS * DAY_MS)
             # What was said of earlier changes is no part of this base.
             table.take_changed()
-        return Start(load_dense(config, parent.path / DENSE), tables, parent.digest), training
+        optimizer = parent.path / OPTIMIZER if OPTIMIZER in parent.manifest.files else None
+        return Start(load_dense(config, parent.path / DENSE), tables, parent.digest, optimizer), training
 
     def _judged(self, plan: Planned, spans: Spans, trained: Trained) -> Judged:
         if self._work.has(_JUDGED):
@@ -307,11 +310,17 @@ class _Retrain:
         candidate = Model.load(trained.draft, ModelConfig.from_dict(trained.config["model"]))
         request = self._request
         judged = judge(
-            self._examples, spans, candidate, incumbent, self._learner, request.rule, self._fingerprint, request.seed, self._told
+            self._examples, spans, candidate, incumbent, self._config(plan), request.rule, self._fingerprint, request.seed, self._told
         )
         self._work.write(_JUDGED, asdict(judged))
         # As it is read back: what a manifest says must not depend on whether there was a stop in between.
         return Judged(**self._work.read(_JUDGED))
+
+    def _config(self, plan: Planned) -> LearnerConfig:
+        """How both models learn on: as the base that is served does, but for what was asked for."""
+        course = read_course(self._registry.directory, plan.incumbent.number) if plan.incumbent is not None else None
+        config = course.config if course is not None else LearnerConfig()
+        return LearnerConfig.from_dict(config.to_dict() | dict(self._request.learner))
 
     def _about(self, plan: Planned, spans: Spans, trained: Trained, judged: Judged) -> Described:
         return Described(
@@ -320,7 +329,7 @@ class _Retrain:
             vocabulary_fingerprint=self._registry.bases.expected.vocabulary,
             cut=spans.cut_dict() | {"from_scratch": self._request.from_scratch},
             parent=_number(plan.parent),
-            build=Build(**trained.build),
+            build=trained.build,
             metrics={"training": trained.metrics, "gate": {"passed": judged.passed, "reason": judged.reason, **judged.figures}},
             made_as_of=spans.as_of,
         )

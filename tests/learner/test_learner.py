@@ -20,8 +20,9 @@ from online_model.learner.errors import LearnerError, LearnerStateError, Unlearn
 from online_model.learner.learner import Learner, begin_of, course_of
 from online_model.learner.step import Step
 from online_model.model.config import ModelConfig
-from online_model.model.dense import DENSE, load_dense
+from online_model.model.dense import load_dense
 from online_model.registry import durable
+from online_model.registry.manifest import DENSE
 from online_model.registry.snapshots import numbers
 from online_model.training.tables import Tables
 from tests.learner.world import CONFIG, PARTITIONS, World, digests, learn_all, rows_for, served, state_of, told
@@ -309,7 +310,7 @@ def test_examples_of_other_definitions_are_refused_unless_they_are_asked_for(tmp
     world.publish()
     with pytest.raises(FingerprintError, match="fingerprint other"):
         learn_all(world.begun())
-    course = course_of(world.site, 1, lambda base: begin_of(base, PARTITIONS), None, "other")
+    course = course_of(world.site, 1, lambda base: begin_of(base, PARTITIONS), fingerprint="other")
     assert learn_all(Learner.open(world.site, course)) > 10
     world.close()
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks._example_stream import partitioned, stream
 from benchmarks._examples import examples
@@ -20,11 +19,11 @@ from online_model.learner.config import LearnerConfig
 from online_model.learner.course import Course
 from online_model.learner.learner import Learner, Site, begin_of, course_of
 from online_model.model.calibration import Calibrators
-from online_model.model.dense import DENSE, save_dense
+from online_model.model.dense import save_dense
 from online_model.registry.bases import Base
-from online_model.registry.manifest import Build
+from online_model.registry.build import build_of
+from online_model.registry.manifest import CALIBRATORS, DENSE
 from online_model.registry.registry import Registry
-from online_model.training.train import CALIBRATORS, build_of
 from tests.learner.test_step import model, shaken, tables
 from tests.oracles import deltas as naive
 from tests.registry.making import EXPECTED, about
@@ -49,7 +48,7 @@ class World:
     """
 
     def __init__(self, directory: Path, seed: int = 0, n: int = 120, registry: Registry | None = None, logs: Path | None = None) -> None:
-        self.rows = rows_for(seed, n)
+        self.rows = rows_for(seed, n, registry.bases.expected.features if registry else EXPECTED.features)
         logs = logs or directory / "logs"
         self.examples = LocalLog.open(logs, EXAMPLES, PARTITIONS, create=True)
         self.embeddings = LocalLog.open(logs, EMBEDDINGS, PARTITIONS, create=True)
@@ -72,20 +71,20 @@ class World:
         ids = np.arange(3, dtype=np.int64)
         for table in (begun.users, begun.pins):
             table.put(ids, np.full((3, table.config.dimension), 0.5, np.float32))
-        build = build_of(torch.device("cpu"), 0)
         with self.registry.draft() as draft:
             save_dense(ranker, draft / DENSE)
             begun.save(draft)
             Calibrators.none(ranker.config.heads).save(draft / CALIBRATORS)
             config = {"model": ranker.config.to_dict()}
             cut = {} if positions is None else {"positions": list(positions)}
-            base = self.registry.publish(draft, about(self.registry.bases.expected, config=config, cut=cut, build=Build(**build)))
+            base = self.registry.publish(draft, about(self.registry.bases.expected, config=config, cut=cut, build=build_of(0)))
         if serve:
             self.registry.switch(self.registry.start_for(base, self.embeddings.end_position(0)), 1, "test")
         return base
 
     def course(self, config: LearnerConfig | None = None, base: int = 1) -> Course:
-        return course_of(self.site, base, lambda one: begin_of(one, PARTITIONS), config)
+        asked = {} if config is None else {one.name: getattr(config, one.name) for one in fields(config)}
+        return course_of(self.site, base, lambda one: begin_of(one, PARTITIONS), asked)
 
     def learner(self, config: LearnerConfig | None = None, base: int = 1) -> Learner:
         return Learner.open(self.site, self.course(config, base))

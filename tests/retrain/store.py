@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,9 @@ from flows.examples.rows import ExampleRows, batch_of
 from flows.log import LocalLog
 from flows.settings import DAY_MS, HOUR_MS, Settings
 from flows.state.actions_task import state_fingerprint
-from online_model.learner.config import LearnerConfig
-from online_model.learner.step import Step
 from online_model.registry.registry import Registry
 from online_model.retrain.gate import Rule
 from online_model.retrain.run import Outcome, Request, retrain
-from online_model.retrain.sides import LearnerOf
 from online_model.retrain.spans import HeldBack
 
 DAYS, PARTITIONS = 14, 2
@@ -40,21 +36,10 @@ SMALL = {
     "training": {"batch_size": 64, "checkpoint_every": 5},
     "table": {"admit_after": 1},
 }
-SCRATCH = Request(HeldBack(DAY_MS, DAY_MS // 2), Rule("click", "auc", 0.02), from_scratch=True, seed=3, **SMALL)  # type: ignore[arg-type]
-AGAIN = Request(HeldBack(12 * HOUR_MS, 12 * HOUR_MS), Rule("click", "auc", 0.2), seed=3)
+LEARNER = {"batch_rows": 64, "batch_ms": 6 * HOUR_MS}
+SCRATCH = Request(HeldBack(DAY_MS, DAY_MS // 2), Rule("click", "auc", 0.02), from_scratch=True, seed=3, learner=LEARNER, **SMALL)  # type: ignore[arg-type]
+AGAIN = Request(HeldBack(12 * HOUR_MS, 12 * HOUR_MS), Rule("click", "auc", 0.2), seed=3, learner=LEARNER)
 MEMORY = 1 << 30
-CONFIG = LearnerConfig(batch_rows=64)
-
-
-def learner(learned: Callable[[ExampleRows], None] = lambda rows: None) -> LearnerOf:
-    """The online learner's step; a test may look at what it is given."""
-
-    class Looked(Step):
-        def learn(self, rows: ExampleRows) -> Any:
-            learned(rows)
-            return super().learn(rows)
-
-    return LearnerOf(CONFIG.batch_rows, lambda ranker, tables: Looked(ranker, tables, CONFIG))
 
 
 def settings_of(directory: Path) -> Settings:
@@ -85,7 +70,7 @@ def data(directory: Path, kinds: tuple[Kind, ...] = tuple(Kind), **made: Any) ->
 
 def run(settings: Settings, request: Request, day: float, **changes: Any) -> Outcome:
     """A retrain as of so many days after the beginning."""
-    asked: dict[str, Any] = {"learner": learner(), "go_on": False, "now": lambda: 1, "memory_bytes": MEMORY} | changes
+    asked: dict[str, Any] = {"go_on": False, "now": lambda: 1, "memory_bytes": MEMORY} | changes
     return retrain(settings, request, as_of=START + round(day * DAY_MS), **asked)
 
 

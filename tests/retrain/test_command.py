@@ -39,7 +39,7 @@ def as_of(day: float) -> list[str]:
 
 
 def test_from_scratch_and_once_more(tmp_path: Path) -> None:
-    settings = data(tmp_path / "data")
+    settings = data(tmp_path / "data", n=1_000)
     model = tmp_path / "model.toml"
     model.write_text("[model]\ndim = 4\nexperts = 2\nsequence_length = 5\n\n[table]\nadmit_after = 1\n")
     told = typed(settings, "--from-scratch", "--model", str(model), *as_of(8), "--hold-back", "1d", "--json")

@@ -16,12 +16,13 @@ from flows.examples.store import open_examples
 from flows.settings import DAY_MS, Settings
 from online_model.evaluation.bootstrap import Difference
 from online_model.evaluation.metrics import Value
+from online_model.learner.config import LearnerConfig
+from online_model.learner.step import Learned, Step
 from online_model.model.config import ModelConfig
 from online_model.registry.registry import Registry
 from online_model.retrain.gate import Rule, judge
 from online_model.retrain.sides import Model
 from online_model.retrain.spans import HeldBack, learned_by, next_spans
-from tests.retrain.store import learner
 
 WithBase = Callable[..., Settings]
 
@@ -43,14 +44,21 @@ def test_examples_are_scored_before_anything_of_them_is_learned(with_base: WithB
         assert (rows.kind == Kind.NEGATIVE).all()
         return scores(self, rows)
 
+    learn = Step.learn
+
+    def learned_from(self: Step, rows: ExampleRows) -> Learned:
+        seen.append(("learned", keys(rows)))
+        return learn(self, rows)
+
     monkeypatch.setattr(Model, "probabilities", scored)
+    monkeypatch.setattr(Step, "learn", learned_from)
     model = Model.load(base.path, ModelConfig.from_dict(base.manifest.about.config["model"]))
     judged = judge(
         examples,
         spans,
         model,
         None,
-        learner(lambda rows: seen.append(("learned", keys(rows)))),
+        LearnerConfig(batch_rows=64),
         Rule(),
         registry.bases.expected.features,
         0,
