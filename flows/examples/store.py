@@ -141,8 +141,8 @@ class Once:
         kept = take_next(records.append_column("offset", pa.array(offsets)), self._applied, self._where)
         rows = rows_of([kept.select(EXAMPLE_SCHEMA.names)], self._where)
         self.position = batches[-1].end_offset
-        # Of another kind: it says no more than that time has gone on.
-        known = rows.kind <= max(Kind)
+        # It says no more than that time has gone on.
+        known = rows.kind < Kind.HEARTBEAT
         offset = kept.column("offset").to_numpy()
         if not known.all():
             rows, offset = rows.take(known), offset[known]
