@@ -50,7 +50,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A history, written, and what the judge's oracle says of it."""
     seed = request.param
     settings = settings_in(tmp_path_factory.mktemp("history"), seed)
-    events = history(seed, 150, PARTITIONS, lateness_ms=settings.allowed_lateness_ms)
+    events = history(seed, 220, PARTITIONS, lateness_ms=settings.allowed_lateness_ms)
     write(settings, events, seed)
     yield seed, settings, decided_of(events, allowed_lateness_ms=settings.allowed_lateness_ms)
     shutil.rmtree(settings.data)
@@ -75,7 +75,7 @@ def test_the_histories_have_all_of_it() -> None:
     of_kind: Counter[int] = Counter()
     heads: Counter[tuple[int, int]] = Counter()
     for seed in SEEDS:
-        decided = decided_of(history(seed, 150, PARTITIONS, lateness_ms=LATENESS[seed % 4]), allowed_lateness_ms=LATENESS[seed % 4])
+        decided = decided_of(history(seed, 220, PARTITIONS, lateness_ms=LATENESS[seed % 4]), allowed_lateness_ms=LATENESS[seed % 4])
         for rows in wanted(decided).values():
             of_kind.update(row.kind for row in rows)
             heads.update((row.kind, head) for row in rows for head, label in enumerate(row.labels) if label == 1)

@@ -72,8 +72,8 @@ def examples(decided: pd.DataFrame, served: list[dict[str, Any]]) -> tuple[list[
     Returns
     -------
     list of dict
-        ready_time, kind (negative, positive, final, heartbeat), request_id, user_id, pin_id, impression_time, topic, labels (five), and `served`: the place of
-        the served record and that of the pin in it.
+        ready_time, kind (negative, positive, final, heartbeat), request_id, user_id, pin_id, impression_time, topic, labels (five), and `served`:
+        the place of the served record and that of the pin in it.
     dict of str to int
     """
     lateness = decided.attrs["allowed_lateness_ms"]

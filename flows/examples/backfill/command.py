@@ -149,10 +149,11 @@ def _report(settings: Settings, found: Found, added: int, out: Path | None, dry_
     for head, (said, came) in found.labels.items():
         click.echo(f"  {head:<10} {came:>12,} of {said:,} known" + (f" ({came / said:.2%})" if said else ""))
     if found.served:
-        click.echo(f"  slots of {found.served:,} records from the file of what was served")
-    if found.long_requests:
+        click.echo(f"  slots of {found.served:,} pins from the file of what was served")
+    if found.outlasted:
         click.echo(
-            f"note: {found.long_requests:,} requests last for more than a day; is request_id the name of something longer, such as a session?"
+            f"note: {found.outlasted:,} pins were seen more than a day after their request, and make none; is request_id the name of something "
+            "longer, such as a session?"
         )
     if dry_run:
         click.echo("nothing was written (--dry-run)")
