@@ -36,6 +36,9 @@ def with_requests(events: pd.DataFrame, seed: int, partitions: int = 2) -> pd.Da
     rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in events.to_dict("records")]
     for i, row in enumerate(rows):
         row["request_id"] = _REQUESTS[int(rng.integers(len(_REQUESTS)))]
+        if row["request_id"] not in ("", "a"):
+            # A name of its own, and not one that is used over days.
+            row["request_id"] += str(i // 15)
         chance = rng.random()
         if row["bad"] or chance < 0.15:
             continue
