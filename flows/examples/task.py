@@ -19,6 +19,7 @@ from rocksdict import WriteBatch
 from flows.corrections.history import History
 from flows.errors import CorruptionError, DataDirectoryError, StateError
 from flows.examples.candidates import Kept, ServedStore, keys_of, pieces_of
+from flows.examples.handover import backfilled
 from flows.examples.interleaving import Merger, Side, Stretch
 from flows.examples.making import make_rows
 from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, HEADS
@@ -26,7 +27,20 @@ from flows.examples.rows import ExampleRows, batch_of
 from flows.examples.steps import groups_of, judged_steps, served_steps
 from flows.features import fingerprint
 from flows.kernels.examples import Joined, JoinSet
-from flows.kernels.joining import FINAL, FINAL_REVISIT, HEARTBEAT, NEGATIVE, POSITIVE, X_HEAD, X_KIND, X_PIN, X_SAVE_ID, X_SAVE_TIME, X_USER
+from flows.kernels.joining import (
+    FINAL,
+    FINAL_REVISIT,
+    HEARTBEAT,
+    NEGATIVE,
+    POSITIVE,
+    X_HEAD,
+    X_KIND,
+    X_PIN,
+    X_READY,
+    X_SAVE_ID,
+    X_SAVE_TIME,
+    X_USER,
+)
 from flows.kernels.layout import NEVER
 from flows.log import Log, LogBatch
 from flows.outputs import SERVED
@@ -112,7 +126,9 @@ class ExamplesTask(Task):
         self._history = history if history is not None else History.of(settings, partition)
         self._ends: tuple[int, int] | tuple[None, None] = ends if ends is not None else (None, None)
         self._saved_at = 0
-        self._join = JoinSet(settings.allowed_lateness_ms)
+        # What was backfilled stays ahead of what goes out: nothing of it became known earlier.
+        self._backfilled = backfilled(examples, partition)
+        self._join = JoinSet(settings.allowed_lateness_ms, self._backfilled.until)
         mark = fingerprint(state_fingerprint(settings, vocabulary), _FORMAT)
         super().__init__(settings, FLOW, partition, mark, (), actions, {EXAMPLES: examples}, lanes, path)
 
@@ -179,6 +195,8 @@ class ExamplesTask(Task):
         return Found(rows, kept, counts, new, reached, working_set.watermark, n, self._working_sets() if due else None)
 
     def _rows(self, out: np.ndarray, left: np.ndarray, where: str) -> ExampleRows:
+        if self._backfilled.until is not None:
+            out[:, X_READY] = np.maximum(out[:, X_READY], self._backfilled.until)
         later = np.flatnonzero(out[:, X_KIND] == FINAL_REVISIT)
         revisited = np.zeros(len(out), np.bool_)
         wanted = np.ascontiguousarray(out[later][:, [X_USER, X_PIN, X_SAVE_TIME, X_SAVE_ID]])
@@ -278,9 +296,14 @@ class ExamplesTask(Task):
     def _check_outbox(self) -> None:
         super()._check_outbox()
         log = self.outbox.log(EXAMPLES)
-        start = log.start_positions()[self.partition]
+        start = max(log.start_positions()[self.partition], self._backfilled.records)
         found = log.read(self.partition, start, 1) if log.end_position(self.partition) > start else []
-        made = {number for batch in found for number in batch.records.column("generation").to_pylist()}
+        made = {
+            number
+            for batch in found
+            for number, origin in zip(*(batch.records.column(name).to_pylist() for name in ("generation", "origin")), strict=True)
+            if origin >= 0  # what was backfilled is of no generation
+        }
         if made - {self.store.meta.generation}:
             raise DataDirectoryError(
                 f"log '{EXAMPLES}', partition {self.partition}, was made under correction {min(made)}, and state {self.store.path} reflects "

@@ -15,14 +15,20 @@ import pytest
 
 from benchmarks._served import serve_simulated
 from flows.examples.backfill.drafts import What
-from flows.examples.record import Kind
+from flows.examples.backfill.target import ExamplesLog
+from flows.examples.handover import rows_key, until_key
+from flows.examples.merging import Merged
+from flows.examples.record import EXAMPLES, Kind
 from flows.examples.rows import ExampleRows
+from flows.examples.store import Once
+from flows.open_log import open_log
+from flows.outputs import ACTIONS, SERVED
 from flows.served_rows import Served
 from flows.settings import Settings
 from tests.examples.histories import backfilled, decided_of, history
 from tests.examples.playing import DAY, HOUR, MINUTE, Driven, Play, one_served, write
 from tests.examples.test_rows import values_of
-from tests.processes import PARTITIONS, Simulated, settings_of, tidemark
+from tests.processes import PARTITIONS, Simulated, refused, settings_of, tidemark
 
 SEEDS = (25, 30, 37, 38)  # streams that have much of it
 LATENESS = [HOUR, 10 * MINUTE, 2 * HOUR]
@@ -124,3 +130,61 @@ def test_of_a_simulation_with_the_features_too(simulated: Simulated, tmp_path: P
         total += len(rows)
     assert total > made["examples"] + made["finals"] > 3_000
     assert early < 0.01 * total
+
+
+def values(rows: ExampleRows, *without: str) -> list[tuple[Any, ...]]:
+    return sorted(zip(*(column for name, column in values_of(rows).items() if name not in without), strict=True))
+
+
+def test_the_join_goes_on_where_a_backfill_has_ended(simulated: Simulated, tmp_path: Path) -> None:
+    """What was served from the middle of a simulation on: the backfill makes the rest, and together they make what the join of all makes."""
+    whole, data, later = simulated.copy(tmp_path / "whole"), simulated.copy(tmp_path / "data"), tmp_path / "later"
+    serve_simulated(settings_of(whole), simulated.directory)
+    tidemark("examples", "run", data=whole)
+    table = pq.read_table(simulated.directory / "served.parquet")
+    begun = int(np.median(table.column("request_time").to_numpy()))
+    later.mkdir()
+    pq.write_table(table.filter(pa.array(table.column("request_time").to_numpy() >= begun)), later / "served.parquet")
+    serve_simulated(settings_of(data), later)
+
+    options = ("--kinds", "all", "--served", simulated.directory / "served.parquet")
+    told = tidemark("backfill", *options, "--json", data=data).json()
+    made = tidemark("examples", "run", "--json", data=data).json()
+    assert told["rows"] > 1_000 < made["examples"]
+    clamped = 0
+    with open_log(settings_of(data), EXAMPLES, read_only=True) as log:
+        for partition in range(PARTITIONS):
+            rows, wanted = Driven(settings_of(data), partition).rows(), joined_rows(settings_of(whole), partition)
+            assert (np.diff(rows.ready_time) >= 0).all()
+            rows = of_requests(rows.take(rows.kind != Kind.HEARTBEAT))
+            rows, wanted = (replace(one, explored=np.zeros(len(one), np.bool_)) for one in (rows, wanted))
+            assert values(rows, "ready_time") == values(wanted, "ready_time")
+            # Nothing is known earlier than it was.
+            assert set(rows.ready_time.tolist()) - set(wanted.ready_time.tolist()) <= {log.ledger_entry(until_key(partition)).total}
+            clamped += len(set(wanted.ready_time.tolist()) - set(rows.ready_time.tolist()))
+        assert clamped > 0
+        merged = Merged(log, [0] * PARTITIONS, 500)
+        seen = 0
+        while (batch := merged.next(ended=True)) is not None:
+            seen += len(batch)
+        assert seen == made["examples"] + made["positives"] + made["finals"] + told["rows"]
+        ends = log.end_positions()
+        again = Once(log, 0, ends[0])
+        assert again.read() is None
+        assert again._applied == {-1: log.ledger_entry(rows_key(0)).done - 1, 0: ends[0] - log.ledger_entry(rows_key(0)).done - 1}
+
+    assert "0 added" in tidemark("backfill", *options, data=data).out
+    assert "nothing new to join" in tidemark("examples", "run", data=data).out
+    assert "another run has made" in refused("backfill", data=data)
+    assert "another run has made" in refused("backfill", data=whole)
+
+
+def test_a_backfill_that_was_stopped_is_ended_first(simulated: Simulated, tmp_path: Path) -> None:
+    data = simulated.copy(tmp_path / "data")
+    settings = settings_of(data)
+    serve_simulated(settings, simulated.directory)
+    target = ExamplesLog(settings, {})
+    nothing = [0] * PARTITIONS
+    target.begin({ACTIONS: nothing, SERVED: nothing}, [7, *nothing[1:]], [5, *nothing[1:]])
+    target.close()
+    assert "a backfill was stopped after 0 of 7 records; run the same `tidemark backfill` again" in refused("examples", "run", data=data)

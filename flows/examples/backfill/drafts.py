@@ -215,7 +215,7 @@ def _came(accepted: Accepted, seen: _Seen, vocabulary: Vocabulary) -> np.ndarray
 
 
 def _revisited(accepted: Accepted, save: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of some saves, rows of the slice: whether their label holds in the end, bool[n]; and the first record by which it held, int64[n], NEVER for none."""
+    """Of some saves, rows of the slice: whether their label holds in the end, bool[n]; and the first record by which it held, int64[n], or NEVER."""
     a = accepted
     wanted = (a.user_id[save], a.pin_id[save], a.event_time[save], a.event_id[save])
     label = {name: np.ascontiguousarray(a.labels[:, i]) for i, name in enumerate(LABEL_COLUMNS)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from flows.examples.backfill.drafts import DRAFT, Drafts, What, drafts_of, sort_
 from flows.examples.backfill.featuring import Featuring
 from flows.examples.backfill.history import SLICE_RECORDS, Accepted, History
 from flows.examples.backfill.matching import first_of
+from flows.examples.backfill.ours import OurRequests
 from flows.examples.backfill.served import Offers, ServedFile
 from flows.examples.record import HEADS, MASKED, Kind
 from flows.examples.rows import ExampleRows
@@ -112,6 +113,8 @@ class Backfill:
         How many positions of each partition are read.
     what : What
     served : ServedFile, optional
+    ours : OurRequests, optional
+        Requests of which no examples are made.
     progress : callable
         Called with what is done ("reading", "making"), how much of it, and of how much.
     slice_records, span_requests, span_rows : int
@@ -125,13 +128,14 @@ class Backfill:
         ends: Sequence[int],
         what: What,
         served: ServedFile | None = None,
+        ours: OurRequests | None = None,
         progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
         slice_records: int = SLICE_RECORDS,
         span_requests: int = SPAN_REQUESTS,
         span_rows: int = SPAN_ROWS,
     ) -> None:
         self._settings, self._log, self._ends, self._what = settings, log, ends, what
-        self._served, self._progress = served, progress
+        self._served, self._ours, self._progress = served, ours, progress
         self._slice_records, self._span_requests, self._span_rows = slice_records, span_requests, span_rows
         self._vocabulary = settings.load_vocabulary()
         self.fingerprint = state_fingerprint(settings, self._vocabulary)
@@ -182,6 +186,10 @@ class Backfill:
         """How many records each partition has."""
         return [len(shelf.rows) for shelf in self._shelves]
 
+    def until(self) -> list[int]:
+        """When the last record of each partition became known, ms; -1 for none."""
+        return [int(shelf.rows["ready"][-1]) if len(shelf.rows) else -1 for shelf in self._shelves]
+
     def spans(self, begin: Sequence[int] = ()) -> Iterator[list[tuple[int, ExampleRows]]]:
         """All records with their features, a span at a time: (partition, records), each partition's in order.
 
@@ -208,9 +216,12 @@ class Backfill:
 
     def _drafted(self, accepted: Accepted, partition: int, number: int) -> _Shelf:
         def offered(*wanted: np.ndarray) -> Offers:
-            if self._served is None:
-                return Offers.unknown(len(wanted[0]))
-            return self._served.offers(wanted, accepted.requests, partition, len(self._ends))
+            offers = Offers.unknown(len(wanted[0]))
+            if self._served is not None:
+                offers = self._served.offers(wanted, accepted.requests, partition, len(self._ends))
+            if self._ours is not None:
+                offers = replace(offers, ours=self._ours.hold(partition, wanted[0], wanted[1], accepted.requests))
+            return offers
 
         drafts = drafts_of(accepted, self._settings, self._vocabulary, self._what, offered)
         self.found.add(drafts)
