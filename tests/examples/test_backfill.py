@@ -311,6 +311,10 @@ def test_examples_are_exported(data: Path, tmp_path: Path) -> None:
         (lambda t: t.set_column(1, "user_id", pa.array(["u"] * len(t))), "user_id must be whole numbers"),
         (lambda t: t.set_column(0, "request_id", pa.array([["r"]] * len(t))), "request_id must be texts"),
         (lambda t: t.set_column(5, "slots", t.column("propensities")), "slots holds what is none"),
+        (
+            lambda t: t.drop_columns(["request_time"]).append_column("request_time", pa.nulls(len(t), pa.int64())),
+            "request_time must be whole",
+        ),
     ],
 )
 def test_a_file_of_what_was_served_that_is_none(change, says: str, simulated: Simulated, data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -154,7 +154,9 @@ def test_the_join_goes_on_where_a_backfill_has_ended(simulated: Simulated, tmp_p
     clamped = 0
     with open_log(settings_of(data), EXAMPLES, read_only=True) as log:
         for partition in range(PARTITIONS):
-            rows, wanted = Driven(settings_of(data), partition).rows(), joined_rows(settings_of(whole), partition)
+            driven = Driven(settings_of(data), partition)
+            rows, wanted = driven.rows(), joined_rows(settings_of(whole), partition)
+            driven.close()
             assert (np.diff(rows.ready_time) >= 0).all()
             rows = of_requests(rows.take(rows.kind != Kind.HEARTBEAT))
             rows, wanted = (replace(one, explored=np.zeros(len(one), np.bool_)) for one in (rows, wanted))

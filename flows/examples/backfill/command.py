@@ -50,7 +50,7 @@ from flows.time_option import Time
 @click.option(
     "--served",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Parquet file of what was served, for slots and propensities: request_id, user_id, lists candidates, slots, propensities.",
+    help="Parquet file of what was served: request_id, user_id, maybe request_time, lists candidates, slots, maybe propensities and explored.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Write Parquet files into a new directory, instead of the log.")
 @click.option("--dry-run", is_flag=True, help="Count examples and labels; write nothing.")
