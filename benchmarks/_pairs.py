@@ -18,8 +18,8 @@ from tests.oracles.point_in_time import arrivals
 from tests.point_in_time.asking import Oracle, Queries, pins_found, topics_found, users_found, users_online
 
 KINDS = {"user": "user_id", "pin": "pin_id", "topic": "topic"}
-# Of pairs; the oracle reads a topic's whole history for each.
-_SHARES = {"user": 0.499, "pin": 0.499, "topic": 0.002}
+# Pairs of topics among 1 000, and at least: the oracle reads a topic's whole history for each.
+_TOPICS, _LEAST_TOPICS = 2, 10
 
 
 @dataclass
@@ -59,13 +59,16 @@ def _short(value: Any) -> str:
 def draw(decided: pd.DataFrame, n: int, rng: np.random.Generator, moments: Sequence[int] = ()) -> dict[str, Queries]:
     """Random training rows; entities as often as they come in the records, moments as they arrive and a millisecond beside, or one of some."""
     arrived = arrivals(decided).to_numpy()
+    # No row is of records without a topic, and the oracle would read all of a stream that has none.
+    names = {kind: decided[column].to_numpy() for kind, column in KINDS.items()}
+    names["topic"] = names["topic"][names["topic"] != ""]
+    topics = max(_LEAST_TOPICS, n * _TOPICS // 1_000) if len(names["topic"]) else 0
+    pairs = {"user": (n - topics) // 2, "pin": n - topics - (n - topics) // 2, "topic": topics}
     out = {}
-    for kind, column in KINDS.items():
-        queries, names = Queries(), decided[column].to_numpy()
-        # No row is of records without a topic, and the oracle would read all of a stream that has none for each.
-        names = names[names != ""] if kind == "topic" else names
-        for _ in range(max(10, round(n * _SHARES[kind])) if len(names) else 0):
-            entity = names[rng.integers(len(names))]
+    for kind, of_kind in names.items():
+        queries = Queries()
+        for _ in range(pairs[kind]):
+            entity = of_kind[rng.integers(len(of_kind))]
             moment = int(rng.choice(moments)) if len(moments) else int(arrived[rng.integers(len(arrived))] + rng.integers(-1, 2))
             queries.add(entity if kind == "topic" else int(entity), moment - 1, moment)
         out[kind] = queries

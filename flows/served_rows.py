@@ -17,7 +17,7 @@ from flows.events import hash_id
 from flows.features import SEQUENCE_FIELDS
 from flows.partition import partition_of
 from flows.served import SERVED_SCHEMA, SERVED_VERSION
-from flows.served_versions import WIDTHS, as_newest, list_lengths, lists
+from flows.served_versions import DICTIONARIES, WIDTHS, as_newest, codes_of, list_lengths, lists, with_own_dictionaries
 
 # In memory an action is as `SequenceRows` has it.
 _SEQUENCE_TYPES = {"pin_id": np.int64, "action": np.int16, "surface": np.int16, "event_time": np.int64, "duration_ms": np.int64}
@@ -112,7 +112,8 @@ class Served:
         """What it holds in memory, about."""
         sequence = [getattr(self.sequences, field) for field in SEQUENCE_FIELDS]
         arrays = [*sequence, self.user_id, self.user_counters, self.pin_id, self.pin_counters, self.topic_stats]
-        arrays += [self.ranked.not_shown] if self.ranked is not None else []
+        if (how := self.ranked) is not None:
+            arrays += [how.slot, how.propensity, how.explored, how.score, how.not_shown]
         return 1024 + sum(array.nbytes for array in arrays) + sum(map(len, self.topic)) + len(self.positions or b"")
 
 
@@ -274,7 +275,7 @@ def _encode(requests: Sequence[Served]) -> pa.RecordBatch:
         "version": pa.array(np.full(n, SERVED_VERSION, np.int16)),
         "request_id": of_request([one.request_id for one in requests], pa.string()),
         "as_of": of_request([one.as_of for one in requests], pa.int64()),
-        **{name: dictionary([getattr(one, name) for one in requests], SERVED_SCHEMA.field(name).type) for name in _DICTIONARIES},
+        **{name: dictionary([getattr(one, name) for one in requests], SERVED_SCHEMA.field(name).type) for name in DICTIONARIES},
         **{name: of_user(name, SERVED_SCHEMA.field(name).type) for name in ("user_id", "user_status")},
         "user_counters": lists(np.where(has_user, WIDTHS["user_counters"], 0), _joined(requests, "user_counters", np.int64), ~has_user),
     }
@@ -321,7 +322,7 @@ def rows_of(batches: Sequence[pa.RecordBatch], where: str) -> ServedRows:
     whole = table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], SERVED_SCHEMA)
     n, column = whole.num_rows, whole.column
     has_user = column("user_id").is_valid().to_numpy(zero_copy_only=False)
-    surface, fingerprint, prefix = (_codes(column(name)) for name in _DICTIONARIES)
+    surface, fingerprint, prefix = (_codes(column(name)) for name in DICTIONARIES)
     sequence_offsets, _ = _flat(column("sequence_pin_id"))
     pin_offsets, pin_id = _flat(column("pin_id"))
     topic_offsets, topic = _flat(column("topic"))
@@ -363,9 +364,6 @@ def rows_of(batches: Sequence[pa.RecordBatch], where: str) -> ServedRows:
     )
 
 
-_DICTIONARIES = ("surface", "fingerprint", "positions")
-
-
 def _joined(requests: Sequence[Served], name: str, kind: type) -> pa.Array:
     return pa.array(np.concatenate([getattr(one, name) for one in requests]).astype(kind, copy=False).reshape(-1))
 
@@ -374,28 +372,8 @@ def _known(values: np.ndarray) -> pa.Array:
     return pa.array(values, mask=np.isnan(values))
 
 
-def with_own_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Records with no more in their dictionaries than they use: positions are large."""
-    columns = batch.columns
-    for name in _DICTIONARIES:
-        at = batch.schema.get_field_index(name)
-        dictionary, codes = columns[at].dictionary, _codes_of(columns[at])
-        if len(dictionary) < 2:
-            continue
-        used = np.unique(codes)
-        used = used[used >= 0]
-        renamed = np.searchsorted(used, codes).astype(np.int32)
-        indices = pa.array(renamed, mask=codes < 0)
-        columns[at] = pa.DictionaryArray.from_arrays(indices, dictionary.take(pa.array(used, pa.int32())))
-    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
-
-
-def _codes_of(column: pa.Array) -> np.ndarray:
-    return np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
-
-
 def _codes(column: pa.Array) -> tuple[np.ndarray, tuple[Any, ...]]:
-    return _codes_of(column), tuple(column.dictionary.to_pylist())
+    return codes_of(column), tuple(column.dictionary.to_pylist())
 
 
 def _filled(column: pa.Array, default: float = 0) -> np.ndarray:

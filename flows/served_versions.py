@@ -14,6 +14,7 @@ from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, TOPIC_STATS, USER_COUN
 from flows.served import FIRST_OF_VERSION_2, SERVED_SCHEMA, SERVED_VERSION
 
 WIDTHS = {"user_counters": len(USER_COUNTERS), "pin_counters": len(PIN_COUNTERS), "topic_stats": len(TOPIC_STATS)}
+DICTIONARIES = ("surface", "fingerprint", "positions")
 _VERSION_1 = pa.schema(list(SERVED_SCHEMA)[: SERVED_SCHEMA.get_field_index(FIRST_OF_VERSION_2)])
 _SCHEMAS = {SERVED_VERSION: SERVED_SCHEMA, 1: _VERSION_1}
 _OF_PINS = ("pin_status", "pin_counters", "pin_slot", "pin_propensity", "pin_explored", "pin_score")
@@ -66,6 +67,27 @@ def lists(lengths: np.ndarray, values: pa.Array, none: np.ndarray | None = None)
     """A column of lists of these lengths; null where `none`."""
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     return pa.ListArray.from_arrays(offsets, values, mask=None if none is None or not none.any() else pa.array(none))
+
+
+def with_own_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Records with no more in their dictionaries than they use: positions are large."""
+    columns = batch.columns
+    for name in DICTIONARIES:
+        at = batch.schema.get_field_index(name)
+        dictionary, codes = columns[at].dictionary, codes_of(columns[at])
+        if len(dictionary) < 2:
+            continue
+        used = np.unique(codes)
+        used = used[used >= 0]
+        renamed = np.searchsorted(used, codes).astype(np.int32)
+        indices = pa.array(renamed, mask=codes < 0)
+        columns[at] = pa.DictionaryArray.from_arrays(indices, dictionary.take(pa.array(used, pa.int32())))
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def codes_of(column: pa.Array) -> np.ndarray:
+    """The indices of a dictionary column, -1 for none: int32[n]."""
+    return np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
 
 
 def _from_version_1(batch: pa.RecordBatch) -> pa.RecordBatch:

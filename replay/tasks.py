@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flows.errors import SettingsError
+from flows.examples.record import EXAMPLES
 from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings
+from flows.state.task import putting_back
 
 FLOWS = (ACTIONS, REVISITS)
 
@@ -38,6 +40,8 @@ def named(settings: Settings, names: tuple[str, ...]) -> list[TaskName]:
     found: list[TaskName] = []
     for name in names:
         matching = [task for task in every(settings) if name in (str(task), task.flow)]
+        if not matching and name.partition("/")[0] == EXAMPLES:
+            raise SettingsError(f"tasks of examples have no checkpoints: `{putting_back(name)}` has '{name}' made anew from the logs")
         if not matching:
             raise SettingsError(
                 f"there is no task '{name}'; tasks are {FLOWS[0]}/0 to {FLOWS[-1]}/{settings.partitions - 1}, or a whole flow by its name"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -50,6 +51,11 @@ def write(settings: Settings, events: pd.DataFrame, rng: np.random.Generator, ra
     with open_log(settings, ACTIONS) as log:
         for chunk in chunks(events, rng, raw_share):
             log.append([chunk])
+
+
+def typed(rows: list[dict[str, Any]]) -> pa.RecordBatch:
+    """Records as a typed batch."""
+    return _typed(pd.DataFrame(rows))
 
 
 def _typed(rows: pd.DataFrame) -> pa.RecordBatch:

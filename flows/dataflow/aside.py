@@ -18,6 +18,7 @@ from flows import stopping
 from flows.dataflow.lifecycle import Keeper, Lifecycle
 from flows.dataflow.progress import tell
 from flows.errors import LockedError, StateError
+from flows.state.task import putting_back
 from flows.state.task_lock import is_wanted, last_held
 
 # Seconds. How often it is looked whether somebody wants the task, at most; and whether whoever has it is done.
@@ -58,7 +59,7 @@ class LeftOut:
         """A task is set aside."""
         with self._lock:
             self._why[name] = why
-        line = f"{name} is set aside, its state is damaged, and all other tasks go on; `tidemark replay restore --task {name}` puts it back ({why})"
+        line = f"{name} is set aside, its state is damaged, and all other tasks go on; `{putting_back(name)}` puts it back ({why})"
         self.say(line, aside=name, why=str(why))
 
     def remove(self, name: str) -> None:

@@ -18,7 +18,9 @@ from flows.dataflow.plan import Plan
 from flows.dataflow.progress import reporting
 from flows.dataflow.source import POLL, SOON, Busy, Held, Part, Wanted
 
-_LOOK = 1.0
+# Seconds. How often it is looked whether somebody wants the task, and, while logs are followed, whether they have moved: over Kafka that is asked of
+# brokers, for each log and partition.
+_LOOK, _FOLLOW = 1.0, 0.1
 
 Reach = Callable[[int], int]
 """Partition → the sum of the ends of its logs."""
@@ -100,7 +102,7 @@ class _Looking(StatefulSourcePartition[tuple[str, Part], int]):
             return []
         reach = self._looked.reach(self._partition)
         if reach == self._at:
-            self._wait.begin(POLL)
+            self._wait.begin(_FOLLOW)
             return []
         self._at = reach
         return self._part(reach)

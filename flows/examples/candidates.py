@@ -15,9 +15,9 @@ import pyarrow as pa
 from rocksdict import WriteBatch
 
 from flows.errors import StateError
-from flows.kernels.joining import E_OFFSET, E_SEEN, E_TIME, ENTRY_COLUMNS, OUTCOME_MS, SERVED_KEPT_MS, UNSEEN
+from flows.kernels.joining import E_NUMBER, E_SEEN, E_TIME, ENTRY_COLUMNS, OUTCOME_MS, SERVED_KEPT_MS, UNSEEN
 from flows.kernels.layout import CREDIT_MS
-from flows.served_rows import with_own_dictionaries
+from flows.served_versions import with_own_dictionaries
 from flows.state.store import TaskStore
 
 # Of each key the first byte: candidates of a request, a piece of served records, the arrival of its last, the requests in it.
@@ -27,7 +27,21 @@ PIECE_RECORDS = 64
 _PIECES_BYTES = 64 << 20
 _IPC = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _ALONE = pa.ipc.IpcReadOptions(use_threads=False)
-OFFSET = "log_offset"
+NUMBER = "log_number"
+"""Column of a piece: the number of each record, `numbers_of`."""
+# Records that may share an offset: more than a message of Kafka can hold.
+_SHARING = 20
+
+
+def numbers_of(offsets: np.ndarray) -> np.ndarray:
+    """A number for each record of SERVED, ascending, by its offset and its place among those of the same offset: int64[n].
+
+    Parameters
+    ----------
+    offsets : int64[n]
+        Of consecutive records, with all of an offset among them.
+    """
+    return (offsets << _SHARING) + np.arange(len(offsets)) - np.searchsorted(offsets, offsets, "left")
 
 
 def keys_of(users: np.ndarray, requests: np.ndarray) -> list[bytes]:
@@ -38,7 +52,7 @@ def keys_of(users: np.ndarray, requests: np.ndarray) -> list[bytes]:
 
 
 Piece = tuple[int, int, pa.RecordBatch, np.ndarray, np.ndarray]
-"""First offset, arrival of the last record, records, and each one's user and request."""
+"""Number of the first record, arrival of the last record, records, and each one's user and request."""
 
 
 @dataclass
@@ -107,7 +121,7 @@ class ServedStore:
         lengths = np.array([len(value) // (8 * ENTRY_COLUMNS) if value is not None else 0 for value in values], np.int64)
         entries = np.frombuffer(b"".join(value for value in values if value is not None), "<i8").reshape(-1, ENTRY_COLUMNS).copy()
         of = np.repeat(np.arange(len(keys)), lengths)
-        then = entries[:, E_OFFSET] < before[1]
+        then = entries[:, E_NUMBER] < before[1] << _SHARING
         entries, of = entries[then], of[then]
         entries[entries[:, E_SEEN] >= before[0], E_SEEN] = UNSEEN
         return entries, of
@@ -120,20 +134,20 @@ class ServedStore:
             self._listed.add(first)
             self._hold(first, records)
 
-    def records(self, offsets: np.ndarray) -> list[pa.RecordBatch]:
-        """Served records, in the order of their offsets (sorted, distinct), as SERVED has them."""
+    def records(self, numbers: np.ndarray) -> list[pa.RecordBatch]:
+        """Served records, in the order of their numbers (sorted, distinct), as SERVED has them."""
         parts: list[pa.RecordBatch] = []
-        at = np.searchsorted(np.array(self._firsts, np.int64), offsets, "right") - 1
+        at = np.searchsorted(np.array(self._firsts, np.int64), numbers, "right") - 1
         for piece in np.unique(at).tolist():
             records = self._piece(self._firsts[piece])
-            wanted = offsets[at == piece]
-            of_piece = records.column(OFFSET).to_numpy()
+            wanted = numbers[at == piece]
+            of_piece = records.column(NUMBER).to_numpy()
             place = np.searchsorted(of_piece, wanted)
             if piece < 0 or (np.append(of_piece, -1)[place] != wanted).any():
                 raise self._missing(int(wanted[0]))
             parts.append(records.take(pa.array(place)))
         whole = pa.Table.from_batches(parts).unify_dictionaries().combine_chunks() if parts else None
-        return whole.drop_columns(OFFSET).to_batches() if whole is not None else []
+        return whole.drop_columns(NUMBER).to_batches() if whole is not None else []
 
     def expire(self, watermark: int | None, lateness: int, kept: Kept, sparing: int = 0) -> None:
         """Note for deletion what no record behind this watermark can ask for, ms. What is gone through again later must begin here.
@@ -191,10 +205,10 @@ class ServedStore:
         self._hold(first, records)
         return records
 
-    def _missing(self, offset: int) -> StateError:
+    def _missing(self, number: int) -> StateError:
         return StateError(
-            f"state {self._store.path}: served records from offset {offset} on are missing; delete the state, and `tidemark examples run` makes it "
-            "anew from the logs"
+            f"state {self._store.path}: served records from offset {number >> _SHARING} on are missing; "
+            "`tidemark examples restore` has it made anew from the logs"
         )
 
     def _hold(self, first: int, records: pa.RecordBatch) -> None:
@@ -206,10 +220,10 @@ class ServedStore:
 
 
 def pieces_of(records: pa.RecordBatch, arrivals: np.ndarray, users: np.ndarray, requests: np.ndarray) -> list[Piece]:
-    """Served records with their offsets, cut apart for `Kept.pieces`."""
-    offsets, out = records.column(OFFSET).to_numpy(), []
+    """Served records with their numbers, cut apart for `Kept.pieces`."""
+    numbers, out = records.column(NUMBER).to_numpy(), []
     for at in range(0, records.num_rows, PIECE_RECORDS):
         rows = slice(at, at + PIECE_RECORDS)
         piece = with_own_dictionaries(records.slice(at, PIECE_RECORDS))
-        out.append((int(offsets[at]), int(arrivals[rows][-1]), piece, users[rows], requests[rows]))
+        out.append((int(numbers[at]), int(arrivals[rows][-1]), piece, users[rows], requests[rows]))
     return out

@@ -9,6 +9,7 @@ from flows.lazy_group import LazyGroup
 COMMANDS = {
     "run": ("flows.examples.run_command:run", "Join the logs of what was served and of actions into examples."),
     "status": ("flows.examples.run_command:status", "Where the join stands in both logs, and what became of the records."),
+    "restore": ("flows.examples.run_command:restore", "Have tasks made anew from the logs whose state is damaged."),
     "export": ("flows.examples.export_command:export", "Final examples as one Parquet file that anything reads."),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,42 @@ def cut(stretches: Iterable[ExampleRows], rows: int) -> Iterator[ExampleRows]:
             waiting, count = [whole.take(np.arange(at, count))], count - at
     if count:
         yield joined(waiting)
+
+
+def with_requests_in_order(rows: ExampleRows) -> ExampleRows:
+    """The same rows, with their user features numbered by first use: one number for each user, time of request and content.
+
+    How features are numbered and shared otherwise says how records were read, and who computes in that order would too.
+    """
+    if not len(rows):
+        return rows
+    code, time, user = rows.request, rows.request_time, rows.user_id
+    order = np.lexsort((code, time, user))
+    other = np.ones(len(order), bool)
+    other[1:] = (user[order][1:] != user[order][:-1]) | (time[order][1:] != time[order][:-1])
+    new = other.copy()
+    new[1:] |= code[order][1:] != code[order][:-1]
+    first = order[new]
+    same = np.arange(len(first))
+    # What was read apart may be there twice.
+    for i in np.flatnonzero(~other[new]).tolist():
+        low = i - 1
+        while low >= 0 and user[first[low]] == user[first[i]] and time[first[low]] == time[first[i]]:
+            if _equal(rows.users, int(code[first[low]]), int(code[first[i]])):
+                same[i] = same[low]
+                break
+            low -= 1
+    group = np.empty(len(order), np.int64)
+    group[order] = same[np.cumsum(new) - 1]
+    used, at, request = np.unique(group, return_index=True, return_inverse=True)
+    rank = np.empty(len(used), np.int32)
+    rank[np.argsort(at)] = np.arange(len(used))
+    return replace(rows, request=rank[request], users=rows.users.take(code[np.sort(at)]))
+
+
+def _equal(users: UserFeatures, one: int, other: int) -> bool:
+    entries = [users.sequence[users.offsets[code] : users.offsets[code + 1]] for code in (one, other)]
+    return np.array_equal(users.counters[one], users.counters[other]) and entries[0].tobytes() == entries[1].tobytes()
 
 
 def _united(parts: Sequence[tuple[np.ndarray, tuple]]) -> tuple[np.ndarray, tuple]:

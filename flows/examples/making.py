@@ -26,7 +26,7 @@ from flows.kernels.joining import (
     X_INDEX,
     X_KIND,
     X_LABELS,
-    X_OFFSET,
+    X_NUMBER,
     X_PIN,
     X_READY,
     X_SEEN,
@@ -93,8 +93,8 @@ def make_rows(
 def _examples(
     out: np.ndarray, revisited: np.ndarray, served: ServedStore, surfaces: Mapping[str, int], topics: dict[int, str], where: str
 ) -> ExampleRows:
-    offsets, request = np.unique(out[:, X_OFFSET], return_inverse=True)
-    rows = rows_of(served.records(offsets), where)
+    numbers, request = np.unique(out[:, X_NUMBER], return_inverse=True)
+    rows = rows_of(served.records(numbers), where)
     pin = rows.pin_offsets[request] + out[:, X_INDEX]
     kinds = np.array([_KINDS[kind] for kind in range(len(_KINDS))], np.int8)
     codes = np.array([surfaces.get(name, -1) for name in rows.surfaces] + [-1], np.int16)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flows.dataflow.plan import Plan
+from flows.directories import sync, translated
 from flows.errors import DataDirectoryError, SettingsError, StateError
 from flows.examples.heartbeats import beat
 from flows.examples.record import EXAMPLES
@@ -17,6 +20,7 @@ from flows.run.stopping import stopping_on_signals
 from flows.run.warm_up import warm_up
 from flows.run.workers import Workers
 from flows.settings import Settings
+from flows.state.handover import task_taken
 from flows.state.lock import run_lock
 from flows.state.store import TaskView
 from flows.state.task import task_path
@@ -169,6 +173,42 @@ def run_examples(settings: Settings, follow: bool, workers: int, display: Displa
     waiting = sum(one.end - one.position + one.served_end - one.served_position for one in stands(settings))
     seconds = ended_at - (first_word or [started])[0]
     return Made(records, made["examples"], made["positives"], made["finals"], waiting, seconds, workers, running.stopping)
+
+
+def put_away(settings: Settings, partitions: Sequence[int]) -> list[str]:
+    """Have tasks made anew from the logs; returns the names of those that had state, which lies beside from now on.
+
+    Raises
+    ------
+    LockedError
+        Another command is at a task, or a run doesn't let go of it.
+    DataDirectoryError
+        There is no such partition; or the logs don't go back to their beginning, so that nothing could be made anew.
+    """
+    for partition in partitions:
+        if partition >= settings.partitions:
+            raise SettingsError(f"there is no partition {partition}; partitions are 0 to {settings.partitions - 1}")
+    for name in (ACTIONS, SERVED):
+        if not log_exists(settings, name):
+            raise DataDirectoryError(f"there is no log '{name}' in {settings.logs}: without it, nothing can be made anew")
+        with open_log(settings, name, read_only=True) as log:
+            starts = log.start_positions()
+        if gone := [partition for partition in partitions if starts[partition]]:
+            raise DataDirectoryError(
+                f"log '{name}', partition {gone[0]}, begins at {starts[gone[0]]}: what it has lost would be missing from examples; bring back its "
+                "archive first (`tidemark archive status`)"
+            )
+    done = []
+    for partition in partitions:
+        with task_taken(settings, EXAMPLES, partition) as path:
+            if path.exists():
+                old = path.with_name(path.name + ".replaced")
+                with translated(f"state {path}: can't be put away"):
+                    shutil.rmtree(old, ignore_errors=True)
+                    path.rename(old)
+                    sync(path.parent)
+                done.append(f"{EXAMPLES}/{partition}")
+    return done
 
 
 def _totals(settings: Settings) -> dict[str, int]:

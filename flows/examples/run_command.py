@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from flows.examples.run import Made, run_examples, stands
+from flows.examples.run import Made, put_away, run_examples, stands
 from flows.run.display import LiveDisplay, moment
 from flows.settings import Settings
 
@@ -60,6 +60,27 @@ def status(settings: Settings, as_json: bool) -> None:
     for name, n in sorted(counts.items()):
         counted.add_row(name, f"{n:,}")
     console.print(counted)
+
+
+@click.command(epilog="Example: tidemark examples restore --partition 3")
+@click.option(
+    "--partition", "partitions", type=click.IntRange(0), multiple=True, help="This task (may be given several times); all, without it."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def restore(settings: Settings, partitions: tuple[int, ...], as_json: bool) -> None:
+    """Put tasks back whose state is damaged: the next run makes them anew from the logs.
+
+    What a task puts out once more, readers leave out. The old state stays beside (state/examples/<partition>.replaced) until the next time.
+    A run that is on lets go of one task at a time, and goes on with all others.
+    """
+    done = put_away(settings, partitions or tuple(range(settings.partitions)))
+    if as_json:
+        click.echo(json.dumps({"restored": done}))
+    elif done:
+        click.echo(f"{', '.join(done)} begin anew with the next `tidemark examples run`, or at once where one is on")
+    else:
+        click.echo("there is no state of these tasks: nothing to put back")
 
 
 def _summary(made: Made, follow: bool) -> str:

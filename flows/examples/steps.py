@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.decode_values import hash_texts
-from flows.examples.candidates import OFFSET
+from flows.examples.candidates import NUMBER, numbers_of
 from flows.examples.interleaving import Stretch
 from flows.kernels.examples import ActionSteps, Groups, ServedSteps
 from flows.kernels.joining import FIRST_OUTCOME, LATE_BIT, SEEN_BIT
@@ -17,7 +17,7 @@ from flows.served import SERVED_SCHEMA, Status
 from flows.served_versions import as_newest, list_lengths
 from flows.state.actions_task import Judge, JudgedBatch
 
-_PIECE_SCHEMA = SERVED_SCHEMA.append(pa.field(OFFSET, pa.int64()))
+_PIECE_SCHEMA = SERVED_SCHEMA.append(pa.field(NUMBER, pa.int64()))
 _CODES = 256
 
 
@@ -56,7 +56,7 @@ def judged_steps(judge: Judge, outcomes: Sequence[int], own_profile: int, stretc
 
 
 def served_steps(stretch: Stretch, where: str) -> tuple[ServedSteps, pa.RecordBatch, int]:
-    """The served records of a stretch; those that can lead to examples, with their offsets; and how many heartbeats there were.
+    """The served records of a stretch; those that can lead to examples, with their numbers; and how many heartbeats there were.
 
     A record without a user or without pins leads to none, nor does one whose request has no ID: a step without candidates.
     """
@@ -71,7 +71,7 @@ def served_steps(stretch: Stretch, where: str) -> tuple[ServedSteps, pa.RecordBa
         newest = as_newest(batch.records, where)
         assert named is not None
         heartbeats += n - newest.num_rows
-        newest = newest.append_column(OFFSET, pa.array(batch.offsets_of_records()[named]))
+        newest = newest.append_column(NUMBER, pa.array(numbers_of(batch.offsets_of_records())[named]))
         parts.append(newest)
         rows_of_parts.append(at + np.flatnonzero(named))
         at += n
@@ -100,7 +100,7 @@ def served_steps(stretch: Stretch, where: str) -> tuple[ServedSteps, pa.RecordBa
         user=spread(records.column("user_id").to_numpy(zero_copy_only=False)),
         request=spread(request),
         time=spread(records.column("timestamp").to_numpy(zero_copy_only=False)),
-        offset=spread(records.column(OFFSET).to_numpy(zero_copy_only=False)),
+        number=spread(records.column(NUMBER).to_numpy(zero_copy_only=False)),
         first=np.concatenate([[0], np.cumsum(spread(lengths))]).astype(np.int64),
         pin=records.column("pin_id").flatten().to_numpy(zero_copy_only=False),
         defaulted=(pin_status == Status.DEFAULTED) | np.repeat(user_defaulted, lengths),

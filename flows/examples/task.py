@@ -53,7 +53,7 @@ from flows.vocabulary import OWN_PROFILE, Vocabulary
 FLOW = EXAMPLES
 # Of what is stored and put out; a change of its meaning is a new number.
 _FORMAT = "examples 2"
-_ANEW = "delete the state, and `tidemark examples run` makes it anew from the logs (what it puts out once more, readers leave out)"
+_ANEW = "`tidemark examples restore` has it made anew from the logs"
 # Records of a stretch: what it leads to carries features, some KiB of each request.
 _ACTIONS, _SERVED = 16_384, 2_048
 # Records of EXAMPLES in a batch of their own, with the features of their requests.
@@ -307,7 +307,8 @@ class ExamplesTask(Task):
         if made - {self.store.meta.generation}:
             raise DataDirectoryError(
                 f"log '{EXAMPLES}', partition {self.partition}, was made under correction {min(made)}, and state {self.store.path} reflects "
-                f"correction {self.store.meta.generation}: move the log away and delete the state, then `tidemark examples run` makes both anew"
+                f"correction {self.store.meta.generation}: move the log away, run `tidemark examples restore`, and `tidemark examples run` makes "
+                "both anew"
             )
 
     def _restore_anchor(self) -> None:

@@ -92,7 +92,9 @@ class ServedSteps:
     ----------
     place : int64[m]
         How many of the actions go before each.
-    arrival, user, request, time, offset : int64[m]
+    arrival, user, request, time : int64[m]
+    number : int64[m]
+        Of its own, ascending.
     first : int64[m + 1]
         Candidates of record i are first[i] to first[i + 1].
     pin : int64[c]
@@ -105,7 +107,7 @@ class ServedSteps:
     user: np.ndarray
     request: np.ndarray
     time: np.ndarray
-    offset: np.ndarray
+    number: np.ndarray
     first: np.ndarray
     pin: np.ndarray
     defaulted: np.ndarray
@@ -194,14 +196,15 @@ class JoinSet:
         _place_entries(groups.entries, groups.of_entry, found)
         of_new = np.repeat(groups.of_served, np.diff(served.first))
         dirty, counts = np.zeros(groups.count, np.bool_), np.zeros(len(COUNTED), np.int64)
-        # A row comes out eight times at most: once, with five outcomes, and with two sets of labels. A record makes one heartbeat at most.
-        room = 8 * (relevant + candidates + int(self.scalars[N_ROWS])) + len(actions.user) + len(served.place)
+        # A row comes out eight times at most: once, with five outcomes, and with two sets of labels. Of those that are there already only a revisit
+        # and the labels come without a record of their own. A record makes one heartbeat at most. What is not filled in takes no memory.
+        room = 8 * (relevant + candidates) + 3 * int(self.scalars[N_ROWS]) + len(actions.user) + len(served.place)
         out = np.empty((room, OUT_COLUMNS), np.int64)
         filled = np.zeros(candidates, np.bool_)
         done, used = join_records(
             actions.user, actions.request, actions.pin, actions.time, actions.event, actions.what, actions.topic, actions.arrival,
             actions.offset, actions.watermark, actions.revisited, groups.of_action,
-            served.place, served.arrival, served.user, served.request, served.time, served.offset, groups.of_served, served.first, served.pin,
+            served.place, served.arrival, served.user, served.request, served.time, served.number, groups.of_served, served.first, served.pin,
             served.defaulted, before, self._lateness, self.scalars, self.rows, self.keys, self.saved, self.nodes, self.heap, entries, known,
             found, dirty, counts, out, filled,
         )  # fmt: skip

@@ -16,7 +16,7 @@ JOIN_SCALARS = 8
 
 # Columns of `rows`: one (user, request, pin). R_DUE is the number of its entry in the heap that counts; R_LINK the next row of its user and pin
 # that has a save, or of the free list; R_NODE its first outcome that waits for an impression.
-R_USER, R_REQUEST, R_PIN, R_STATE, R_SEEN, R_TOPIC, R_OFFSET, R_INDEX, R_LABELS, R_SAVE_TIME, R_SAVE_ID, R_NODE, R_LINK, R_LINKED, R_DUE, R_BORN = (
+R_USER, R_REQUEST, R_PIN, R_STATE, R_SEEN, R_TOPIC, R_NUMBER, R_INDEX, R_LABELS, R_SAVE_TIME, R_SAVE_ID, R_NODE, R_LINK, R_LINKED, R_DUE, R_BORN = (
     range(16)
 )  # fmt: skip
 ROW_COLUMNS = 16
@@ -61,7 +61,7 @@ def add_row(user, request, pin, state, scalars, rows, keys):  # type: ignore[no-
     for column in range(rows.shape[1]):
         rows[r, column] = 0
     rows[r, R_USER], rows[r, R_REQUEST], rows[r, R_PIN], rows[r, R_STATE] = user, request, pin, state
-    rows[r, R_OFFSET] = rows[r, R_NODE] = rows[r, R_LINK] = rows[r, R_DUE] = -1
+    rows[r, R_NUMBER] = rows[r, R_NODE] = rows[r, R_LINK] = rows[r, R_DUE] = -1
     rows[r, R_BORN] = scalars[SEQUENCE]
     scalars[SEQUENCE] += 1
     return r

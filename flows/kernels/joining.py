@@ -31,7 +31,7 @@ from flows.kernels.join_entries import (
     R_LABELS,
     R_LINK,
     R_NODE,
-    R_OFFSET,
+    R_NUMBER,
     R_PIN,
     R_SAVE_ID,
     R_SAVE_TIME,
@@ -86,14 +86,14 @@ COUNTED = (
     C_EARLY,
 ) = range(len(COUNTED))  # fmt: skip
 
-# Columns of the candidates of a request, as they are stored: E_INDEX is the place in the record's list, times 2, plus 1 if values were defaulted;
-# E_SEEN the offset of the impression that made it an example, UNSEEN for none, 0 if that came before the served row.
-E_PIN, E_TIME, E_OFFSET, E_INDEX, E_SEEN = range(5)
+# Columns of the candidates of a request, as they are stored: E_NUMBER is the served record's; E_INDEX the place in its list, times 2, plus 1 if its
+# values were defaulted; E_SEEN the offset of the impression that made it an example, UNSEEN for none, SEEN_BEFORE if that came first.
+E_PIN, E_TIME, E_NUMBER, E_INDEX, E_SEEN = range(5)
 ENTRY_COLUMNS = 5
-UNSEEN = -1
+UNSEEN, SEEN_BEFORE = -1, -2
 
 # Columns of what comes out. X_KIND: at the impression, an outcome (X_HEAD), labels, the label of a save, nothing for so long.
-X_READY, X_KIND, X_HEAD, X_USER, X_PIN, X_SEEN, X_TOPIC, X_OFFSET, X_INDEX, X_LABELS, X_SAVE_TIME, X_SAVE_ID = range(12)
+X_READY, X_KIND, X_HEAD, X_USER, X_PIN, X_SEEN, X_TOPIC, X_NUMBER, X_INDEX, X_LABELS, X_SAVE_TIME, X_SAVE_ID = range(12)
 OUT_COLUMNS = 12
 NEGATIVE, POSITIVE, FINAL, FINAL_REVISIT, HEARTBEAT = 0, 1, 2, 3, 4
 HEARTBEAT_MS = 5_000
@@ -103,7 +103,7 @@ HEARTBEAT_MS = 5_000
 @compiled_in_place
 def join_records(  # type: ignore[no-untyped-def]
     user, request, pin, time, event, what, topic, arrival, offset, watermark, revisited, group,
-    place, s_arrival, s_user, s_request, s_time, s_offset, s_group, s_first, c_pin, c_defaulted,
+    place, s_arrival, s_user, s_request, s_time, s_number, s_group, s_first, c_pin, c_defaulted,
     before, lateness, scalars, rows, keys, saved, nodes, heap, entries, known, found, dirty, counts, out, filled,
 ):  # fmt: skip
     """Join records in their merged order.
@@ -137,7 +137,7 @@ def join_records(  # type: ignore[no-untyped-def]
         while s < len(place) and place[s] == i:
             out_before = done
             done, known = _serve(
-                s, w, lateness, s_arrival, s_user, s_request, s_time, s_offset, s_group, s_first, c_pin, c_defaulted, scalars, rows, keys,
+                s, w, lateness, s_arrival, s_user, s_request, s_time, s_number, s_group, s_first, c_pin, c_defaulted, scalars, rows, keys,
                 saved, entries, known, found, dirty, counts, out, filled, done,
             )  # fmt: skip
             done = _beat(s_arrival[s], out_before, scalars, out, done)
@@ -175,7 +175,7 @@ def join_records(  # type: ignore[no-untyped-def]
 
 @compiled_in_place
 def _serve(  # type: ignore[no-untyped-def]
-    s, w, lateness, s_arrival, s_user, s_request, s_time, s_offset, s_group, s_first, c_pin, c_defaulted, scalars, rows, keys, saved, entries,
+    s, w, lateness, s_arrival, s_user, s_request, s_time, s_number, s_group, s_first, c_pin, c_defaulted, scalars, rows, keys, saved, entries,
     known, found, dirty, counts, out, filled, done,
 ):  # fmt: skip
     """A served record: its candidates can be seen from now on, and those that were seen already are examples."""
@@ -196,16 +196,16 @@ def _serve(  # type: ignore[no-untyped-def]
         counts[C_CANDIDATES] += 1
         dirty[group] = True
         entry = entries[e]
-        entry[E_PIN], entry[E_TIME], entry[E_OFFSET], entry[E_SEEN] = c_pin[c], s_time[s], s_offset[s], UNSEEN
+        entry[E_PIN], entry[E_TIME], entry[E_NUMBER], entry[E_SEEN] = c_pin[c], s_time[s], s_number[s], UNSEEN
         entry[E_INDEX] = 2 * (c - s_first[s]) + (1 if c_defaulted[c] else 0)
         r = row_of(s_user[s], s_request[s], c_pin[c], keys)
         if r >= 0 and rows[r, R_STATE] == UNSERVED and rows[r, R_SEEN] <= s_time[s] + SERVED_KEPT_MS:
-            entry[E_SEEN] = 0
+            entry[E_SEEN] = SEEN_BEFORE
             if c_defaulted[c]:
                 counts[C_DEFAULTED] += 1
                 free_row(r, scalars, rows, keys, saved)
             else:
-                done = _begin_example(r, s_offset[s], c - s_first[s], s_arrival[s], rows, out, done)
+                done = _begin_example(r, s_number[s], c - s_first[s], s_arrival[s], rows, out, done)
     return done, known
 
 
@@ -240,7 +240,7 @@ def _see(  # type: ignore[no-untyped-def]
             counts[C_OUTSIDE] += 1
         free_node(k, scalars, rows, nodes)
     if e >= 0:
-        done = _begin_example(r, entries[e, E_OFFSET], entries[e, E_INDEX] // 2, arrival, rows, out, done)
+        done = _begin_example(r, entries[e, E_NUMBER], entries[e, E_INDEX] // 2, arrival, rows, out, done)
     return done
 
 
@@ -347,9 +347,9 @@ def _beat(arrival, out_before, scalars, out, done):  # type: ignore[no-untyped-d
 
 
 @compiled_in_place
-def _begin_example(r, offset, index, arrival, rows, out, done):  # type: ignore[no-untyped-def]
+def _begin_example(r, number, index, arrival, rows, out, done):  # type: ignore[no-untyped-def]
     """Both the impression and the served row are there: a negative, and what has come out already."""
-    rows[r, R_STATE], rows[r, R_OFFSET], rows[r, R_INDEX] = EXAMPLE, offset, index
+    rows[r, R_STATE], rows[r, R_NUMBER], rows[r, R_INDEX] = EXAMPLE, number, index
     done = _emit(r, NEGATIVE, 0, arrival, rows, out, done)
     for head in range(HEADS_IN_ALL):
         if rows[r, R_LABELS] >> head & 1:
@@ -361,6 +361,6 @@ def _begin_example(r, offset, index, arrival, rows, out, done):  # type: ignore[
 def _emit(r, kind, head, arrival, rows, out, done):  # type: ignore[no-untyped-def]
     row = out[done]
     row[X_READY], row[X_KIND], row[X_HEAD], row[X_USER], row[X_PIN] = arrival, kind, head, rows[r, R_USER], rows[r, R_PIN]
-    row[X_SEEN], row[X_TOPIC], row[X_OFFSET], row[X_INDEX] = rows[r, R_SEEN], rows[r, R_TOPIC], rows[r, R_OFFSET], rows[r, R_INDEX]
+    row[X_SEEN], row[X_TOPIC], row[X_NUMBER], row[X_INDEX] = rows[r, R_SEEN], rows[r, R_TOPIC], rows[r, R_NUMBER], rows[r, R_INDEX]
     row[X_LABELS], row[X_SAVE_TIME], row[X_SAVE_ID] = rows[r, R_LABELS], rows[r, R_SAVE_TIME], rows[r, R_SAVE_ID]
     return done + 1

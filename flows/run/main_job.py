@@ -17,7 +17,7 @@ from flows.run.warm_up import warm_up
 from flows.run.workers import Workers
 from flows.settings import Settings
 from flows.state.lock import run_lock
-from flows.state.task import task_path
+from flows.state.task import putting_back, task_path
 
 FLOWS = ("all", ACTIONS, REVISITS)
 
@@ -137,5 +137,5 @@ def left_out(aside: dict[str, str]) -> str:
     why = "; ".join(f"{task}: {reason}" for task, reason in sorted(aside.items()))
     return (
         f"{tasks} {'was' if len(aside) == 1 else 'were'} left out, with damaged state; all other tasks have done what there was. "
-        f"`tidemark replay restore {' '.join(f'--task {task}' for task in sorted(aside))}` puts back what is damaged ({why})"
+        f"`{putting_back(*sorted(aside))}` puts back what is damaged ({why})"
     )

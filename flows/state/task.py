@@ -18,6 +18,7 @@ import numpy as np
 from rocksdict import WriteBatch
 
 from flows.errors import MAKE_ANEW, CorruptionError, StateError
+from flows.examples.record import EXAMPLES
 from flows.log import Log, LogBatch
 from flows.settings import Settings
 from flows.state.behind import Lanes
@@ -30,6 +31,14 @@ from flows.state.tables import canonical, expiry, unexpired
 def task_path(settings: Settings, flow: str, partition: int) -> Path:
     """Where a task's state lies."""
     return settings.state / flow / f"{partition:04d}"
+
+
+def putting_back(*names: str) -> str:
+    """The command that puts tasks back, by their names in words (``actions/3``)."""
+    flow = names[0].partition("/")[0]
+    if flow == EXAMPLES:
+        return f"tidemark examples restore {' '.join('--partition ' + name.partition('/')[2] for name in names)}"
+    return f"tidemark replay restore {' '.join('--task ' + name for name in names)}"
 
 
 class Judged(Protocol):

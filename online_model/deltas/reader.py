@@ -81,6 +81,11 @@ class DeltaReader:
         self._refused: DeltaError | None = None
         self._unreadable = -1
 
+    @property
+    def read_to(self) -> int:
+        """The offset that it reads on from: behind `position` lies what is no whole delta yet."""
+        return self._at
+
     def read(self, most: int = 65_536) -> list[Delta]:
         """Deltas that are whole by now, of the next records; [] at the end, or where one has not come to its end yet.
 

@@ -59,7 +59,7 @@ class DeltaWriter:
         if after.position > end or (after.delta and not holds(log, after)):
             raise LostDeltasError(
                 f"log '{log.name}' doesn't hold delta {after.delta} of base {base}, which its learner has put out: it has lost records; restore it "
-                f"(`tidemark replay restore --log {log.name}`), or let the learner put out all rows anew",
+                f"(`tidemark replay restore --log {log.name}`), or let `tidemark replay learner` put out what differs",
                 end,
             )
         repeats = deque(reversed(list(closings(log, base, since=after.position))))
@@ -111,7 +111,7 @@ class DeltaWriter:
             what = "rows" if known.positions == closing.positions else f"positions ({closing.positions}, not {known.positions})"
             raise DivergedError(
                 f"delta {known.delta} of base {self.base} was put out before, and what is learned again has other {what}: another torch, "
-                "instruction set or number of threads (`tidemark models show`)? Let the learner put out all rows anew"
+                "instruction set or number of threads (`tidemark models show`)? `tidemark replay learner` puts out what differs"
             )
         self._repeats.popleft()
         return known

@@ -6,14 +6,14 @@ follows from the seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 from flows.errors import InputError
-from online_model.evaluation.metrics import METRICS, Measuring, Value
+from online_model.evaluation.metrics import METRICS, Head, Measuring, Value
 from online_model.evaluation.scored import ScoredRows
 
 RESAMPLES = 1000
@@ -65,6 +65,25 @@ class Comparison:
     differences: tuple[Difference, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Resamples:
+    """Both scorings under the same draws of users.
+
+    Attributes
+    ----------
+    heads : dict of str to (Head, Head)
+        Of the first scoring and of the second, each user counting once.
+    drawn : float64[heads, 2, len(METRICS), resamples]
+        nan where a resample has no such metric.
+    users, seed : int
+    """
+
+    heads: dict[str, tuple[Head, Head]]
+    drawn: np.ndarray
+    users: int
+    seed: int
+
+
 def compare(
     rows: ScoredRows, against: ScoredRows, seed: int, resamples: int = RESAMPLES, told: Callable[[int], None] = lambda n: None
 ) -> Comparison:
@@ -84,6 +103,13 @@ def compare(
     InputError
         They are not of the same rows, or have no head in common.
     """
+    return pooled([resample(rows, against, seed, resamples, told)])
+
+
+def resample(
+    rows: ScoredRows, against: ScoredRows, seed: int, resamples: int = RESAMPLES, told: Callable[[int], None] = lambda n: None
+) -> Resamples:
+    """What `compare` is made of; parameters and errors are its own."""
     refuse_other_rows(rows, against)
     heads = [head for head in rows.heads if head in against.labels]
     sides = [[Measuring(side, head) for head in heads] for side in (rows, against)]
@@ -94,11 +120,28 @@ def compare(
             for i, head in enumerate(measuring):
                 drawn[i, side, :, start : start + weights.shape[1]] = head.under(weights)
         told(weights.shape[1])
+    return Resamples({head: (one.told(), other.told()) for head, one, other in zip(heads, *sides, strict=True)}, drawn, users, seed)
+
+
+def pooled(parts: Sequence[Resamples]) -> Comparison:
+    """Differences of one population, or the means of those of several that have no user in common.
+
+    Of several, resample i is the mean of theirs: their users were drawn apart. So the interval is about these populations, and says nothing of
+    others; how far their own differences lie apart is beside it for whoever asks.
+
+    Parameters
+    ----------
+    parts : sequence of Resamples
+        One or more, of the same heads and as many resamples.
+    """
+    drawn = np.mean([part.drawn for part in parts], axis=0)
+    users = sum(part.users for part in parts)
     differences = []
-    for i, (head, one, other) in enumerate(zip(heads, *sides, strict=True)):
-        values, others = one.told().metrics, other.told().metrics
-        differences += [_difference(head, name, values[name], others[name], users, drawn[i, :, j]) for j, name in enumerate(METRICS)]
-    return Comparison(users, resamples, seed, tuple(differences))
+    for i, head in enumerate(parts[0].heads):
+        for j, name in enumerate(METRICS):
+            value, other = (_mean([part.heads[head][side].metrics[name] for part in parts]) for side in (0, 1))
+            differences.append(_difference(head, name, value, other, users, drawn[i, :, j]))
+    return Comparison(users, drawn.shape[-1], parts[0].seed, tuple(differences))
 
 
 def refuse_other_rows(rows: ScoredRows, against: ScoredRows) -> None:
@@ -128,6 +171,14 @@ def refuse_other_rows(rows: ScoredRows, against: ScoredRows) -> None:
     for head in heads:
         if n := int((rows.labels[head] != against.labels[head]).sum()):
             raise InputError(f"label_{head} of the two scorings differs in {n:,} rows: give both the same labels")
+
+
+def _mean(values: Sequence[Value]) -> Value:
+    """None where one has none."""
+    known = [one.value for one in values if one.value is not None]
+    if len(known) < len(values):
+        return next(one for one in values if one.value is None)
+    return Value(sum(known) / len(known), sum(one.counted for one in values), values[0].unit)
 
 
 def _weights(users: int, resamples: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -21,6 +21,8 @@ class LearnerConfig:
     ----------
     batch_rows : int
         Consecutive records of EXAMPLES that are learned from at once, those that are passed over among them.
+    batch_ms : int
+        They became known in one span of so many ms, so that where few arrive nobody waits until they are many.
     learning_rate : float
         Of row-wise Adagrad.
     delayed_labels : DelayedLabels
@@ -35,18 +37,21 @@ class LearnerConfig:
     """
 
     batch_rows: int = 512
+    batch_ms: int = 10_000
     learning_rate: float = 0.05
     delayed_labels: DelayedLabels = DelayedLabels.FAKE_NEGATIVE
     expire_days: float = 90.0
     head_weights: Mapping[str, float] = field(default_factory=lambda: dict(HEAD_WEIGHTS))
 
     def __post_init__(self) -> None:
-        if type(self.batch_rows) is not int or not 1 <= self.batch_rows <= 65_536:
-            raise SettingsError(f"learner: batch_rows must be a whole number from 1 to 65536, not {self.batch_rows!r}")
-        for name, most in (("learning_rate", 1e3), ("expire_days", 1e5)):
+        for name, most in (("batch_rows", 65_536), ("batch_ms", 86_400_000)):
             value = getattr(self, name)
-            if not (math.isfinite(value) and 0 < value <= most):
-                raise SettingsError(f"learner: {name} must be above 0 and at most {most:g}, not {value!r}")
+            if type(value) is not int or not 1 <= value <= most:
+                raise SettingsError(f"learner: {name} must be a whole number from 1 to {most}, not {value!r}")
+        for name, limit in (("learning_rate", 1e3), ("expire_days", 1e5)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 < value <= limit):
+                raise SettingsError(f"learner: {name} must be above 0 and at most {limit:g}, not {value!r}")
         ways = [way.value for way in DelayedLabels]
         if self.delayed_labels not in ways:
             raise SettingsError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from flows.examples.joining import with_requests_in_order
 from flows.examples.rows import ExampleRows
 from online_model.learner.config import LearnerConfig
 from online_model.learner.delayed import learned_from, weights_for
@@ -92,6 +93,8 @@ def prepare(rows: ExampleRows, ranker: Ranker, config: LearnerConfig) -> Prepare
     time = int(np.minimum(rows.impression_time, rows.ready_time).max(initial=-1))
     rows, labels, sightings = learned_from(rows, config.delayed_labels)
     sighted = np.flatnonzero(sightings)
+    # The order of requests decides the last bits of sums over them.
+    rows = with_requests_in_order(rows)
     return Prepared(
         features_of(rows, ranker.config),
         torch.from_numpy(np.ascontiguousarray(labels[:, : len(ranker.config.heads)])),

@@ -119,6 +119,13 @@ class Current:
         """Where consumers of a base begin; None if nobody gets it."""
         return next((start for start in self.starts().values() if start.base == base), None)
 
+    def role_of(self, user_id: int) -> str:
+        """Which of `starts` a user gets."""
+        for role, share in (("holdout", self.holdout), ("canary", self.canary)):
+            if share is not None and bucket_of(np.array([user_id], np.int64), share.salt)[0] < share.buckets:
+                return role
+        return "served"
+
     def bases_of(self, user_ids: np.ndarray) -> np.ndarray:
         """The base that each user gets: int64[n] to int64[n]."""
         out = np.full(len(user_ids), self.base, np.int64)

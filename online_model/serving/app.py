@@ -25,6 +25,7 @@ from online_model.serving.answer import Answer, Ask
 from online_model.serving.errors import BadRequestError, NotUtf8Error, ServingError, SlowBodyError, TooLargeError
 from online_model.serving.metrics import Metrics
 from online_model.serving.packing import Request as Asked
+from online_model.serving.rank_schema import RankRequest, parsed_rank
 from online_model.serving.schema import MAX_BODY_BYTES, BatchRequest, GetQuery, checked, parsed, refused, said_once
 from online_model.serving.service import Service
 
@@ -32,7 +33,7 @@ _JSON = "application/json"
 # An answer holds for a moment.
 _HEADERS = {"cache-control": "no-store"}
 _NO_IDS = np.empty(0, np.int64)
-_FEATURES = "/v1/features"
+_FEATURES, _RANK = "/v1/features", "/v1/rank"
 _CLIENT_GONE = 499
 
 _Said = Annotated[GetQuery, Query()]
@@ -62,6 +63,7 @@ def make_app(service: Service) -> FastAPI:
     app.add_middleware(_Measured, metrics=service.metrics)
     _refusals(app)
     _features(app, service)
+    _ranking(app, service)
     _operations(app, service)
     return app
 
@@ -87,8 +89,6 @@ def _features(app: FastAPI, service: Service) -> None:
     async def batch(http: Request) -> Response:
         """All of one log prefix. A list stands for each value of the single answers: of all entities, in the order asked."""
         timestamp = time.time_ns() // 1_000_000
-        if http.scope["query_string"]:
-            raise BadRequestError("a POST says nothing behind its question mark", "say it in the body; see /docs for the fields")
         said, ask = parsed(await _body(http, service.options.body_timeout_s), service.options)
         request = checked(said, timestamp, service.vocabulary, service.fingerprint)
         return Response(await service.serve(request, ask, service.packer.batch), media_type=_JSON, headers=_HEADERS)
@@ -117,6 +117,19 @@ def _features(app: FastAPI, service: Service) -> None:
         if not name:
             raise BadRequestError("the topic has no name", "name one: /v1/features/topic/NAME")
         return await one(said, Ask(_NO_IDS, _NO_IDS, (name,), said.as_of), service.packer.topic)
+
+
+def _ranking(app: FastAPI, service: Service) -> None:
+    schema = RankRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    body = {"requestBody": {"required": True, "content": {_JSON: {"schema": schema, "examples": examples.RANK_REQUESTS}}}}
+
+    @app.post(_RANK, openapi_extra=body, responses=examples.RANK, summary="The best pins for a user", tags=["ranking"])
+    async def rank(http: Request) -> Response:
+        """Ranked by the model that the user gets: pins slot by slot, as columns, each with what it leads to. All of one log prefix and one model."""
+        timestamp = time.time_ns() // 1_000_000
+        said, wanted = parsed_rank(await _body(http, service.options.body_timeout_s))
+        request = checked(said, timestamp, service.vocabulary, service.fingerprint)
+        return Response(await service.rank(request, wanted), media_type=_JSON, headers=_HEADERS)
 
 
 def _operations(app: FastAPI, service: Service) -> None:
@@ -200,6 +213,8 @@ async def _said_once(http: Request) -> None:
 
 
 async def _body(http: Request, seconds: float) -> bytes:
+    if http.scope["query_string"]:
+        raise BadRequestError("a POST says nothing behind its question mark", "say it in the body; see /docs for the fields")
     parts, size = [], 0
     try:
         async with asyncio.timeout(seconds):
@@ -238,8 +253,8 @@ class _Measured:
 
 
 def _endpoint(path: str) -> str:
-    if path == _FEATURES:
-        return "batch"
+    if path in (_FEATURES, _RANK):
+        return "batch" if path == _FEATURES else "rank"
     kind = path.removeprefix(_FEATURES + "/").partition("/")[0] if path.startswith(_FEATURES + "/") else path.removeprefix("/")
     allowed: dict[str, Any] = dict.fromkeys(("user", "pin", "topic") if path.startswith(_FEATURES) else ("healthz", "readyz", "metrics"))
     return kind if kind in allowed else "other"

@@ -44,6 +44,23 @@ from flows.settings import Settings
 @click.option(
     "--log-queue-mb", type=click.IntRange(1, 65_536), default=64, show_default=True, help="Memory for rows that are not durable yet."
 )
+@click.option(
+    "--explore",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    metavar="SHARE",
+    help="Of ranked slots, so many get a candidate by chance; the request's ID decides, and propensities are kept.",
+)
+@click.option("--model-threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="That a model computes with.")
+@click.option(
+    "--model-timeout",
+    type=click.FloatRange(0.01, 600),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a request waits for its scores.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when it takes requests, and one at the end.")
 @click.pass_obj
 def serve(
@@ -57,13 +74,16 @@ def serve(
     max_waiting: int,
     require_log: bool,
     log_queue_mb: int,
+    explore: float,
+    model_threads: int,
+    model_timeout: float,
     as_json: bool,
 ) -> None:
-    """Serve features over HTTP, from task state or, with the setting online, from Redis.
+    """Serve features and rankings over HTTP, from task state or, with the setting online, from Redis.
 
-    GET /v1/features/user/ID, /pin/ID, /topic/NAME; POST /v1/features for many at once; /healthz, /readyz, /metrics; /docs says it all, with
-    examples. Each answer goes to the log 'served' with its values and positions. Ctrl-C and SIGTERM end it: requests under way are answered,
-    what was served is made durable, exit 0.
+    GET /v1/features/user/ID, /pin/ID, /topic/NAME; POST /v1/features for many at once; POST /v1/rank by the model that is published (`tidemark
+    models publish`); /healthz, /readyz, /metrics; /docs says it all, with examples. Each answer goes to the log 'served' with its values and
+    positions. Ctrl-C and SIGTERM end it: requests under way are answered, what was served is made durable, exit 0.
     """
     # Not before it is needed: --help shall not wait for what serves.
     from online_model.serving.options import OnStoreError, Options
@@ -71,7 +91,18 @@ def serve(
     from online_model.serving.server import serve as serve_until_asked_to_stop
     from online_model.serving.service import Service
 
-    options = Options(OnStoreError(on_store_error), timeout, past_timeout, max_entities, max_waiting, require_log, log_queue_mb << 20)
+    options = Options(
+        OnStoreError(on_store_error),
+        timeout,
+        past_timeout,
+        max_entities,
+        max_waiting,
+        require_log,
+        log_queue_mb << 20,
+        explore=explore,
+        model_threads=model_threads,
+        model_timeout_s=model_timeout,
+    )
 
     def ready(url: str) -> None:
         click.echo(json.dumps({"url": url}) if as_json else f"serving at {url} (docs: {url}/docs); Ctrl-C ends it")

@@ -60,6 +60,19 @@ class OtherFingerprintAskedError(ServingError):
     status = 409
 
 
+class OtherModelError(ServingError):
+    """The model that is published was trained under other features, or with another vocabulary, than are served."""
+
+    status = 409
+
+
+class NoModelServedError(ServingError):
+    """There is no model to rank with."""
+
+    status = 503
+    retry_after_s = 5
+
+
 class UnavailableError(ServingError):
     """The store doesn't answer, or too much waits for it, or what is served can't be kept as it must be."""
 

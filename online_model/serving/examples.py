@@ -60,6 +60,41 @@ BATCH = _responses(
         },
     }
 )
+RANK = _responses(
+    {
+        **_HEAD,
+        "user_id": 42,
+        **_FOUND,
+        "arm": "served",
+        "base": 3,
+        "delta": 117,
+        "candidates": 3,
+        "pins": {
+            "pin_id": [77, 1234],
+            "found": [True, True],
+            "status": ["FOUND", "FOUND"],
+            "slot": [0, 1],
+            "score": [0.82, 0.31],
+            "propensity": [1.0, 1.0],
+            "explored": [False, False],
+            "probabilities": {
+                "click": [0.31, 0.12],
+                "long_click": [0.12, 0.05],
+                "save": [0.2, 0.08],
+                "hide": [0.001, 0.004],
+                "revisit": [0.05, 0.02],
+            },
+        },
+    }
+)
+RANK[409]["description"] += " Or the model that is published was trained with others than are served."
+RANK[503]["description"] += " Or no model is served, or it does not answer."
+RANK_REQUESTS = {
+    "the best two of three": {
+        "value": {"user": 42, "candidates": [1234, 77, "my-pin"], "surface": "homefeed", "k": 2, "request_id": "4f1c0a7e"}
+    },
+    "the server's own candidates": {"value": {"user": 42, "surface": "homefeed"}},
+}
 BATCH_REQUESTS = {
     "a user and candidates": {"value": {"users": [42], "pins": [1234, 77, "my-pin"], "surface": "homefeed", "request_id": "4f1c0a7e"}},
     "topics at a time": {"value": {"topics": ["Home Decor"], "as_of": 1_700_000_000_000}},

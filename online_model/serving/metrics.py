@@ -10,8 +10,9 @@ from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from flows.metrics_http import new_registry
 from flows.served import Status
 from online_model.serving.answer import Answer
+from online_model.serving.rank_metrics import RankMetrics
 
-ENDPOINTS = ("user", "pin", "topic", "batch", "healthz", "readyz", "metrics", "other")
+ENDPOINTS = ("user", "pin", "topic", "batch", "rank", "healthz", "readyz", "metrics", "other")
 QUEUE_FULL, NOT_ENCODED, STOPPED = "queue_full", "not_encoded", "stopped"
 """Why a row was not kept."""
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -22,6 +23,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = own = new_registry()
+        self.rank = RankMetrics(own)
         self._requests = Counter("tidemark_serving_requests", "Requests answered.", ("endpoint", "status"), registry=own)
         seconds = Histogram(
             "tidemark_serving_request_seconds",
@@ -54,6 +56,7 @@ class Metrics:
                 ("served_log_waiting_rows", "Rows that wait to become durable."),
                 ("served_log_waiting_bytes", "Memory that they take."),
                 ("serving_waiting_requests", "Requests that wait for the store."),
+                ("serving_rank_waiting_requests", "Requests that wait for a model."),
             )
         }
 

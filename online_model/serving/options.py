@@ -36,6 +36,12 @@ class Options:
         How long a request's head, and its body, may take to come.
     drain_s : float
         How long, at the end, rows are still made durable.
+    explore : float
+        The chance that a slot of a ranking gets a candidate by chance, 0 to 1.
+    model_threads : int
+        That a model computes with.
+    model_timeout_s : float
+        How long a request waits for its scores.
     """
 
     on_store_error: OnStoreError = OnStoreError.ERROR
@@ -48,3 +54,6 @@ class Options:
     head_timeout_s: float = 10.0
     body_timeout_s: float = 10.0
     drain_s: float = 10.0
+    explore: float = 0.0
+    model_threads: int = 1
+    model_timeout_s: float = 5.0

@@ -15,7 +15,7 @@ import orjson
 from flows.errors import SettingsError
 from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, TOPIC_STATS, USER_COUNTERS
 from flows.served import Status
-from flows.served_rows import Served
+from flows.served_rows import Ranked, Served
 from flows.vocabulary import Vocabulary
 from online_model.serving.answer import Answer
 
@@ -54,8 +54,8 @@ class Packer:
         self.fingerprint = fingerprint
         self._names = {"action": _names(vocabulary.action_names()), "surface": _names(vocabulary.surface_names())}
 
-    def served(self, request: Request, answer: Answer) -> Served:
-        """The record of an answer."""
+    def served(self, request: Request, answer: Answer, ranked: Ranked | None = None) -> Served:
+        """The record of an answer; `ranked`: how its pins came to be shown."""
         return Served(
             timestamp=request.timestamp,
             request_id=request.request_id,
@@ -73,23 +73,24 @@ class Packer:
             topic=answer.ask.topics,
             topic_status=answer.topic_status,
             topic_stats=answer.topic_stats,
+            ranked=ranked,
         )
 
     def batch(self, request: Request, answer: Answer) -> bytes:
         """The body of an answer for many entities."""
-        out = self._head(request, answer)
+        out = self.head(request, answer)
         ask = answer.ask
         if len(ask.users):
             sequence = {"offsets": answer.sequences.offsets, **self._sequence(answer)}
             counters = dict(zip(USER_COUNTERS, _columns(answer.user_counters), strict=True))
-            out["users"] = {"user_id": ask.users, **_said(answer.user_status), "sequence": sequence, "counters": counters}
+            out["users"] = {"user_id": ask.users, **said(answer.user_status), "sequence": sequence, "counters": counters}
         if len(ask.pins):
             counters = dict(zip(PIN_COUNTERS, _columns(answer.pin_counters), strict=True))
-            out["pins"] = {"pin_id": ask.pins, **_said(answer.pin_status), "counters": counters}
+            out["pins"] = {"pin_id": ask.pins, **said(answer.pin_status), "counters": counters}
         if ask.topics:
             columns = zip(_STATISTICS, _columns(answer.topic_stats), _OF_STATISTICS, strict=True)
             statistics = {name: column.astype(kind, copy=False) for name, column, kind in columns}
-            out["topics"] = {"topic": ask.topics, **_said(answer.topic_status), "statistics": statistics}
+            out["topics"] = {"topic": ask.topics, **said(answer.topic_status), "statistics": statistics}
         return orjson.dumps(out, option=orjson.OPT_SERIALIZE_NUMPY)
 
     def user(self, request: Request, answer: Answer) -> bytes:
@@ -111,10 +112,10 @@ class Packer:
         return self._one(request, answer, {"topic": answer.ask.topics[0]}, answer.topic_status, statistics=statistics)
 
     def _one(self, request: Request, answer: Answer, entity: dict[str, Any], status: np.ndarray, **values: Any) -> bytes:
-        said = {name: each[0] for name, each in _said(status).items()}
-        return orjson.dumps({**entity, **said, **self._head(request, answer), **values}, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps({**entity, **one_said(status), **self.head(request, answer), **values}, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def _head(self, request: Request, answer: Answer) -> dict[str, Any]:
+    def head(self, request: Request, answer: Answer) -> dict[str, Any]:
+        """What every answer says of itself."""
         # Before the first event a time that nobody asked for says nothing.
         as_of = answer.as_of if answer.ask.as_of is not None or answer.prefix.newest is not None else None
         return {
@@ -145,8 +146,14 @@ def _names(by_code: dict[int, str]) -> np.ndarray:
     return names
 
 
-def _said(status: np.ndarray) -> dict[str, Any]:
+def said(status: np.ndarray) -> dict[str, Any]:
+    """Of each entity whether something is known of it, and how its values came to be."""
     return {"found": status == Status.FOUND, "status": _STATUS[status].tolist()}
+
+
+def one_said(status: np.ndarray) -> dict[str, Any]:
+    """The same of the first one alone."""
+    return {name: each[0] for name, each in said(status).items()}
 
 
 def _columns(values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
@@ -25,29 +25,30 @@ MAX_TEXT = MAX_RAW_BYTES
 
 Topic = Annotated[StrictStr, Field(max_length=MAX_TEXT)]
 Id = StrictInt | Topic
+Body = TypeVar("Body", bound=BaseModel)
 
-_AS_OF = Field(
+AS_OF = Field(
     default=None,
     ge=0,
     le=MAX_EVENT_TIME,
     description="Take events up to this time, ms UTC; by default the greatest accepted event time.",
     examples=[None],
 )
-_REQUEST_ID = Field(
+REQUEST_ID = Field(
     default=None,
     min_length=1,
     max_length=200,
     description="Under which the answer is kept in SERVED; by default one is made.",
     examples=["4f1c0a7e"],
 )
-_SURFACE = Field(default=None, max_length=200, description="Where it will be shown, a surface of the vocabulary.", examples=["homefeed"])
-_FINGERPRINT = Field(
+SURFACE = Field(default=None, max_length=200, description="Where it will be shown, a surface of the vocabulary.", examples=["homefeed"])
+FINGERPRINT = Field(
     default=None,
     max_length=64,
     description="Of the features that the client was made for; with others, which mean something else, it is refused (409).",
     examples=[None],
 )
-_ALLOWING = "Serve a client that was made for other features all the same."
+ALLOWING = "Serve a client that was made for other features all the same."
 
 
 class GetQuery(BaseModel):
@@ -55,11 +56,11 @@ class GetQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    as_of: int | None = _AS_OF
-    request_id: str | None = _REQUEST_ID
-    surface: str | None = _SURFACE
-    fingerprint: str | None = _FINGERPRINT
-    allow_other_fingerprint: bool = Field(default=False, description=_ALLOWING)
+    as_of: int | None = AS_OF
+    request_id: str | None = REQUEST_ID
+    surface: str | None = SURFACE
+    fingerprint: str | None = FINGERPRINT
+    allow_other_fingerprint: bool = Field(default=False, description=ALLOWING)
 
 
 class BatchRequest(BaseModel):
@@ -73,11 +74,11 @@ class BatchRequest(BaseModel):
     users: list[Id] = Field(default_factory=list, description="For each one the action sequence and the revisit counters.")
     pins: list[Id] = Field(default_factory=list, description="For each one the revisit counters.")
     topics: list[Topic] = Field(default_factory=list, description="For each one the revisit statistics.")
-    as_of: StrictInt | None = _AS_OF
-    request_id: StrictStr | None = _REQUEST_ID
-    surface: StrictStr | None = _SURFACE
-    fingerprint: StrictStr | None = _FINGERPRINT
-    allow_other_fingerprint: bool = Field(default=False, strict=True, description=_ALLOWING)
+    as_of: StrictInt | None = AS_OF
+    request_id: StrictStr | None = REQUEST_ID
+    surface: StrictStr | None = SURFACE
+    fingerprint: StrictStr | None = FINGERPRINT
+    allow_other_fingerprint: bool = Field(default=False, strict=True, description=ALLOWING)
 
 
 def parsed(body: bytes, options: Options) -> tuple[BatchRequest, Ask]:
@@ -90,16 +91,8 @@ def parsed(body: bytes, options: Options) -> tuple[BatchRequest, Ask]:
     BadRequestError
         It says what can't be meant, nothing, or more than a request may.
     """
-    try:
-        said = BatchRequest.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        if first["type"] == "json_invalid":
-            raise NotJsonError(
-                f"the body is no JSON: {first['ctx']['error']}", 'send an object such as {"users": [42], "pins": [1, 2]}'
-            ) from None
-        raise refused([dict(first)], BatchRequest.model_fields) from None
-    ask = Ask(_ids("users", said.users), _ids("pins", said.pins), tuple(said.topics), said.as_of)
+    said = from_json(BatchRequest, body, '{"users": [42], "pins": [1, 2]}')
+    ask = Ask(ids("users", said.users), ids("pins", said.pins), tuple(said.topics), said.as_of)
     if not ask.entities:
         raise BadRequestError("no entity is asked for", "name some in users, pins or topics")
     if ask.entities > options.most_entities:
@@ -107,9 +100,36 @@ def parsed(body: bytes, options: Options) -> tuple[BatchRequest, Ask]:
             f"{ask.entities} entities are asked for, and a request may ask for {options.most_entities}",
             "send several requests, or have the server started with a larger --max-entities",
         )
+    return said, ask
+
+
+def from_json(model: type[Body], body: bytes, example: str) -> Body:
+    """What a body says.
+
+    Parameters
+    ----------
+    model : type
+        What it may say.
+    example : str
+        A body that could be meant, for the advice.
+
+    Raises
+    ------
+    NotJsonError
+        It is no JSON.
+    BadRequestError
+        A field is not declared, is said twice, or has a value that it can't have.
+    """
+    try:
+        said = model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise NotJsonError(f"the body is no JSON: {first['ctx']['error']}", f"send an object such as {example}") from None
+        raise refused([dict(first)], model.model_fields) from None
     # Pydantic takes the last of several.
     json.loads(body, object_pairs_hook=said_once)
-    return said, ask
+    return said
 
 
 def said_once(pairs: Iterable[tuple[str, Any]]) -> None:
@@ -131,14 +151,27 @@ def refused(errors: list[dict[str, Any]], names: Iterable[str] = GetQuery.model_
     where = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body", "int", "constrained-str", "str"))
     if first["type"] == "extra_forbidden":
         return BadRequestError(f"there is no field '{where}'{suggestion(where, list(names))}", f"fields are: {', '.join(names)}; see /docs")
-    if len(first["loc"]) > 1 and first["loc"][0] in ("users", "pins"):
+    if len(first["loc"]) > 1 and first["loc"][0] in ("user", "users", "pins", "candidates"):
         return BadRequestError(
             f"{where} is no ID", f"an ID is a whole number, or the text that was ingested, of {MAX_TEXT} characters at most"
         )
     return BadRequestError(f"{where or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", "see /docs for what may be said")
 
 
-def checked(said: GetQuery | BatchRequest, timestamp: int, vocabulary: Vocabulary, fingerprint: str) -> Request:
+class OfItself(Protocol):
+    """What every request may say of itself."""
+
+    @property
+    def request_id(self) -> str | None: ...
+    @property
+    def surface(self) -> str | None: ...
+    @property
+    def fingerprint(self) -> str | None: ...
+    @property
+    def allow_other_fingerprint(self) -> bool: ...
+
+
+def checked(said: OfItself, timestamp: int, vocabulary: Vocabulary, fingerprint: str) -> Request:
     """What a request says of itself.
 
     Raises
@@ -161,7 +194,14 @@ def checked(said: GetQuery | BatchRequest, timestamp: int, vocabulary: Vocabular
     return Request(timestamp, said.request_id if said.request_id is not None else uuid.uuid4().hex, said.surface)
 
 
-def _ids(name: str, said: list[int | str]) -> np.ndarray:
+def ids(name: str, said: list[int | str]) -> np.ndarray:
+    """IDs of a field as int64[n].
+
+    Raises
+    ------
+    BadRequestError
+        A number is none of 64 bits.
+    """
     if str in set(map(type, said)):
         return ids_of([str(one) if type(one) is int and INT64_MIN <= one <= INT64_MAX else _text(name, one) for one in said])
     try:

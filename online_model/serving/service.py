@@ -18,6 +18,7 @@ import numpy as np
 from flows import stopping
 from flows.errors import OtherFingerprintError, TidemarkError
 from flows.open_reader import open_reader
+from flows.served_rows import Served
 from flows.settings import Settings
 from flows.state.actions_task import state_fingerprint
 from online_model.serving.answer import Answer, Ask, defaults
@@ -26,6 +27,8 @@ from online_model.serving.lane import Lane
 from online_model.serving.metrics import Metrics
 from online_model.serving.options import OnStoreError, Options
 from online_model.serving.packing import Packer, Request
+from online_model.serving.rank_schema import Wanted
+from online_model.serving.ranking import Rankings
 from online_model.serving.served_log import ServedLog
 
 _log = logging.getLogger(__name__)
@@ -57,8 +60,10 @@ class Service:
         self._now = Lane("now", opener, options.most_waiting)
         # Apart, for a time that state no longer holds is read from the log, which takes seconds.
         self._past = Lane("past", opener, options.most_waiting)
+        self.rankings = Rankings(settings, options, self.vocabulary, self.packer, self.metrics.rank)
         self._last: Answer | None = None
         self.metrics.watch("serving_waiting_requests", lambda: self._now.waiting + self._past.waiting)
+        self.metrics.watch("serving_rank_waiting_requests", lambda: self.rankings.waiting)
 
     def warm_up(self) -> None:
         """Open the store and load what reads it, so that no request waits for that.
@@ -77,11 +82,13 @@ class Service:
             raise
         except TidemarkError as error:
             _log.warning("the store does not answer yet: %s", error)
+        self.rankings.warm_up(_WARM_UP_S)
 
     def close(self) -> int:
         """Make durable what was served, and release everything; returns how many rows are lost."""
         self._now.close()
         self._past.close()
+        self.rankings.close()
         return self.log.close(self.options.drain_s)
 
     # Requests --------------------------------------------------------------------------------------------------------------------------
@@ -95,17 +102,42 @@ class Service:
             The store does not answer; or, where it is required, SERVED has no room.
         OtherFingerprintError
         """
-        if self.options.require_log and not self.log.has_room():
-            raise self._no_room()
+        self._check_room()
         answer = await self._answered(ask)
         body = pack(request, answer)
-        if not self.log.offer(row := self.packer.served(request, answer)):
+        self._keep(self.packer.served(request, answer), answer)
+        return body
+
+    async def rank(self, request: Request, wanted: Wanted) -> bytes:
+        """The body of a ranking, which is in SERVED's queue when this returns.
+
+        Raises
+        ------
+        NoModelServedError, OtherModelError
+            There is no model, or none for what is served here.
+        UnavailableError
+            As of `serve`; or the model does not answer.
+        OtherFingerprintError
+        """
+        self._check_room()
+        chosen = self.rankings.choose(wanted)
+        began = time.perf_counter()
+        answer = await self._answered(chosen.ask)
+        ranking = await self.rankings.rank(request, chosen, answer, began)
+        self._keep(self.packer.served(request, ranking.answer, ranking.ranked), answer)
+        return ranking.body
+
+    def _check_room(self) -> None:
+        if self.options.require_log and not self.log.has_room():
+            raise self._no_room()
+
+    def _keep(self, row: Served, answer: Answer) -> None:
+        if not self.log.offer(row):
             if self.options.require_log:
                 raise self._no_room()
             self.log.pass_over(row)
         self._last = answer
         self.metrics.answer(answer)
-        return body
 
     async def _answered(self, ask: Ask) -> Answer:
         try:
@@ -152,6 +184,8 @@ class Service:
             self._last = answer
             if answer.prefix.newest is None:
                 reasons.append("the flows have accepted no event yet; `tidemark run` applies what the log holds")
+        # Features are served without a model too.
+        said["model"] = self.rankings.told()
         trouble = self.log.trouble
         if trouble is not None and self.options.require_log:
             reasons.append(f"log 'served': {trouble}")

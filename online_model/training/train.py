@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from flows import stopping
 from flows.directories import make_directory, sync, translated
@@ -22,6 +21,7 @@ from online_model.model.calibration import Calibrators
 from online_model.model.dense import load_dense, save_dense
 from online_model.model.ranker import Ranker
 from online_model.model.scoring import score_rows
+from online_model.registry.build import build_of
 from online_model.registry.manifest import CALIBRATORS, DENSE, Build
 from online_model.training import checkpoint
 from online_model.training.config import TrainingConfig
@@ -156,7 +156,7 @@ def train(
         draft,
         {"model": epoch.ranker.config.to_dict(), "training": config.to_dict()},
         examples.fingerprint,
-        build_of(device, config.seed),
+        build_of(config.seed, device),
         {
             "examples": done.examples,
             "examples_given": len(examples),
@@ -180,12 +180,6 @@ def logits_of(ranker: Ranker, tables: Tables, examples: TrainingExamples) -> np.
         index = np.arange(first, min(first + _SCORED_AT_ONCE, len(examples)))
         out.append(score_rows(ranker, tables.gather(columns.features(index, ranker.config.sequence_length)).to(device)))
     return np.concatenate(out)
-
-
-def build_of(device: torch.device, seed: int) -> Build:
-    """What decides bits beside examples and start."""
-    name = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    return Build(torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), name, seed)
 
 
 def _begun(start: Start, examples: TrainingExamples, config: TrainingConfig, checkpoints: Path | None, name: str) -> Epoch:
@@ -225,5 +219,5 @@ def _name(start: Start, examples: TrainingExamples, config: TrainingConfig) -> s
     """What a training is of; the checkpoint's interval decides no weight."""
     settings = config.to_dict() | {"checkpoint_every": None}
     device = next(start.ranker.parameters()).device
-    said = [start.name, start.ranker.config.to_dict(), settings, examples.digest(), asdict(build_of(device, config.seed))]
+    said = [start.name, start.ranker.config.to_dict(), settings, examples.digest(), asdict(build_of(config.seed, device))]
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()

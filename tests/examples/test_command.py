@@ -71,6 +71,21 @@ def test_a_simulation_whole_killed_and_rescaled(served: Path, tmp_path: Path) ->
     ]
     assert digests[0] == digests[1]
     assert len({task["digest"] for task in digests[0]}) == PARTITIONS
+    # One whose state is damaged is left out, said so, and made anew; what it puts out once more, readers leave out.
+    meta = next((killed / "state" / "examples" / "0001").glob("*.log"))
+    meta.write_bytes(meta.read_bytes()[:-200] + bytes(200))
+    for table in (killed / "state" / "examples" / "0001").glob("*.sst"):
+        table.unlink()
+    said = refused("examples", "run", data=killed)
+    assert "examples/1 was left out" in said
+    assert "`tidemark examples restore --partition 1` puts back" in said
+    assert "`tidemark examples restore --partition 1` has 'examples/1' made anew" in refused(
+        "replay", "restore", "--task", "examples/1", data=killed
+    )
+    assert json.loads(tidemark("examples", "restore", "--partition", 1, "--json", data=killed).out) == {"restored": ["examples/1"]}
+    tidemark("examples", "run", data=killed)
+    assert tables(killed)[1].equals(tables(whole)[1])
+    assert counts(whole) == counts(killed)
     # What came out is what the simulation's users did.
     rows = pa.concat_tables(tables(whole))
     made = {kind: rows.filter(pa.array(rows.column("kind").to_numpy() == kind)) for kind in Kind}

@@ -348,7 +348,7 @@ def test_a_log_or_a_state_that_was_altered_is_refused(tmp_path: Path) -> None:
     batch.put(b"anchor", anchor[:-1] + bytes([anchor[-1] ^ 1]))
     task.store.commit(batch)
     task.abandon()
-    with pytest.raises(StateError, match=r"working sets saved at position .* are not what was written; delete the state"):
+    with pytest.raises(StateError, match=r"working sets saved at position .* are not what was written; `tidemark examples restore`"):
         driven.open()
     driven.close()
 

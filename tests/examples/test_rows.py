@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from flows.errors import CorruptionError
+from flows.examples.joining import joined, with_requests_in_order
 from flows.examples.record import EXAMPLE_SCHEMA, HEADS, SEQUENCE_ENTRY
 from flows.examples.rows import ExampleRows, UserFeatures, batch_of, rows_of
 
@@ -89,3 +91,22 @@ def test_what_is_no_example_is_refused() -> None:
     short = pa.RecordBatch.from_pylist([{"user_features": b"123"}], EXAMPLE_SCHEMA)
     with pytest.raises(CorruptionError, match="as long as"):
         rows_of([short], "log 'examples', partition 0")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_requests_in_order_say_the_same_however_rows_were_read(seed: int) -> None:
+    rows = made(seed, 60, 12)
+    rng = np.random.default_rng(seed)
+    # Few users and times, so that some share both and not what was served of them.
+    rows = replace(rows, user_id=rows.request.astype(np.int64) % 3, request_time=rows.request.astype(np.int64) % 2)
+    once = with_requests_in_order(rows)
+    assert values_of(once) == values_of(rows)
+    assert once.request[np.sort(np.unique(once.request, return_index=True)[1])].tolist() == list(range(len(once.users)))
+    for _ in range(5):
+        cuts = [0, *np.sort(rng.integers(0, 61, 4)).tolist(), 60]
+        parts = [rows.take(np.arange(low, high)) for low, high in pairwise(cuts)]
+        again = with_requests_in_order(joined(parts))
+        assert again.request.tolist() == once.request.tolist()
+        for name in ("counters", "offsets", "sequence"):
+            assert getattr(again.users, name).tobytes() == getattr(once.users, name).tobytes()
+    assert len(with_requests_in_order(rows.take(np.arange(0)))) == 0

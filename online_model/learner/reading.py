@@ -1,0 +1,166 @@
+"""The micro-batches of a base's learner, in order, made ready by a thread while the one before is learned.
+
+Which records make a batch follows from the log alone; that a thread is ahead changes no result.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from flows.examples.merging import Merged
+from flows.examples.record import EXAMPLES
+from flows.examples.store import READ_RECORDS, Examples
+from online_model.learner.course import Course
+from online_model.learner.step import Prepared, prepare
+from online_model.model.ranker import Ranker
+
+_AHEAD = 3
+_LOOK_S = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A micro-batch.
+
+    Attributes
+    ----------
+    batch : Prepared
+    positions : tuple of int
+        Of EXAMPLES, behind it.
+    records, skipped : int
+        All of it, and those that the course leaves out.
+    first_ready, last_ready : int
+        When its first and last record became known, ms.
+    """
+
+    batch: Prepared
+    positions: tuple[int, ...]
+    records: int
+    skipped: int
+    first_ready: int
+    last_ready: int
+
+    def where(self) -> str:
+        """For messages."""
+        return f"log '{EXAMPLES}', the {self.records} records before positions {','.join(map(str, self.positions))}"
+
+
+class Batches:
+    """Micro-batches from a position on.
+
+    Parameters
+    ----------
+    examples : Examples
+    positions : sequence of int
+    ranker : Ranker
+    course : Course
+    read_records : int
+        Never changes a result.
+    """
+
+    def __init__(
+        self, examples: Examples, positions: tuple[int, ...], ranker: Ranker, course: Course, read_records: int = READ_RECORDS
+    ) -> None:
+        config = course.config
+        self._merged = Merged(examples, positions, config.batch_rows, course.fingerprint, read_records, config.batch_ms)
+        self._ranker, self._course = ranker, course
+
+    def next(self, ended: bool = False) -> Ready | None:
+        """The next one; None if there is none yet. `ended`: no record will follow those that are there now.
+
+        Raises
+        ------
+        FingerprintError, CorruptionError, InputError, RetentionError
+        """
+        merged = self._merged.next(ended)
+        if merged is None:
+            return None
+        rows, kept = merged.rows, np.ones(len(merged), np.bool_)
+        times = (int(rows.ready_time[0]), int(rows.ready_time[-1]))
+        for span in self._course.skipped:
+            kept &= ~span.holds(merged.partition, merged.offset)
+        if not kept.all():
+            rows = rows.take(kept)
+        batch = prepare(rows, self._ranker, self._course.config)
+        return Ready(batch, tuple(merged.positions), len(merged), len(merged) - len(rows), *times)
+
+
+class Ahead:
+    """A thread that makes micro-batches ready.
+
+    Parameters
+    ----------
+    next_ : callable
+        `Batches.next`.
+    follow : bool
+        Whether to look again and again where nothing is there yet.
+    """
+
+    def __init__(self, next_: Callable[[], Ready | None], follow: bool) -> None:
+        self._next, self._follow = next_, follow
+        self._ready: queue.Queue[Ready | BaseException | None] = queue.Queue(_AHEAD)
+        self._stopping = threading.Event()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="reading-examples", daemon=True)
+        self._thread.start()
+
+    def get(self, timeout_s: float) -> Ready | None:
+        """The next one; None if there is none within so long, or none at all any more (`ended`).
+
+        Raises
+        ------
+        TidemarkError
+            What reading has met.
+        """
+        if self._ended:
+            return None
+        try:
+            found = self._ready.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(found, BaseException):
+            self._ended = True
+            raise found
+        self._ended = found is None
+        return found
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that was there when reading came to the end has been given."""
+        return self._ended
+
+    def close(self) -> None:
+        """Stop reading; what is ready and was not asked for is dropped."""
+        self._stopping.set()
+        while self._thread.is_alive():
+            with suppress(queue.Empty):
+                self._ready.get(timeout=_LOOK_S)
+        self._ended = True
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                found = self._next()
+                if found is not None:
+                    self._put(found)
+                elif self._follow:
+                    self._stopping.wait(_LOOK_S)
+                else:
+                    self._put(None)
+                    return
+        except BaseException as error:  # whoever learns is told
+            self._put(error)
+
+    def _put(self, what: Ready | BaseException | None) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._ready.put(what, timeout=_LOOK_S)
+                return
+            except queue.Full:
+                continue

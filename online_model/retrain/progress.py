@@ -1,0 +1,37 @@
+"""The stages of a retrain on a terminal's standard error: how much is done, how fast, and the time to go. Nowhere else is anything shown."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from flows.run.display import RateColumn
+
+
+class StageBars:
+    """A bar for each stage, in the order in which they come.
+
+    Parameters
+    ----------
+    quiet : bool
+        Show nothing.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description:<11}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+        self._shown = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> StageBars:
+        self._shown.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shown.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """How much of a stage is done, and of how much."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._shown.add_task(stage, total=total)
+        self._shown.update(self._tasks[stage], completed=done, total=total)

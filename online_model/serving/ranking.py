@@ -1,0 +1,246 @@
+"""Ranked pins for a user: which model, which candidates, what is shown of them, and what is said and kept of it.
+
+A request gets one model, whole, from its beginning to its end, whatever is switched meanwhile. No score is made up: without a model there is no
+ranking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import wait
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from flows import stopping
+from flows.served import Status
+from flows.served_rows import Ranked
+from flows.settings import Settings
+from flows.vocabulary import Vocabulary
+from online_model.registry.errors import NoModelError, OtherFeaturesError, OtherVocabularyError
+from online_model.serving.answer import Answer, Ask, defaults
+from online_model.serving.candidates import Candidates
+from online_model.serving.errors import NoModelServedError, OtherModelError, UnavailableError
+from online_model.serving.exploring import Shown, shown_of
+from online_model.serving.models import Models
+from online_model.serving.options import Options
+from online_model.serving.packing import Packer, Request, one_said, said
+from online_model.serving.rank_metrics import ARM, DEFAULTED, MODEL_SILENT, NO_MODEL, OLD_MODEL, OTHER_MODEL, RankMetrics
+from online_model.serving.rank_schema import Wanted
+from online_model.serving.scorer import Scorer
+
+if TYPE_CHECKING:
+    # Not before a model is there: torch takes seconds to load.
+    from online_model.serving.model import Model, Scores
+
+_LOOK_S = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What is to be ranked, and by what.
+
+    Attributes
+    ----------
+    arm : str
+        That whose model it is.
+    model : Model
+    ask : Ask
+        One user, and the candidates.
+    k : int
+    """
+
+    arm: str
+    model: Model
+    ask: Ask
+    k: int
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What is said of a request, and kept.
+
+    Attributes
+    ----------
+    answer : Answer
+        Of the user and the pins that are shown, slot by slot.
+    ranked : Ranked
+    body : bytes
+    """
+
+    answer: Answer
+    ranked: Ranked
+    body: bytes
+
+
+class Rankings:
+    """Ranks with whatever model is served.
+
+    Parameters
+    ----------
+    settings : Settings
+    options : Options
+    vocabulary : Vocabulary
+    packer : Packer
+    metrics : RankMetrics
+    """
+
+    def __init__(self, settings: Settings, options: Options, vocabulary: Vocabulary, packer: Packer, metrics: RankMetrics) -> None:
+        self._options, self._packer, self._metrics = options, packer, metrics
+        self._surfaces = vocabulary.surfaces
+        self.models = Models(settings, metrics)
+        self._scorer = Scorer(options.model_threads, options.most_waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a model."""
+        return self._scorer.waiting
+
+    def warm_up(self, seconds: float) -> None:
+        """Load the model that is served, if there is one, and let it score once."""
+        end = time.monotonic() + seconds
+        while not (stopping.requested() or self.models.has_looked(_LOOK_S)) and time.monotonic() < end:
+            continue
+        if (now := self.models.now) is not None:
+            one = np.zeros(1, np.int64)
+            nobody = Candidates(0, 0, defaults(Ask(one, one, (), None)))
+            # What is wrong with one is told to whoever asks for a ranking.
+            wait([self._scorer.score(model, nobody) for model in now.models.values()], max(0.0, end - time.monotonic()))
+
+    def close(self) -> None:
+        """Release everything."""
+        self.models.close()
+        self._scorer.close()
+
+    def choose(self, wanted: Wanted) -> Chosen:
+        """The model and the candidates of a request.
+
+        Raises
+        ------
+        NoModelServedError, OtherModelError
+        """
+        now = self.models.now
+        if now is None:
+            raise self._no_model()
+        own, arm, model = now.of_user(wanted.user)
+        if own != arm:
+            self._metrics.fell_back(ARM)
+        elif self.models.is_old(arm):
+            self._metrics.fell_back(OLD_MODEL)
+        pins = wanted.candidates if wanted.candidates is not None else model.candidates
+        if not len(pins):
+            raise NoModelServedError(f"base {model.base} knows no pin that could be a candidate", "name candidates")
+        return Chosen(arm, model, Ask(np.array([wanted.user], np.int64), pins, (), wanted.as_of), wanted.k)
+
+    def _no_model(self) -> NoModelServedError | OtherModelError:
+        trouble = self.models.trouble
+        if isinstance(trouble, (OtherFeaturesError, OtherVocabularyError)):
+            self._metrics.fell_back(OTHER_MODEL)
+            error, _, advice = str(trouble).rpartition("; ")
+            return OtherModelError(error, advice)
+        self._metrics.fell_back(NO_MODEL)
+        if trouble is None or isinstance(trouble, NoModelError):
+            return NoModelServedError(
+                "no model is served yet",
+                "train one and publish it (`tidemark models publish BASE`); features are served meanwhile, see /v1/features",
+            )
+        return NoModelServedError(f"no model can be served: {trouble}", "see /readyz; it is taken as soon as it is sound")
+
+    async def rank(self, request: Request, chosen: Chosen, answer: Answer, began: float) -> Ranking:
+        """Rank what was read.
+
+        Parameters
+        ----------
+        began : float
+            When reading began, by `time.perf_counter`.
+
+        Raises
+        ------
+        UnavailableError
+            The model does not answer in time.
+        """
+        read = time.perf_counter()
+        if (answer.user_status == Status.DEFAULTED).all():
+            self._metrics.fell_back(DEFAULTED)
+        scores = await self._scored(request, chosen, answer)
+        scored = time.perf_counter()
+        shown = shown_of(scores.score, chosen.k, self._options.explore, request.request_id)
+        part = _part(answer, shown.place)
+        ranked = _ranked(chosen, shown, scores)
+        body = self._body(request, chosen, part, ranked, scores.probabilities[shown.place])
+        seconds = {
+            "features": read - began,
+            "waiting": max(0.0, scored - read - scores.packing_s - scores.model_s),
+            "packing": scores.packing_s,
+            "model": scores.model_s,
+            "answer": time.perf_counter() - scored,
+        }
+        self._metrics.ranked(chosen.arm, len(chosen.ask.pins), ranked.score, int(ranked.explored.sum()), seconds)
+        return Ranking(part, ranked, body)
+
+    async def _scored(self, request: Request, chosen: Chosen, answer: Answer) -> Scores:
+        assert request.surface is not None
+        given = Candidates(request.timestamp, self._surfaces[request.surface], answer)
+        try:
+            async with asyncio.timeout(self._options.model_timeout_s):
+                return await asyncio.wrap_future(self._scorer.score(chosen.model, given))
+        except TimeoutError:
+            self._metrics.fell_back(MODEL_SILENT)
+            raise UnavailableError(
+                f"the model has not answered within {self._options.model_timeout_s:g} s",
+                "ask again, for fewer candidates or from more servers; --model-timeout is how long it may take",
+            ) from None
+
+    def _body(self, request: Request, chosen: Chosen, answer: Answer, ranked: Ranked, probabilities: np.ndarray) -> bytes:
+        pins = {
+            "pin_id": answer.ask.pins,
+            **said(answer.pin_status),
+            "slot": ranked.slot,
+            "score": ranked.score,
+            "propensity": ranked.propensity,
+            "explored": ranked.explored,
+            "probabilities": {head: np.ascontiguousarray(probabilities[:, i]) for i, head in enumerate(chosen.model.heads)},
+        }
+        out = {
+            **self._packer.head(request, answer),
+            "user_id": int(answer.ask.users[0]),
+            **one_said(answer.user_status),
+            "arm": chosen.arm,
+            "base": ranked.base,
+            "delta": ranked.delta,
+            "candidates": len(chosen.ask.pins),
+            "pins": pins,
+        }
+        return orjson.dumps(out, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def told(self) -> dict[str, Any]:
+        """How the models are, for /readyz."""
+        now, trouble = self.models.now, self.models.trouble
+        out: dict[str, Any] = {"ok": now is not None and trouble is None}
+        if now is not None:
+            out["arms"] = {
+                arm: {"base": m.base, "delta": m.delta, "newest_event_time": m.newest_event_time if m.newest_event_time >= 0 else None}
+                for arm, m in now.models.items()
+            }
+        return out | ({"trouble": str(trouble)} if trouble is not None else {})
+
+
+def _part(answer: Answer, place: np.ndarray) -> Answer:
+    """An answer with some of its pins."""
+    ask = replace(answer.ask, pins=answer.ask.pins[place])
+    return replace(answer, ask=ask, pin_counters=answer.pin_counters[place], pin_status=answer.pin_status[place])
+
+
+def _ranked(chosen: Chosen, shown: Shown, scores: Scores) -> Ranked:
+    return Ranked(
+        slot=np.arange(len(shown.place), dtype=np.int16),
+        propensity=shown.propensity,
+        explored=shown.explored,
+        score=scores.score[shown.place],
+        base=chosen.model.base,
+        delta=chosen.model.delta,
+        not_shown=chosen.ask.pins[shown.not_shown],
+    )

@@ -1,0 +1,156 @@
+"""Bases of a study: models trained on final examples of a history, kept on disk by a digest of what decides them, and what they say of examples.
+
+They are made by `online_model.training`, like any other; they are no versions of a registry, and nothing is ever served from them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flows.directories import translated
+from online_model.model.calibration import Calibrators
+from online_model.model.columns import ExampleColumns
+from online_model.model.config import ModelConfig
+from online_model.model.dense import DENSE, load_dense
+from online_model.model.ranker import Ranker
+from online_model.model.scoring import score_rows
+from online_model.studies.kept import digest_of
+from online_model.studies.stream import Stream
+from online_model.table import EmbeddingTable, TableConfig
+from online_model.training.config import TrainingConfig
+from online_model.training.examples import TrainingExamples
+from online_model.training.tables import Tables
+from online_model.training.train import CALIBRATORS, Start, build_of, train
+
+_SCORED_AT_ONCE = 4_096
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A trained model, as whoever serves or learns begins with it.
+
+    Attributes
+    ----------
+    digest : str
+        Of all that decides it.
+    place : Path
+    ranker : Ranker
+    calibrators : Calibrators
+    """
+
+    digest: str
+    place: Path
+    ranker: Ranker
+    calibrators: Calibrators
+
+    def tables(self) -> Tables:
+        """Its rows, to be changed at will."""
+        return Tables.load(self.place)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Labels that matured in [train, calibrate) are learned from; calibrators are fitted on those of [calibrate, until). ms."""
+
+    train: int
+    calibrate: int
+    until: int
+
+
+def base_of(
+    stream: Stream,
+    window: Window,
+    model: ModelConfig,
+    training: TrainingConfig,
+    work: Path,
+    parent: Base | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Base:
+    """Train a base on a window of a history, or find it where it was kept.
+
+    Parameters
+    ----------
+    stream : Stream
+    window : Window
+    model : ModelConfig
+    training : TrainingConfig
+    work : Path
+        Where bases are kept. A training that was stopped goes on from what it kept here.
+    parent : Base, optional
+        What the training begins with; by default new weights and empty tables.
+    progress : callable
+        Told examples done, and of how many.
+
+    Raises
+    ------
+    InputError
+        The window has no final example.
+    """
+    said = {
+        "history": stream.digest,
+        "window": [window.train, window.calibrate, window.until],
+        "model": model.to_dict(),
+        "training": training.to_dict(),
+        "parent": parent.digest if parent is not None else None,
+        "build": build_of(torch.device("cpu"), training.seed),
+    }
+    digest = digest_of(said)
+    place = work / digest
+    if not place.exists():
+        columns = [stream.final(window.train, window.calibrate), stream.final(window.calibrate, window.until)]
+        examples, held_out = (TrainingExamples.of([rows]) for rows in columns)
+        draft = work / f".{digest}.{os.getpid()}"
+        checkpoints = work / f"{digest}.checkpoints"
+        start = _start(model, parent)
+        try:
+            train(start, examples, held_out, training, draft, checkpoints, progress)
+            with translated(f"study's base {place}"):
+                os.replace(draft, place)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return Base(digest, place, load_dense(model, place / DENSE).eval(), Calibrators.load(place / CALIBRATORS))
+
+
+def _start(model: ModelConfig, parent: Base | None) -> Start:
+    if parent is None:
+        config = TableConfig(model.dim)
+        return Start(Ranker(model), Tables(EmbeddingTable(config), EmbeddingTable(config)))
+    return Start(load_dense(model, parent.place / DENSE), parent.tables(), parent.digest)
+
+
+def probabilities_of(base: Base, tables: Tables, columns: ExampleColumns, index: np.ndarray) -> np.ndarray:
+    """What a base says of examples with some rows of IDs, in the slot in which candidates are ranked.
+
+    Parameters
+    ----------
+    base : Base
+    tables : Tables
+        Looked up, never changed.
+    columns : ExampleColumns
+    index : int64[n]
+        Which of them.
+
+    Returns
+    -------
+    float64[n, heads]
+        Calibrated.
+    """
+    out = [np.empty((0, len(base.calibrators.heads)))]
+    length = base.ranker.config.sequence_length
+    for first in range(0, len(index), _SCORED_AT_ONCE):
+        features = columns.features(index[first : first + _SCORED_AT_ONCE], length)
+        rows = replace(
+            features,
+            user_id=tables.users.rows_of(features.user_id),
+            pin_id=tables.pins.rows_of(features.pin_id),
+            sequence_pin_id=tables.pins.rows_of(features.sequence_pin_id.reshape(-1)).reshape(features.sequence_pin_id.shape),
+        )
+        out.append(base.calibrators.probabilities(score_rows(base.ranker, tables.gather(rows))))
+    return np.concatenate(out)

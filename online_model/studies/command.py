@@ -1,0 +1,100 @@
+"""`tidemark evaluate sync-interval` and the other studies: a command for each, all with the same options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from flows.errors import InputError
+from flows.settings import Settings
+from online_model.studies.study import Progress
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_MODULES = ("sync_interval", "retrain", "encoders", "revisit", "delayed_labels")
+
+
+def _command(module: str) -> click.Command:
+    name = module.replace("_", "-")
+
+    @click.command(name, help=_HELP[module], epilog=f"Example: tidemark evaluate {name} --quick --html {name}.html")
+    @click.option("--quick", is_flag=True, help="A small one, within minutes: shows that it runs, and is too small for claims.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    @click.option("--html", type=_FILE, metavar="FILE", help="Write a page with plots, too.")
+    @click.option(
+        "--work",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Where all studies keep histories, bases and scores, and find what was made before. By default studies/ in the data directory.",
+    )
+    @click.pass_obj
+    def study(settings: Settings, quick: bool, as_json: bool, html: Path | None, work: Path | None) -> None:
+        if html is not None and not html.absolute().parent.is_dir():
+            raise InputError(f"can't write {html}: there is no directory {html.absolute().parent}; make it, or name another file")
+        from online_model.studies.running import run
+
+        one = import_module(f"online_model.studies.{module}").STUDY
+        with _bar(as_json) as progress:
+            found = run(one, one.quick if quick else one.full, work or settings.data / "studies", quick, progress)
+        _report(found, as_json, html)
+
+    return study
+
+
+def _report(found: dict[str, Any], as_json: bool, html: Path | None) -> None:
+    if html is not None:
+        # Matplotlib takes most of a second to import, and only pages need it.
+        from online_model.studies.page import write_page
+
+        write_page(found, html)
+    if as_json:
+        click.echo(json.dumps(found, allow_nan=False))
+        return
+    from online_model.studies.told import show
+
+    show(found)
+    if html is not None:
+        click.echo(f"{html}: open it in a browser")
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Progress]:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as shown:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                for task in tasks.values():
+                    shown.remove_task(task)
+                tasks.clear()
+                tasks[what] = shown.add_task(what, total=None)
+            shown.update(tasks[what], completed=done, total=total or None)
+
+        yield progress
+
+
+_COMMON = """
+
+    Simulates worlds that drift and one that doesn't, makes examples of them as `tidemark backfill` does, and trains, learns and scores for three
+    seeds. All arms have the same log. Beside each difference stand its interval, from a bootstrap that draws users, and the least difference that
+    could have been found. Worlds, days, seeds and settings lie in the repository. Stopped and run again, it goes on with what is missing.
+    """
+_HELP = {
+    "sync_interval": "What it is worth to sync served ID rows each minute, hour, 5 hours, day, or never." + _COMMON,
+    "retrain": "What it is worth to retrain twice a week, weekly or never, with realtime features and without." + _COMMON,
+    "encoders": "Which encoder of the action sequence ranks best." + _COMMON,
+    "revisit": "What the revisit head and the revisit features are worth." + _COMMON,
+    "delayed_labels": "How to learn online from labels that come late: fake negatives, waiting, or positives first." + _COMMON,
+}
+
+sync_interval, retrain, encoders, revisit, delayed_labels = map(_command, _MODULES)

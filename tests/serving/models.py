@@ -1,0 +1,174 @@
+"""Small models of a data directory, with rows of IDs that it knows, and what they say of a row of SERVED: read naively, ID by ID."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flows.examples.record import HEADS
+from flows.examples.rows import ExampleRows, user_features
+from flows.features import SEQUENCE_FIELDS
+from flows.open_log import log_exists, open_log
+from flows.outputs import EMBEDDINGS
+from flows.served_rows import ServedRows
+from flows.settings import Settings
+from online_model.deltas.record import Rows, batches_of, closing_of
+from online_model.model.calibration import Calibrators
+from online_model.model.config import ModelConfig
+from online_model.model.dense import load_dense, save_dense
+from online_model.model.inputs import features_of, inputs_of
+from online_model.model.ranker import Ranker
+from online_model.model.scoring import score_rows, utility_of
+from online_model.registry import tensors
+from online_model.registry.bases import Base, Expected
+from online_model.registry.manifest import CALIBRATORS, DENSE, TABLES, Build, Described
+from online_model.registry.registry import Registry
+
+D = 6
+SMALL: dict[str, Any] = {
+    "dim": D,
+    "action_dim": 3,
+    "surface_dim": 2,
+    "cross_rank": 3,
+    "experts": 2,
+    "expert_hidden": 5,
+    "sequence_length": 20,
+}
+Vectors = dict[str, dict[int | None, np.ndarray]]
+"""The row of each ID of a table; None: of all others."""
+
+
+def state(ids: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    n = len(ids)
+    return {
+        "ids": rng.permutation(ids).astype(np.int64),
+        "weights": rng.standard_normal((n, D)).astype(np.float32),
+        "accumulators": np.ones(n, np.float32),
+        "counts": rng.integers(1, 50, n).astype(np.int32),
+        "last_seen": np.zeros(n, np.int64),
+        "default": rng.standard_normal(D).astype(np.float32),
+    }
+
+
+def registry_of(settings: Settings, expected: Expected | None = None) -> Registry:
+    own = Registry.of(settings)
+    return own if expected is None else Registry(settings.data / "models", expected)
+
+
+def publish(
+    settings: Settings, seed: int, users: list[int], pins: list[int], expected: Expected | None = None, config: Any = None, **changes: Any
+) -> Base:
+    """A base of some users and pins; everything in it follows from the seed."""
+    of = ModelConfig(**SMALL | {"seed": seed} | changes)
+    registry = registry_of(settings, expected)
+    with registry.draft() as draft:
+        save_dense(Ranker(of), draft / DENSE)
+        for i, (table, ids) in enumerate((("user", users), ("pin", pins))):
+            (draft / TABLES[table]).write_bytes(tensors.to_bytes(state(np.unique(np.array(ids, np.int64)), 10 * seed + i)))
+        rng = np.random.default_rng(seed)
+        heads = len(of.heads)
+        zeros = np.zeros(heads, np.int64)
+        Calibrators(of.heads, 0.5 + rng.random(heads), rng.standard_normal(heads), zeros, zeros).save(draft / CALIBRATORS)
+        about = Described(
+            {"model": of.to_dict(), "training": {}} if config is None else config,
+            registry.bases.expected.features,
+            registry.bases.expected.vocabulary,
+            {},
+            None,
+            Build("2", "AVX2", 1, "cpu", seed),
+            {},
+            1,
+        )
+        return registry.publish(draft, about)
+
+
+def serve(settings: Settings, number: int, expected: Expected | None = None) -> None:
+    """Make a base the one that is served."""
+    registry = registry_of(settings, expected)
+    registry.switch(registry.start_for(registry.base(number), end_of_deltas(settings)), 1_700_000_000_000 + number, "published")
+
+
+def end_of_deltas(settings: Settings) -> int:
+    if not log_exists(settings, EMBEDDINGS):
+        return 0
+    with open_log(settings, EMBEDDINGS, read_only=True) as log:
+        return log.end_position(0)
+
+
+def learn(settings: Settings, base: Base, number: int, follows: str, pins: dict[int, float], gone: tuple[int, ...] = ()) -> str:
+    """Put out a delta that sets all numbers of some pins' rows, and deletes others; returns its digest."""
+    ids = np.array(sorted(pins), np.int64)
+    weights = np.repeat(np.array([pins[i] for i in ids.tolist()], np.float32)[:, None], D, 1)
+    nobody = np.empty(0, np.int64)
+    changed = {"user": (nobody, np.empty((0, D), np.float32)), "pin": (ids, weights)}
+    rows = Rows.of(changed, {"user": nobody, "pin": np.array(sorted(gone), np.int64)}, D)
+    closing = closing_of(base.number, number, rows, (1,) * settings.partitions, 5_000 + number, 6_000 + number, follows)
+    with open_log(settings, EMBEDDINGS, create=True) as log:
+        log.append([(0, batch) for batch in batches_of(rows, closing)])
+    return closing.digest
+
+
+def vectors_of(base: Base) -> Vectors:
+    """The rows of a base."""
+    out: Vectors = {}
+    for table in TABLES:
+        of = base.table(table)
+        out[table] = {**dict(zip(of["ids"].tolist(), of["weights"], strict=True)), None: of["default"]}
+    return out
+
+
+def of_record(rows: ServedRows, i: int, surfaces: dict[str, int]) -> ExampleRows:
+    """The pins of a row of SERVED as examples, of which nothing is known yet."""
+    pins = slice(rows.pin_offsets[i], rows.pin_offsets[i + 1])
+    entries = slice(rows.sequence_offsets[i], rows.sequence_offsets[i + 1])
+    n = pins.stop - pins.start
+    sequence = {name: rows.sequence[name][entries] for name in SEQUENCE_FIELDS}
+    columns: dict[str, Any] = {
+        "ready_time": np.zeros(n, np.int64),
+        "kind": np.zeros(n, np.int8),
+        "request_id": pa.array([rows.request_id[i]] * n),
+        "user_id": np.full(n, rows.user_id[i]),
+        "pin_id": rows.pin_id[pins],
+        "surface": np.full(n, surfaces[rows.surfaces[rows.surface[i]]], np.int16),
+        "topic": np.full(n, -1, np.int32),
+        "topics": (),
+        "request_time": np.full(n, rows.timestamp[i]),
+        "impression_time": np.full(n, rows.timestamp[i]),
+        "slot": rows.slot[pins],
+        "propensity": rows.propensity[pins],
+        "explored": rows.explored[pins],
+        "score": rows.score[pins],
+        "base": np.full(n, rows.base[i]),
+        "delta": np.full(n, rows.delta[i]),
+        "labels": np.zeros((n, len(HEADS)), np.int8),
+        "fingerprint": np.zeros(n, np.int32),
+        "fingerprints": ("f",),
+        "position": np.full(n, -1, np.int32),
+        "positions": (),
+        "as_of": np.full(n, rows.as_of[i]),
+        "pin_counters": rows.pin_counters[pins],
+        "request": np.zeros(n, np.int32),
+        "users": user_features(rows.user_counters[i][None], np.array([0, entries.stop - entries.start]), sequence),
+    }
+    assert set(columns) == {field.name for field in dataclasses.fields(ExampleRows)}
+    return ExampleRows(**columns)
+
+
+def said_by(base: Base, vectors: Vectors, rows: ExampleRows) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and scores of rows, by a base and the rows of its IDs."""
+    ranker = load_dense(ModelConfig.from_dict(dict(base.manifest.about.config["model"])), base.path / DENSE)
+    features = features_of(rows, ranker.config)
+
+    def look_up(table: str, ids: np.ndarray) -> np.ndarray:
+        of = vectors[table]
+        return np.array([of.get(i, of[None]) for i in ids.reshape(-1).tolist()], np.float32).reshape(*ids.shape, D)
+
+    inputs = inputs_of(
+        features, look_up("user", features.user_id), look_up("pin", features.pin_id), look_up("pin", features.sequence_pin_id)
+    )
+    probabilities = Calibrators.load(base.path / CALIBRATORS).probabilities(score_rows(ranker, inputs))
+    return probabilities, utility_of(probabilities, ranker.config.heads).astype(np.float32)
