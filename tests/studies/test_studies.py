@@ -24,7 +24,10 @@ from online_model.studies.study import Study
 from tests.studies.conftest import TINY
 
 SMALL = replace(TINY, seeds=(1,), worlds=("drifting",))
-PLANS = {"retrain": replace(SMALL, days=replace(TINY.days, until=4 + 7.5))}
+PLANS = {
+    "sync_interval": replace(SMALL, days=replace(TINY.days, until=5.2)),
+    "retrain": replace(SMALL, days=replace(TINY.days, until=4 + 7.5)),
+}
 STUDIES = ("sync_interval", "delayed_labels", "retrain", "revisit", "encoders")
 
 
