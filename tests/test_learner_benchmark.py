@@ -35,7 +35,7 @@ def test_it_prints_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
         assert result["ratios"][f"vs_bare_step{suffix}"]["median"] == min(each) > 0
     live = result["results"]["live"]["mean"]
     assert live["examples"] > 0
-    assert live["deltas"] > 1
+    assert live["deltas"] > 0
     assert 0 < live["freshness_s"]["p50"] <= live["freshness_s"]["p99"]
     assert live["keep_up"] > 0
 
