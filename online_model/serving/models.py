@@ -18,7 +18,7 @@ from flows.log import Log
 from flows.open_log import log_exists, open_log
 from flows.outputs import EMBEDDINGS
 from flows.settings import Settings
-from online_model.registry.current import Current, Start, read_current
+from online_model.registry.current import Current, read_current
 from online_model.registry.errors import NoModelError
 from online_model.serving.rank_metrics import RankMetrics
 
@@ -127,12 +127,11 @@ class Models:
         anew = self.now is None or self.now.current.serial != current.serial
         if self._log is not None and self._log_file != _identity(self._settings):
             self._drop_log()
-        starts = current.starts()
-        self._arms = {role: self._arms.get(role) or _Arm(role) for role in starts}
-        for role, arm in self._arms.items():
+        self._arms = {role: self._arms.get(role) or _Arm(role) for role in current.starts()}
+        for arm in self._arms.values():
             if self._ended.is_set():
                 break
-            arm.look(starts[role], self._follower, self._dense_of, anew, self._ended.is_set)
+            arm.look(current.serial, self._follower, self._dense_of, anew, self._ended.is_set)
         models = {role: arm.model for role, arm in self._arms.items() if arm.model is not None}
         if SERVED_ARM in models:
             self.now = Now(current, models)
@@ -191,7 +190,7 @@ class _Arm:
         self.follower: Follower | None = None
         self.model: Model | None = None
         self.trouble: TidemarkError | None = None
-        self._start: Start | None = None
+        self._serial = -1
         self._again_at, self._pause_s = 0.0, _PAUSE_S
 
     @property
@@ -201,7 +200,7 @@ class _Arm:
 
     def look(
         self,
-        start: Start,
+        serial: int,
         open_: Callable[[str], Follower],
         dense_of: Callable[[Base], Dense],
         anew: bool,
@@ -211,8 +210,8 @@ class _Arm:
 
         Parameters
         ----------
-        start : Start
-            Where consumers begin now.
+        serial : int
+            Of what is served now.
         open_, dense_of : callable
             Give a follower of a role, and what of a base never changes.
         anew : bool
@@ -226,7 +225,7 @@ class _Arm:
                 self.follower = open_(self._role)
             while self.follower.refresh() and not ended():
                 continue
-            self._take(start, self.follower, dense_of)
+            self._take(serial, self.follower, dense_of)
             if self.follower.trouble is not None:
                 raise self.follower.trouble
         except TidemarkError as error:
@@ -236,13 +235,13 @@ class _Arm:
         else:
             self.trouble, self._pause_s = None, _PAUSE_S
 
-    def _take(self, start: Start, follower: Follower, dense_of: Callable[[Base], Dense]) -> None:
+    def _take(self, serial: int, follower: Follower, dense_of: Callable[[Base], Dense]) -> None:
         from online_model.serving.model import Model
 
         served, model = follower.served, self.model
         same = model is not None and model.dense.base.digest == served.base.digest
-        if model is not None and same and start == self._start and served.delta < model.delta:
-            # Begun anew, on a log that has lost some. The learner puts the same out again.
+        if model is not None and same and serial == self._serial and served.delta < model.delta:
+            # Begun anew, on a log that has lost some, and nobody has switched. The learner puts the same out again.
             raise TidemarkError(
                 f"log '{EMBEDDINGS}' has deltas of base {model.base} up to {served.delta} only, and {model.delta} is served; "
                 "it stays until the learner has put out again what is missing"
@@ -250,4 +249,4 @@ class _Arm:
         # The same object as long as nothing is new: requests of one model are scored together.
         if model is None or not same or model.tables is not served.tables:
             self.model = Model.of(dense_of(served.base), served)
-        self._start = start
+        self._serial = serial

@@ -171,6 +171,9 @@ def test_a_log_that_is_lost_takes_no_row_back(settings: Settings, site: Site) ->
         await_true(lambda: not made.client.get("/readyz")["model"]["ok"], "it has been noticed")
         answer = rank(made, user=1, candidates=[pin, 1])
         assert answer["delta"] == 1
+        # With a switch, what the log has is what is meant.
+        serve(settings, base.number)
+        ready(made, base.number)
         # The learner puts out again what is lost, and goes on.
         assert learn(settings, base, 1, base.digest, {pin: 0.5}).digest == closing.digest
         learn(settings, base, 2, closing.digest, {pin: 0.75})
