@@ -270,15 +270,16 @@ def _come_out(  # type: ignore[no-untyped-def]
 
 @compiled_in_place
 def _set_outcome(r, head, time, event, revisited, rows):  # type: ignore[no-untyped-def]
-    """Note an outcome of a row, the first of its head; whether it is that."""
-    if rows[r, R_LABELS] >> head & 1:
-        return False
+    """Note an outcome of a row; whether it is the first of its head. The latest save is the row's: what comes back is credited to no earlier one."""
+    first = not rows[r, R_LABELS] >> head & 1
     rows[r, R_LABELS] |= 1 << head
     if head == SAVE_HEAD:
-        rows[r, R_SAVE_TIME], rows[r, R_SAVE_ID] = time, event
-        if revisited:
-            rows[r, R_LABELS] |= 1 << REVISIT_HEAD
-    return True
+        later = time > rows[r, R_SAVE_TIME] or (time == rows[r, R_SAVE_TIME] and event > rows[r, R_SAVE_ID])
+        if first or later:
+            rows[r, R_SAVE_TIME], rows[r, R_SAVE_ID] = time, event
+            if revisited:
+                rows[r, R_LABELS] |= 1 << REVISIT_HEAD
+    return first
 
 
 @compiled_in_place

@@ -252,6 +252,15 @@ def test_an_attribution_that_is_taken_back_leaves_the_positive_and_rights_the_fi
     assert [labels for _, kind, labels in out if kind == "FINAL"] == [[0, 0, 1, 0, M], [M, M, M, M, 0]]
 
 
+def test_the_latest_save_of_an_example_is_its_save(tmp_path: Path) -> None:
+    out, _ = outcome(
+        tmp_path, SERVE, ("impression", 1, "r", 1), ("save", 3, "r", 1), ("save", 2, "r", 1), ("save", MINUTE, "r", 1),
+        ("own_profile", HOUR, None, 1), ("beat", 9 * DAY), ("closeup", 8 * DAY, None, 9),
+    )  # fmt: skip
+    assert [(t, labels) for t, kind, labels in out if kind == "POSITIVE"] == [(3, [M, M, 1, M, M]), (HOUR, [M, M, M, M, 1])]
+    assert [labels for _, kind, labels in out if kind == "FINAL"] == [[0, 0, 1, 0, M], [M, M, M, M, 1]]
+
+
 def test_actions_wait_for_what_may_still_be_served(tmp_path: Path) -> None:
     """The end of an input moves no watermark: what the other log may still come before is left for the next run."""
     settings = Settings(data=tmp_path, partitions=1)

@@ -112,11 +112,11 @@ def examples(decided: pd.DataFrame, served: list[dict[str, Any]]) -> tuple[list[
         if not row["impression_time"] <= outcome["time"] <= row["impression_time"] + WINDOW:
             count("outcomes_outside_window")
             return False
+        if outcome["head"] == 2 and (row["save"] is None or outcome["save"][2:] > row["save"][2:]):
+            row["save"] = outcome["save"]
         if outcome["head"] in row["heads"]:
             return False
         row["heads"].add(outcome["head"])
-        if outcome["head"] == 2:
-            row["save"] = outcome["save"]
         return True
 
     def revisited(row: dict[str, Any]) -> bool:
@@ -189,8 +189,8 @@ def examples(decided: pd.DataFrame, served: list[dict[str, Any]]) -> tuple[list[
                     for outcome in [o for o in waiting if o["key"] == key]:
                         waiting.remove(outcome)
                         take_outcome(row, outcome)
-                    if revisited(row):
-                        row["heads"].add(4)
+                        if revisited(row):
+                            row["heads"].add(4)
                     if one is not None:
                         one["seen"] = True
                         row["served"] = one["served"]
