@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.errors import CorruptionError
-from flows.examples.record import EXAMPLE_SCHEMA, HEADS, SEQUENCE_ENTRY
+from flows.examples.record import EXAMPLE_SCHEMA, HEADS, MASKED, SEQUENCE_ENTRY, Kind
 from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, USER_COUNTERS
 
 _COUNTER_BYTES = 8 * len(USER_COUNTERS)
@@ -215,6 +215,20 @@ def rows_of(batches: Sequence[pa.RecordBatch], where: str) -> ExampleRows:
         request=request,
         users=_unpacked(packed, where),
     )
+
+
+def heartbeats_at(times: np.ndarray) -> ExampleRows:
+    """Heartbeats, int64[n] ms: of no user and no pin, with labels that say nothing and features that are zeros."""
+    n = len(times)
+    none, zeros, unknown = np.full(n, -1, np.int64), np.zeros(n, np.int64), np.full(n, np.nan, np.float32)
+    nobody = UserFeatures(np.zeros((1, len(USER_COUNTERS)), np.int64), np.zeros(2, np.int64), np.empty(0, SEQUENCE_ENTRY))
+    return ExampleRows(
+        ready_time=times, kind=np.full(n, Kind.HEARTBEAT, np.int8), request_id=pa.array([""] * n, pa.string()), user_id=none, pin_id=none,
+        surface=none.astype(np.int16), topic=none.astype(np.int32), topics=(), request_time=times, impression_time=times,
+        slot=none.astype(np.int16), propensity=unknown, explored=zeros.astype(np.bool_), score=unknown, base=none, delta=none,
+        labels=np.full((n, len(HEADS)), MASKED, np.int8), fingerprint=none.astype(np.int32), fingerprints=(), position=none.astype(np.int32),
+        positions=(), as_of=none, pin_counters=np.zeros((n, len(PIN_COUNTERS)), np.int64), request=zeros.astype(np.int32), users=nobody,
+    )  # fmt: skip
 
 
 def user_features(counters: np.ndarray, offsets: np.ndarray, columns: dict[str, np.ndarray]) -> UserFeatures:
