@@ -1,8 +1,9 @@
 """What ranking 500 candidates over HTTP takes, and on what the time is spent: features, packing, the model, the answer, HTTP.
 
 `python -m benchmarks.rank [--json] [--quick] [--encoder NAME] [--events N] [--users M] [--requests R] [--repeats R] [--seed N]`. The server is a
-process of its own, `tidemark serve` as a user starts it, with one thread for the model, and one client asks it. The models, one for each encoder, know every
-user and pin of the stream; the server is switched between them. Every score that is kept in SERVED must be what the model says of that row alone.
+process of its own, `tidemark serve` as a user starts it, with one thread for the model, and one client asks it. The models, one for each encoder,
+know every user and pin of the stream; the server is switched between them. Scores that are kept in SERVED must be what the model says of that row
+alone.
 """
 
 from __future__ import annotations

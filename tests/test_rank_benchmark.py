@@ -35,7 +35,7 @@ def test_it_prints_its_contract(tmp_path: Path) -> None:
         assert 0 < of["p50_ms"]["median"] <= of["p99_ms"]["median"]
 
 
-def test_wrong_scores_are_never_told(settings: Settings) -> None:
+def test_wrong_scores_are_never_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"user": np.arange(5), "pin": np.arange(9)}
     bases = [rank.publish(settings, "mean", known, seed) for seed in (1, 2)]
     registry = rank.Registry.of(settings)
@@ -50,11 +50,8 @@ def test_wrong_scores_are_never_told(settings: Settings) -> None:
         client.close()
     assert rank.check(settings, bases) == 1
     # Another's scores under its number.
-    wrong = rank.Model.of
-    try:
-        rank.Model.of = lambda dense, served: wrong(rank.Dense.of(bases[1]), served)  # type: ignore[method-assign]
-        with pytest.raises(CheckFailedError, match="are not what base 1 says"):
-            rank.check(settings, bases)
-    finally:
-        rank.Model.of = wrong  # type: ignore[method-assign]
-        torch.set_num_threads(threads)
+    made_of = rank.Model.of
+    monkeypatch.setattr(rank.Model, "of", lambda dense, served: made_of(rank.Dense.of(bases[1]), served))
+    with pytest.raises(CheckFailedError, match="are not what base 1 says"):
+        rank.check(settings, bases)
+    torch.set_num_threads(threads)

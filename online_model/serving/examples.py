@@ -77,7 +77,13 @@ RANK = _responses(
             "score": [0.82, 0.31],
             "propensity": [1.0, 1.0],
             "explored": [False, False],
-            "probabilities": {"click": [0.31, 0.12], "long_click": [0.12, 0.05], "save": [0.2, 0.08], "hide": [0.001, 0.004]},
+            "probabilities": {
+                "click": [0.31, 0.12],
+                "long_click": [0.12, 0.05],
+                "save": [0.2, 0.08],
+                "hide": [0.001, 0.004],
+                "revisit": [0.05, 0.02],
+            },
         },
     }
 )

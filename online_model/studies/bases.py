@@ -21,7 +21,7 @@ from online_model.model.config import ModelConfig
 from online_model.model.dense import DENSE, load_dense
 from online_model.model.ranker import Ranker
 from online_model.model.scoring import score_rows
-from online_model.studies.kept import digest_of
+from online_model.studies.kept import digest_of, take_place
 from online_model.studies.stream import Stream
 from online_model.table import EmbeddingTable, TableConfig
 from online_model.training.config import TrainingConfig
@@ -112,7 +112,7 @@ def base_of(
         try:
             train(start, examples, held_out, training, draft, checkpoints, progress)
             with translated(f"study's base {place}"):
-                os.replace(draft, place)
+                take_place(draft, place)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return Base(digest, place, load_dense(model, place / DENSE).eval(), Calibrators.load(place / CALIBRATORS))

@@ -10,6 +10,8 @@ from online_model.serving.app import make_app
 from online_model.serving.command import serve
 from online_model.serving.metrics import NOT_ENCODED, QUEUE_FULL, STOPPED, Metrics
 from online_model.serving.options import Options
+from online_model.serving.rank_metrics import PARTS, REASONS
+from online_model.serving.rank_schema import RankRequest
 from online_model.serving.schema import BatchRequest, GetQuery
 from online_model.serving.service import Service
 from tests.processes import ROOT
@@ -21,7 +23,7 @@ def test_metrics() -> None:
     there = {family.name for family in Metrics().registry.collect() if family.name.startswith("tidemark_")}
     told = set(re.findall(r"\btidemark_serv[a-z_]+?(?=_total\b|\b)", PAGE))
     assert told == there
-    assert all(f"`{reason}`" in PAGE for reason in (QUEUE_FULL, NOT_ENCODED, STOPPED))
+    assert all(f"`{reason}`" in PAGE for reason in (QUEUE_FULL, NOT_ENCODED, STOPPED, *REASONS, *PARTS))
 
 
 def test_options() -> None:
@@ -31,7 +33,7 @@ def test_options() -> None:
 
 
 def test_fields_and_paths(tmp_path: Path) -> None:
-    for field in set(GetQuery.model_fields) | set(BatchRequest.model_fields):
+    for field in set(GetQuery.model_fields) | set(BatchRequest.model_fields) | set(RankRequest.model_fields):
         assert field in PAGE
     service = Service(Settings(data=tmp_path), Options())
     for path in make_app(service).openapi()["paths"]:

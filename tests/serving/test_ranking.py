@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from flows.skew.served import open_served
 from online_model.registry.bases import Base
 from online_model.serving.options import OnStoreError, Options
 from online_model.serving.rank_schema import MOST_CANDIDATES
-from tests.processes import PATIENCE_S, await_true
+from tests.processes import PATIENCE_S, ROOT, await_true
 from tests.serving.conftest import Site
 from tests.serving.http import Running, record_of, running, served
 from tests.serving.models import Vectors, learn, of_record, publish, registry_of, said_by, serve, vectors_of
@@ -372,6 +375,31 @@ def test_bad_requests(said: Any, status: int, error: str, settings: Settings, si
         assert reply.status == status, reply
         assert error in reply.json()["error"]
         assert made.client.ask("GET", "/v1/rank").status == 405
+
+
+def test_what_is_said_of_it_is_so(settings: Settings, site: Site) -> None:
+    base = published(settings, site)
+    with running(settings, PATIENT) as made:
+        ready(made, base.number)
+        said = made.client.get("/openapi.json")["paths"]["/v1/rank"]["post"]
+        for example in said["requestBody"]["content"]["application/json"]["examples"].values():
+            answer = rank(made, **example["value"])
+        shown = said["responses"]["200"]["content"]["application/json"]["example"]
+        assert list(shown) == list(answer)
+        assert list(shown["pins"]) == list(answer["pins"])
+        assert list(shown["pins"]["probabilities"]) == list(answer["pins"]["probabilities"])
+
+
+def test_torch_is_not_loaded_without_a_model(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom flows.settings import Settings\nfrom online_model.serving.options import Options\n"
+        "from online_model.serving.service import Service\nfrom online_model.serving.app import make_app\n"
+        f"service = Service(Settings(data=Path({str(tmp_path)!r})), Options())\nmake_app(service)\nservice.rankings.warm_up(60)\n"
+        "assert service.rankings.told()['trouble'].startswith('no model is served yet')\nservice.close()\n"
+        "assert not {'torch', 'safetensors'} & set(sys.modules), 'loaded'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
 
 
 def test_duplicates_count_once(settings: Settings, site: Site) -> None:
