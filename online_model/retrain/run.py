@@ -26,7 +26,7 @@ from online_model.model.ranker import Ranker
 from online_model.registry import durable
 from online_model.registry.bases import Base
 from online_model.registry.errors import DamagedModelError, NoModelError
-from online_model.registry.manifest import DENSE, MANIFEST, Described, FileEntry, Manifest
+from online_model.registry.manifest import DENSE, MANIFEST, Build, Described, FileEntry, Manifest
 from online_model.registry.registry import Registry
 from online_model.retrain.errors import NoParentError
 from online_model.retrain.gate import Judged, Rule, judge
