@@ -23,6 +23,7 @@ from flows.skew.check import check
 from flows.skew.served import open_served
 from online_model.registry.bases import Base
 from online_model.registry.manifest import Described
+from online_model.serving.model import Model
 from online_model.serving.options import OnStoreError, Options
 from online_model.serving.rank_schema import MOST_CANDIDATES
 from tests.processes import PATIENCE_S, ROOT, await_true
@@ -86,9 +87,9 @@ def recomputed(settings: Settings, answer: Any, base: Base, vectors: Vectors) ->
     return rows, i
 
 
-@pytest.mark.parametrize("encoder", ["mean", "transact_v1_1"])
-def test_scores_are_the_models_own_of_what_is_logged(encoder: str, settings: Settings, site: Site, pins: list[int]) -> None:
-    base = published(settings, site, encoder=encoder)
+@pytest.mark.parametrize("of", [{}, {"encoder": "transact_v1_1"}, {"encoder": "none", "revisit_head": False}])
+def test_scores_are_the_models_own_of_what_is_logged(of: dict[str, Any], settings: Settings, site: Site, pins: list[int]) -> None:
+    base = published(settings, site, **of)
     answers = []
     with running(settings, PATIENT) as made:
         ready(made, base.number)
@@ -104,6 +105,7 @@ def test_scores_are_the_models_own_of_what_is_logged(encoder: str, settings: Set
         assert len(set(answer["pins"]["score"])) > 20
         assert rows.surfaces[rows.surface[at]] == "homefeed"
         assert np.array_equal(rows.not_shown, [])
+        assert ("revisit" in answer["pins"]["probabilities"]) == of.get("revisit_head", True)
     assert len({tuple(answer["pins"]["score"]) for answer in answers}) == len(answers)
     for answer in (text, skewed):
         recomputed(settings, answer, base, vectors_of(base))
@@ -445,6 +447,32 @@ def test_bad_requests(said: Any, status: int, error: str, settings: Settings, si
         assert reply.status == status, reply
         assert error in reply.json()["error"]
         assert made.client.ask("GET", "/v1/rank").status == 405
+
+
+def test_a_model_that_hangs_or_says_nonsense_holds_up_nobody(settings: Settings, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = published(settings, site)
+    go_on = threading.Event()
+    asked = {"user": site.users[0], "candidates": site.pins[:3]}
+    options = Options(timeout_s=PATIENCE_S, model_timeout_s=0.05, most_waiting=1)
+    with running(settings, options) as made:
+        ready(made, base.number)
+        score = Model.score
+        with monkeypatch.context() as patch:
+            patch.setattr(Model, "score", lambda model, requests: (go_on.wait(PATIENCE_S), score(model, requests))[1])
+            assert "the model has not answered within 0.05 s" in rank(made, 503, **asked)["error"]
+            assert "within" in rank(made, 503, **asked)["error"]
+            assert "1 requests wait for the model already" in rank(made, 503, **asked)["error"]
+            assert made.client.post({"users": site.users[:1]})["users"]["found"] == [True]
+            go_on.set()
+            await_true(lambda: made.service.rankings.waiting == 0, "it goes on")
+        object.__setattr__(options, "model_timeout_s", PATIENCE_S)
+        rank(made, **asked)
+        table = made.service.rankings.models.now.models["served"].tables["user"]  # type: ignore[union-attr]
+        table.weights.flags.writeable = True
+        table.weights[:] = np.nan
+        assert "the vector of a user is not a finite number" in rank(made, 503, **asked)["error"]
+        assert made.client.metric('tidemark_serving_rank_fallbacks_total{reason="model_failed"}') == 4
+    assert sum(len(part) for part in served(settings)) == 2
 
 
 def test_what_is_said_of_it_is_so(settings: Settings, site: Site) -> None:
