@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from flows.examples.candidates import ServedStore
+from flows.examples.joining import joined
 from flows.examples.record import HEADS, MASKED, Kind
-from flows.examples.rows import ExampleRows, user_features
+from flows.examples.rows import ExampleRows, heartbeats_at, user_features
 from flows.kernels.joining import (
     FINAL,
     FINAL_REVISIT,
+    HEARTBEAT,
     NEGATIVE,
     POSITIVE,
     REVISIT_HEAD,
@@ -63,7 +65,7 @@ def labels_of(out: np.ndarray, revisited: np.ndarray) -> np.ndarray:
 def make_rows(
     out: np.ndarray, revisited: np.ndarray, served: ServedStore, surfaces: Mapping[str, int], topics: dict[int, str], where: str
 ) -> ExampleRows:
-    """The records of what comes out.
+    """The records of what comes out, at least one.
 
     Parameters
     ----------
@@ -77,6 +79,20 @@ def make_rows(
     where : str
         Log and partition, for messages.
     """
+    beats = out[:, X_KIND] == HEARTBEAT
+    if not beats.any():
+        return _examples(out, revisited, served, surfaces, topics, where)
+    rows = heartbeats_at(out[beats, X_READY])
+    if not beats.all():
+        examples = _examples(out[~beats], revisited[~beats], served, surfaces, topics, where)
+        place = np.argsort(np.concatenate([np.flatnonzero(beats), np.flatnonzero(~beats)]))
+        rows = joined([rows, examples]).take(place)
+    return rows
+
+
+def _examples(
+    out: np.ndarray, revisited: np.ndarray, served: ServedStore, surfaces: Mapping[str, int], topics: dict[int, str], where: str
+) -> ExampleRows:
     numbers, request = np.unique(out[:, X_NUMBER], return_inverse=True)
     rows = rows_of(served.records(numbers), where)
     pin = rows.pin_offsets[request] + out[:, X_INDEX]

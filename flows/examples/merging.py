@@ -110,7 +110,7 @@ class Merged:
         partition, offset = self._merged.partition[rows], self._merged.offset[rows]
         for p in np.unique(partition).tolist():
             self._positions[p] = int(offset[partition == p][-1]) + 1
-        return MergedBatch(self._merged.rows.take(np.arange(rows.start, rows.stop)), partition, offset, list(self._positions))
+        return MergedBatch(self._merged.rows.at(rows), partition, offset, list(self._positions))
 
     def _left(self) -> int:
         return len(self._merged) - self._at if self._merged is not None else 0
@@ -187,7 +187,7 @@ class Merged:
         partitions = np.repeat(np.array([p for p, _, _ in found], np.int32), [len(rows) for _, rows, _ in found])
         offsets = np.concatenate([offset for _, _, offset in found])
         order = np.lexsort((offsets, partitions, rows.ready_time))
-        return MergedBatch(rows.take(order), partitions[order], offsets[order], [])
+        return MergedBatch(rows.at(order), partitions[order], offsets[order], [])
 
 
 def _refuse_running_back(stretch: Stretch, before: int, partition: int) -> None:

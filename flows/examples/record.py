@@ -27,6 +27,7 @@ class Kind(IntEnum):
     NEGATIVE = 0  # at the impression, every head 0: for whoever learns online
     POSITIVE = 1  # when an outcome comes: that head 1, the others masked
     FINAL = 2  # when labels can't change any more: for a retrain. The heads that have matured, the others masked
+    HEARTBEAT = 3  # no example: nothing has become known up to here. Readers pass over it, and know that time has gone on
 
 
 SEQUENCE_ENTRY = np.dtype([("pin_id", "<i8"), ("event_time", "<i8"), ("duration_ms", "<i8"), ("action", "u1"), ("surface", "u1")])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
 
 from flows.errors import CorruptionError
-from flows.examples.record import EXAMPLE_SCHEMA, HEADS, SEQUENCE_ENTRY
+from flows.examples.record import EXAMPLE_SCHEMA, HEADS, MASKED, SEQUENCE_ENTRY, Kind
 from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, USER_COUNTERS
 
 _COUNTER_BYTES = 8 * len(USER_COUNTERS)
@@ -119,12 +119,18 @@ class ExampleRows:
     def take(self, rows: np.ndarray) -> ExampleRows:
         """Some of the records (indices or a mask), with the user features that they use."""
         index = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        used, request = np.unique(self.request[index], return_inverse=True)
+        neighbours = len(index) > 0 and index[-1] - index[0] == len(index) - 1 and bool((np.diff(index) == 1).all())
+        some = self.at(slice(int(index[0]), int(index[-1]) + 1) if neighbours else index)
+        used, request = np.unique(some.request, return_inverse=True)
+        return replace(some, request=request.astype(np.int32), users=self.users.take(used))
+
+    def at(self, rows: np.ndarray | slice) -> ExampleRows:
+        """Some of the records (indices, or a slice, which copies nothing), with all user features, used or not."""
+        shared = {"topics", "fingerprints", "positions", "users", "request_id"}
         out = {f.name: getattr(self, f.name) for f in fields(self)}
-        shared = {"topics", "fingerprints", "positions", "request", "users", "request_id"}
-        out |= {name: values[index] for name, values in out.items() if name not in shared}
-        out |= {"request": request.astype(np.int32), "users": self.users.take(used)}
-        return ExampleRows(**(out | {"request_id": self.request_id.take(pa.array(index))}))
+        out |= {name: values[rows] for name, values in out.items() if name not in shared}
+        request_id = self.request_id[rows] if isinstance(rows, slice) else self.request_id.take(pa.array(rows))
+        return ExampleRows(**(out | {"request_id": request_id}))
 
 
 def batch_of(rows: ExampleRows, generation: int, origin: int, first_sequence: int) -> pa.RecordBatch:
@@ -209,6 +215,20 @@ def rows_of(batches: Sequence[pa.RecordBatch], where: str) -> ExampleRows:
         request=request,
         users=_unpacked(packed, where),
     )
+
+
+def heartbeats_at(times: np.ndarray) -> ExampleRows:
+    """Heartbeats, int64[n] ms: of no user and no pin, with labels that say nothing and features that are zeros."""
+    n = len(times)
+    none, zeros, unknown = np.full(n, -1, np.int64), np.zeros(n, np.int64), np.full(n, np.nan, np.float32)
+    nobody = UserFeatures(np.zeros((1, len(USER_COUNTERS)), np.int64), np.zeros(2, np.int64), np.empty(0, SEQUENCE_ENTRY))
+    return ExampleRows(
+        ready_time=times, kind=np.full(n, Kind.HEARTBEAT, np.int8), request_id=pa.array([""] * n, pa.string()), user_id=none, pin_id=none,
+        surface=none.astype(np.int16), topic=none.astype(np.int32), topics=(), request_time=times, impression_time=times,
+        slot=none.astype(np.int16), propensity=unknown, explored=zeros.astype(np.bool_), score=unknown, base=none, delta=none,
+        labels=np.full((n, len(HEADS)), MASKED, np.int8), fingerprint=none.astype(np.int32), fingerprints=(), position=none.astype(np.int32),
+        positions=(), as_of=none, pin_counters=np.zeros((n, len(PIN_COUNTERS)), np.int64), request=zeros.astype(np.int32), users=nobody,
+    )  # fmt: skip
 
 
 def user_features(counters: np.ndarray, offsets: np.ndarray, columns: dict[str, np.ndarray]) -> UserFeatures:

@@ -141,8 +141,8 @@ class Once:
         kept = take_next(records.append_column("offset", pa.array(offsets)), self._applied, self._where)
         rows = rows_of([kept.select(EXAMPLE_SCHEMA.names)], self._where)
         self.position = batches[-1].end_offset
-        # Of another kind: it says no more than that time has gone on.
-        known = rows.kind <= max(Kind)
+        # It says no more than that time has gone on.
+        known = rows.kind < Kind.HEARTBEAT
         offset = kept.column("offset").to_numpy()
         if not known.all():
             rows, offset = rows.take(known), offset[known]
@@ -172,20 +172,29 @@ class Once:
     def _applied_before(self, position: int) -> dict[int, int]:
         """The last number of each origin before a position.
 
-        Where the last record's number is that of records before the position, all of them are one origin's, and none is a repeat. Otherwise all are
-        looked at.
+        Where an origin's last number is as far from its first as their records are, what lies between is its own, and none of it is a repeat: so it
+        is of a backfill, and of the join after it. Otherwise all are looked at.
         """
-        if position == 0:
-            return {}
-        if self._examples.dense:
-            last = self._examples.read(self._partition, position - 1, 1)[0].records
-            origin, sequence = (int(last.column(name)[0].as_py()) for name in ("origin", "sequence"))
-            if sequence == position - 1:
-                return {origin: sequence}
+        applied: dict[int, int] = {}
+        at = position if self._examples.dense else 0
+        while at > 0:
+            origin, sequence = self._numbered(at - 1)
+            begin = at - 1 - sequence
+            if begin < 0 or origin in applied or self._numbered(begin) != (origin, 0):
+                break
+            applied[origin], at = sequence, begin
+        if at == 0 and (applied or position == 0):
+            return applied
         before = Once(self._examples, self._partition, 0, self._read_records)
         for _ in before.until(position):
             pass
         return before._applied or {}
+
+    def _numbered(self, position: int) -> tuple[int, int]:
+        """Origin and number of the record at a position."""
+        records = self._examples.read(self._partition, position, 1)[0].records
+        origin, sequence = (int(records.column(name)[0].as_py()) for name in ("origin", "sequence"))
+        return origin, sequence
 
 
 class Fingerprints:

@@ -19,6 +19,7 @@ from rocksdict import WriteBatch
 from flows.corrections.history import History
 from flows.errors import CorruptionError, DataDirectoryError, StateError
 from flows.examples.candidates import Kept, ServedStore, keys_of, pieces_of
+from flows.examples.handover import backfilled
 from flows.examples.interleaving import Merger, Side, Stretch
 from flows.examples.making import make_rows
 from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, HEADS
@@ -26,7 +27,20 @@ from flows.examples.rows import ExampleRows, batch_of
 from flows.examples.steps import groups_of, judged_steps, served_steps
 from flows.features import fingerprint
 from flows.kernels.examples import Joined, JoinSet
-from flows.kernels.joining import FINAL, FINAL_REVISIT, NEGATIVE, POSITIVE, X_HEAD, X_KIND, X_PIN, X_SAVE_ID, X_SAVE_TIME, X_USER
+from flows.kernels.joining import (
+    FINAL,
+    FINAL_REVISIT,
+    HEARTBEAT,
+    NEGATIVE,
+    POSITIVE,
+    X_HEAD,
+    X_KIND,
+    X_PIN,
+    X_READY,
+    X_SAVE_ID,
+    X_SAVE_TIME,
+    X_USER,
+)
 from flows.kernels.layout import NEVER
 from flows.log import Log, LogBatch
 from flows.outputs import SERVED
@@ -34,11 +48,11 @@ from flows.settings import Settings
 from flows.state.actions_task import ANCHOR, SEAL_BYTES, TOPIC, Judge, seal, state_fingerprint, topics_in
 from flows.state.behind import Lanes
 from flows.state.task import Task
-from flows.vocabulary import Vocabulary
+from flows.vocabulary import OWN_PROFILE, Vocabulary
 
 FLOW = EXAMPLES
 # Of what is stored and put out; a change of its meaning is a new number.
-_FORMAT = "examples 1"
+_FORMAT = "examples 2"
 _ANEW = "`tidemark examples restore` has it made anew from the logs"
 # Records of a stretch: what it leads to carries features, some KiB of each request.
 _ACTIONS, _SERVED = 16_384, 2_048
@@ -112,7 +126,9 @@ class ExamplesTask(Task):
         self._history = history if history is not None else History.of(settings, partition)
         self._ends: tuple[int, int] | tuple[None, None] = ends if ends is not None else (None, None)
         self._saved_at = 0
-        self._join = JoinSet(settings.allowed_lateness_ms)
+        # What was backfilled stays ahead of what goes out: nothing of it became known earlier.
+        self._backfilled = backfilled(examples, partition)
+        self._join = JoinSet(settings.allowed_lateness_ms, self._backfilled.until)
         mark = fingerprint(state_fingerprint(settings, vocabulary), _FORMAT)
         super().__init__(settings, FLOW, partition, mark, (), actions, {EXAMPLES: examples}, lanes, path)
 
@@ -148,7 +164,7 @@ class ExamplesTask(Task):
         """Judge and join a stretch; `again`: it was committed before, and nothing is made of it."""
         working_set = self._judging.working_set
         before = int(NEVER) * -1 if working_set.watermark is None else working_set.watermark
-        actions, judged = judged_steps(self._judging, self._outcomes, stretch)
+        actions, judged = judged_steps(self._judging, self._outcomes, self._vocabulary.surfaces[OWN_PROFILE], stretch)
         where = f"log '{SERVED}', partition {self.partition}"
         served, records, heartbeats = served_steps(stretch, where)
         groups, users, requests = groups_of(actions, served)
@@ -163,7 +179,8 @@ class ExamplesTask(Task):
         self._emitted += len(joined.out)
         if not again:
             kept.candidates += _changed(keys, joined)
-            pieces = pieces_of(records, served.arrival, served.user, served.request)
+            leads = np.diff(served.first) > 0
+            pieces = pieces_of(records, served.arrival[leads], served.user[leads], served.request[leads])
             self._store.add(pieces)
             if len(joined.out):
                 rows = self._rows(joined.out, judged.judged.labels if judged is not None else np.empty((0, 8), np.int64), where)
@@ -174,10 +191,12 @@ class ExamplesTask(Task):
                 self._store.expire(working_set.watermark, self.settings.allowed_lateness_ms, kept, sparing=len(pieces))
             kept.pieces += pieces
         reached = (stretch.after[1], stretch.served_reached)
-        n = len(actions.user) + records.num_rows + heartbeats
+        n = len(actions.user) + len(served.place)
         return Found(rows, kept, counts, new, reached, working_set.watermark, n, self._working_sets() if due else None)
 
     def _rows(self, out: np.ndarray, left: np.ndarray, where: str) -> ExampleRows:
+        if self._backfilled.until is not None:
+            out[:, X_READY] = np.maximum(out[:, X_READY], self._backfilled.until)
         later = np.flatnonzero(out[:, X_KIND] == FINAL_REVISIT)
         revisited = np.zeros(len(out), np.bool_)
         wanted = np.ascontiguousarray(out[later][:, [X_USER, X_PIN, X_SAVE_TIME, X_SAVE_ID]])
@@ -277,9 +296,14 @@ class ExamplesTask(Task):
     def _check_outbox(self) -> None:
         super()._check_outbox()
         log = self.outbox.log(EXAMPLES)
-        start = log.start_positions()[self.partition]
+        start = max(log.start_positions()[self.partition], self._backfilled.records)
         found = log.read(self.partition, start, 1) if log.end_position(self.partition) > start else []
-        made = {number for batch in found for number in batch.records.column("generation").to_pylist()}
+        made = {
+            number
+            for batch in found
+            for number, origin in zip(*(batch.records.column(name).to_pylist() for name in ("generation", "origin")), strict=True)
+            if origin >= 0  # what was backfilled is of no generation
+        }
         if made - {self.store.meta.generation}:
             raise DataDirectoryError(
                 f"log '{EXAMPLES}', partition {self.partition}, was made under correction {min(made)}, and state {self.store.path} reflects "
@@ -325,6 +349,7 @@ def _counted(out: np.ndarray) -> dict[str, int]:
         "examples": int((kind == NEGATIVE).sum()),
         "finals": int((kind == FINAL).sum()),
         "revisit_finals": int((kind == FINAL_REVISIT).sum()),
+        "heartbeats_out": int((kind == HEARTBEAT).sum()),
     }
     return counts | {f"positive.{head}": n for head, n in zip(HEADS, by_head, strict=True)}
 

@@ -31,6 +31,7 @@ from flows.kernels.join_entries import (
     O_ROW,
     O_TIME,
     OUTCOME_DUE,
+    PUT_OUT,
     R_BORN,
     R_DUE,
     R_LINK,
@@ -50,7 +51,7 @@ from flows.kernels.join_entries import (
     mixed,
 )
 from flows.kernels.joining import COUNTED, ENTRY_COLUMNS, OUT_COLUMNS, OUTCOME_MS, join_records
-from flows.kernels.layout import CREDIT_MS
+from flows.kernels.layout import CREDIT_MS, NEVER
 from flows.kernels.pairmap import new_table, put_at, slot_of, with_room
 
 
@@ -85,7 +86,7 @@ class ActionSteps:
 
 @dataclass(frozen=True)
 class ServedSteps:
-    """Consecutive served records of a partition, each with its candidates.
+    """Consecutive served records of a partition, each with its candidates; those that lead to nothing have none, and no user.
 
     Attributes
     ----------
@@ -163,12 +164,15 @@ class JoinSet:
     ----------
     allowed_lateness_ms : int
         L of docs/semantics.md.
+    put_out : int, optional
+        Time of the last record that is there already, ms.
     """
 
-    def __init__(self, allowed_lateness_ms: int) -> None:
+    def __init__(self, allowed_lateness_ms: int, put_out: int | None = None) -> None:
         self._lateness = allowed_lateness_ms
         self.scalars = np.zeros(JOIN_SCALARS, np.int64)
         self.scalars[[FREE_ROW, FREE_NODE]] = -1
+        self.scalars[PUT_OUT] = -NEVER if put_out is None else put_out
         self.rows = np.zeros((0, ROW_COLUMNS), np.int64)
         self.nodes = np.zeros((0, NODE_COLUMNS), np.int64)
         self.heap = np.zeros((0, DUE_COLUMNS), np.int64)
@@ -193,8 +197,9 @@ class JoinSet:
         of_new = np.repeat(groups.of_served, np.diff(served.first))
         dirty, counts = np.zeros(groups.count, np.bool_), np.zeros(len(COUNTED), np.int64)
         # A row comes out eight times at most: once, with five outcomes, and with two sets of labels. Of those that are there already only a revisit
-        # and the labels come without a record of their own. What is not filled in takes no memory.
-        out = np.empty((8 * (relevant + candidates) + 3 * int(self.scalars[N_ROWS]), OUT_COLUMNS), np.int64)
+        # and the labels come without a record of their own. A record makes one heartbeat at most. What is not filled in takes no memory.
+        room = 8 * (relevant + candidates) + 3 * int(self.scalars[N_ROWS]) + len(actions.user) + len(served.place)
+        out = np.empty((room, OUT_COLUMNS), np.int64)
         filled = np.zeros(candidates, np.bool_)
         done, used = join_records(
             actions.user, actions.request, actions.pin, actions.time, actions.event, actions.what, actions.topic, actions.arrival,
@@ -221,18 +226,18 @@ class JoinSet:
         nodes = nodes[np.argsort(nodes[:, O_DUE], kind="stable")]
         nodes[:, O_ROW] = order[nodes[:, O_ROW]]
         nodes[:, O_NEXT] = -1
-        header = np.array([self.scalars[SEQUENCE], len(rows), len(nodes)], np.int64)
+        header = np.array([self.scalars[SEQUENCE], self.scalars[PUT_OUT], len(rows), len(nodes)], np.int64)
         return b"".join(np.ascontiguousarray(part, np.int64).tobytes() for part in (header, rows, nodes))
 
     def restore(self, data: bytes) -> None:
         """Take the state of `to_bytes` into this empty set."""
         numbers = np.frombuffer(data, np.int64)
-        sequence, n_rows, n_nodes = (int(x) for x in numbers[:3])
-        rows, nodes = np.split(numbers[3:], [n_rows * ROW_COLUMNS])
+        sequence, put_out, n_rows, n_nodes = (int(x) for x in numbers[:4])
+        rows, nodes = np.split(numbers[4:], [n_rows * ROW_COLUMNS])
         rows, nodes = rows.reshape(n_rows, ROW_COLUMNS), nodes.reshape(n_nodes, NODE_COLUMNS)
         self._make_room(n_rows + n_nodes)
         _restore(rows, nodes, self.scalars, self.rows, self.keys, self.saved, self.nodes)
-        self.scalars[SEQUENCE] = sequence
+        self.scalars[SEQUENCE], self.scalars[PUT_OUT] = sequence, put_out
         due = np.concatenate([_rows_due(rows, self._lateness), _nodes_due(nodes, self._lateness)])
         due = due[np.lexsort((due[:, D_NUMBER], due[:, D_TIME]))]
         self.heap[: len(due)] = due

@@ -11,8 +11,8 @@ from flows.compiled import compiled_in_place
 from flows.kernels.pairmap import delete_at, put_at, slot_of
 
 # Scalars.
-N_ROWS, FREE_ROW, N_NODES, FREE_NODE, N_DUE, SEQUENCE, N_SAVED = 0, 1, 2, 3, 4, 5, 6
-JOIN_SCALARS = 7
+N_ROWS, FREE_ROW, N_NODES, FREE_NODE, N_DUE, SEQUENCE, N_SAVED, PUT_OUT = 0, 1, 2, 3, 4, 5, 6, 7
+JOIN_SCALARS = 8
 
 # Columns of `rows`: one (user, request, pin). R_DUE is the number of its entry in the heap that counts; R_LINK the next row of its user and pin
 # that has a save, or of the free list; R_NODE its first outcome that waits for an impression.

@@ -25,6 +25,7 @@ from flows.kernels.join_entries import (
     O_ROW,
     O_TIME,
     OUTCOME_DUE,
+    PUT_OUT,
     R_DUE,
     R_INDEX,
     R_LABELS,
@@ -91,10 +92,12 @@ E_PIN, E_TIME, E_NUMBER, E_INDEX, E_SEEN = range(5)
 ENTRY_COLUMNS = 5
 UNSEEN, SEEN_BEFORE = -1, -2
 
-# Columns of what comes out. X_KIND: at the impression, an outcome (X_HEAD), labels, the label of a save.
+# Columns of what comes out. X_KIND: at the impression, an outcome (X_HEAD), labels, the label of a save, nothing for so long.
 X_READY, X_KIND, X_HEAD, X_USER, X_PIN, X_SEEN, X_TOPIC, X_NUMBER, X_INDEX, X_LABELS, X_SAVE_TIME, X_SAVE_ID = range(12)
 OUT_COLUMNS = 12
-NEGATIVE, POSITIVE, FINAL, FINAL_REVISIT = 0, 1, 2, 3
+NEGATIVE, POSITIVE, FINAL, FINAL_REVISIT, HEARTBEAT = 0, 1, 2, 3, 4
+HEARTBEAT_MS = 5_000
+"""Where nothing has come out for so long, a heartbeat does: the next record's arrival."""
 
 
 @compiled_in_place
@@ -132,13 +135,16 @@ def join_records(  # type: ignore[no-untyped-def]
     done, s, w = 0, 0, before
     for i in range(len(user) + 1):
         while s < len(place) and place[s] == i:
+            out_before = done
             done, known = _serve(
                 s, w, lateness, s_arrival, s_user, s_request, s_time, s_number, s_group, s_first, c_pin, c_defaulted, scalars, rows, keys,
                 saved, entries, known, found, dirty, counts, out, filled, done,
             )  # fmt: skip
+            done = _beat(s_arrival[s], out_before, scalars, out, done)
             s += 1
         if i == len(user):
             break
+        out_before = done
         if request[i] != 0 and what[i] != 0:
             if what[i] & LATE_BIT:
                 if what[i] & SEEN_BIT:
@@ -163,6 +169,7 @@ def join_records(  # type: ignore[no-untyped-def]
         if watermark[i] > w:
             w = watermark[i]
             done = _fall_due(w, arrival[i], lateness, scalars, rows, keys, saved, nodes, heap, counts, out, done)
+        done = _beat(arrival[i], out_before, scalars, out, done)
     return done, known
 
 
@@ -263,15 +270,16 @@ def _come_out(  # type: ignore[no-untyped-def]
 
 @compiled_in_place
 def _set_outcome(r, head, time, event, revisited, rows):  # type: ignore[no-untyped-def]
-    """Note an outcome of a row, the first of its head; whether it is that."""
-    if rows[r, R_LABELS] >> head & 1:
-        return False
+    """Note an outcome of a row; whether it is the first of its head. The latest save is the row's: what comes back is credited to no earlier one."""
+    first = not rows[r, R_LABELS] >> head & 1
     rows[r, R_LABELS] |= 1 << head
     if head == SAVE_HEAD:
-        rows[r, R_SAVE_TIME], rows[r, R_SAVE_ID] = time, event
-        if revisited:
-            rows[r, R_LABELS] |= 1 << REVISIT_HEAD
-    return True
+        later = time > rows[r, R_SAVE_TIME] or (time == rows[r, R_SAVE_TIME] and event > rows[r, R_SAVE_ID])
+        if first or later:
+            rows[r, R_SAVE_TIME], rows[r, R_SAVE_ID] = time, event
+            if revisited:
+                rows[r, R_LABELS] |= 1 << REVISIT_HEAD
+    return first
 
 
 @compiled_in_place
@@ -323,6 +331,19 @@ def _fall_due(w, arrival, lateness, scalars, rows, keys, saved, nodes, heap, cou
                 rows[of, R_DUE] = push_due(rows[of, R_SAVE_TIME] + CREDIT_MS + lateness, SAVE_DUE, of, scalars, heap)
                 continue
         free_row(of, scalars, rows, keys, saved)
+    return done
+
+
+@compiled_in_place
+def _beat(arrival, out_before, scalars, out, done):  # type: ignore[no-untyped-def]
+    """After a record: a heartbeat, if it has led to nothing and nothing has come out for long enough."""
+    if done > out_before:
+        scalars[PUT_OUT] = max(scalars[PUT_OUT], arrival)
+    elif arrival >= scalars[PUT_OUT] + HEARTBEAT_MS:
+        scalars[PUT_OUT] = arrival
+        out[done] = 0
+        out[done, X_READY], out[done, X_KIND] = arrival, HEARTBEAT
+        done += 1
     return done
 
 

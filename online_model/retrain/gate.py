@@ -15,6 +15,7 @@ from flows.examples.merging import Merged
 from flows.examples.record import HEADS, Kind
 from flows.examples.rows import ExampleRows
 from flows.examples.store import Examples, Once
+from flows.settings import HOUR_MS
 from online_model.evaluation.bootstrap import Difference, compare
 from online_model.evaluation.metrics import HIGHER_IS_BETTER, METRICS, measure
 from online_model.evaluation.prequential import prequential
@@ -28,6 +29,9 @@ from online_model.retrain.shadow import Told, as_online
 from online_model.retrain.sides import Model
 from online_model.retrain.spans import Spans, Until
 from online_model.training.errors import TrainingStoppedError
+
+SPAN_MS = HOUR_MS
+"""What a micro-batch of the gate may span. Online it is seconds, for freshness; of a sparse history that would be record by record."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Rule:
         best = max(self.sign * found.low, self.sign * found.high)
         said = (
             f"{what} {_number(found.value.value)} against {_number(found.against.value)}: {found.difference:+.4f} "
-            f"[{found.low:+.4f}, {found.high:+.4f}], tolerance {self.tolerance:g}"
+            f"[{found.low:+.4f}, {found.high:+.4f}], tolerance {self.tolerance:g}; the least that would show is {_number(found.detectable)}"
         )
         if gain < -self.tolerance and best < 0:
             return Verdict(False, f"worse: {said}", found)
@@ -164,7 +168,7 @@ def _scored(
 
     def batches(begin: tuple[int, ...], end: tuple[int, ...]) -> Iterator[ExampleRows]:
         nonlocal done
-        sequence = Merged(Until(examples, end), begin, config.batch_rows, fingerprint, span_ms=config.batch_ms)
+        sequence = Merged(Until(examples, end), begin, config.batch_rows, fingerprint, span_ms=max(config.batch_ms, SPAN_MS))
         while (batch := sequence.next(ended=True)) is not None:
             if stopping.requested():
                 raise TrainingStoppedError("retrain: stopped while the gate was judging; the same command goes on")

@@ -37,6 +37,7 @@ from online_model.retrain.spans import HeldBack, Spans, learned_by, next_spans, 
 from online_model.retrain.work import Work
 from online_model.table import EmbeddingTable, TableConfig
 from online_model.training.config import TrainingConfig
+from online_model.training.optimizer import OPTIMIZER
 from online_model.training.tables import Tables
 from online_model.training.train import Start, Trained, train
 
@@ -296,7 +297,8 @@ class _Retrain:
             table.expire(spans.learned_until - EXPIRE_DAYS * DAY_MS)
             # What was said of earlier changes is no part of this base.
             table.take_changed()
-        return Start(load_dense(config, parent.path / DENSE), tables, parent.digest), training
+        optimizer = parent.path / OPTIMIZER if OPTIMIZER in parent.manifest.files else None
+        return Start(load_dense(config, parent.path / DENSE), tables, parent.digest, optimizer), training
 
     def _judged(self, plan: Planned, spans: Spans, trained: Trained) -> Judged:
         if self._work.has(_JUDGED):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
@@ -23,6 +23,9 @@ CRON = "0 3 * * MON,THU"
 _YEAR_MS = 366 * DAY_MS
 _GRACE_S = 6 * 3_600
 """A retrain that could not begin in time still begins if it is late by no more than this."""
+
+
+_LOOK_S = 1.0
 
 
 class Schedule:
@@ -85,7 +88,7 @@ def run_on_schedule(schedule: Schedule, job: Callable[[int], None], missed: Call
     ----------
     schedule : Schedule
     job : callable
-        Given the time at which it was due, ms. Must not raise.
+        Given the time at which it was due, ms. What it raises ends the schedule, and is raised here.
     missed : callable
         Told of each time that was passed over, and why.
     """
@@ -93,8 +96,12 @@ def run_on_schedule(schedule: Schedule, job: Callable[[int], None], missed: Call
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
     scheduler = BackgroundScheduler(timezone=UTC)
 
+    raised: list[BaseException] = []
+
     def tell(event: JobEvent) -> None:
-        if event.code == EVENT_JOB_MAX_INSTANCES:
+        if event.code == EVENT_JOB_ERROR:
+            raised.append(event.exception)
+        elif event.code == EVENT_JOB_MAX_INSTANCES:
             missed("a retrain was due while the one before was still at work; it was passed over, the next one takes its examples too")
         else:
             missed(f"the retrain that was due at {event.scheduled_run_time:%Y-%m-%d %H:%M} could not begin in time; it was passed over")
@@ -104,14 +111,16 @@ def run_on_schedule(schedule: Schedule, job: Callable[[int], None], missed: Call
         if at is not None:
             job(at)
 
-    scheduler.add_listener(tell, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+    scheduler.add_listener(tell, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
     scheduler.add_job(due, schedule.trigger, coalesce=True, max_instances=1, misfire_grace_time=_GRACE_S)
     scheduler.start()
     try:
-        while not stopping.wait(3_600):
+        while not raised and not stopping.wait(_LOOK_S):
             pass
     finally:
         scheduler.shutdown(wait=True)
+    if raised:
+        raise raised[0]
 
 
 def _moment(ms: int) -> datetime:

@@ -18,10 +18,22 @@ import numpy as np
 from flows.directories import make_directory, sync, translated
 from flows.errors import CorruptionError
 
+_FORMAT = 2
+"""Part of every digest. Raised when trainings or learners come to do something else, it makes everything anew."""
+
 
 def digest_of(said: Any) -> str:
     """Of plain values: 16 hex digits."""
-    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps([_FORMAT, said], sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def take_place(draft: Path, place: Path) -> None:
+    """Give a whole directory its name. If another study was faster, its own is as good: the same plan makes the same."""
+    try:
+        os.replace(draft, place)
+    except OSError:
+        if not place.is_dir():
+            raise
 
 
 class Kept:
@@ -47,7 +59,7 @@ class Kept:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise CorruptionError(f"study's result {path} can't be read ({error}); delete it, and run the study again") from error

@@ -36,11 +36,14 @@ def with_requests(events: pd.DataFrame, seed: int, partitions: int = 2) -> pd.Da
     rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in events.to_dict("records")]
     for i, row in enumerate(rows):
         row["request_id"] = _REQUESTS[int(rng.integers(len(_REQUESTS)))]
+        if row["request_id"] not in ("", "a"):
+            # A name of its own, and not one that is used over days.
+            row["request_id"] += str(i // 15)
         chance = rng.random()
         if row["bad"] or chance < 0.15:
             continue
         row["action"], row["surface"] = _ACTIONS[int(rng.integers(len(_ACTIONS)))], _SURFACES[int(rng.integers(len(_SURFACES)))]
-        cause = "save" if chance < 0.3 else "impression" if chance < 0.75 else None
+        cause = "save" if chance < 0.4 else "impression" if chance < 0.8 else None
         earlier = [one for one in rows[max(0, i - 8) : i] if one["action"] == cause and not one["bad"]]
         if not earlier:
             continue
@@ -48,7 +51,7 @@ def with_requests(events: pd.DataFrame, seed: int, partitions: int = 2) -> pd.Da
         row["user_id"], row["pin_id"], row["request_id"] = of["user_id"], of["pin_id"], of["request_id"]
         if cause == "save":
             row["action"], row["surface"] = ("impression", "grid_click")[int(rng.integers(2))], "own_profile"
-            after = rng.choice([1, 1000, MINUTE, MINUTE, HOUR, DAY - 1, DAY])
+            after = rng.choice([1, 1000, MINUTE, HOUR, DAY - 1, DAY], p=[0.4, 0.3, 0.2, 0.05, 0.03, 0.02])
         else:
             row["action"] = _OUTCOMES[int(rng.integers(len(_OUTCOMES)))]
             after = rng.choice([0, 0, 1, -1, 1000, 1000, MINUTE, MINUTE, WINDOW - 1, WINDOW, WINDOW + 1])

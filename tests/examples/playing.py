@@ -122,7 +122,9 @@ def play(
                 )
             while rng.random() < 0.4:
                 back = at + int(rng.choice([1, MINUTE, HOUR, DAY - 1, DAY, 3 * DAY, 7 * DAY - 1, 7 * DAY]))
-                act(back, user, pin, None, str(rng.choice(["impression", "grid_click"])), "own_profile")
+                # What is seen there is a revisit, whatever request it names.
+                of = named if rng.random() < 0.3 else None
+                act(back, user, pin, of, str(rng.choice(["impression", "grid_click"])), "own_profile")
     # What has come last is followed by enough that most falls due.
     for user in users:
         for later in (HOUR, 2 * HOUR, DAY, 9 * DAY, 18 * DAY):

@@ -50,7 +50,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A history, written, and what the judge's oracle says of it."""
     seed = request.param
     settings = settings_in(tmp_path_factory.mktemp("history"), seed)
-    events = history(seed, 150, PARTITIONS, lateness_ms=settings.allowed_lateness_ms)
+    events = history(seed, 220, PARTITIONS, lateness_ms=settings.allowed_lateness_ms)
     write(settings, events, seed)
     yield seed, settings, decided_of(events, allowed_lateness_ms=settings.allowed_lateness_ms)
     shutil.rmtree(settings.data)
@@ -75,7 +75,7 @@ def test_the_histories_have_all_of_it() -> None:
     of_kind: Counter[int] = Counter()
     heads: Counter[tuple[int, int]] = Counter()
     for seed in SEEDS:
-        decided = decided_of(history(seed, 150, PARTITIONS, lateness_ms=LATENESS[seed % 4]), allowed_lateness_ms=LATENESS[seed % 4])
+        decided = decided_of(history(seed, 220, PARTITIONS, lateness_ms=LATENESS[seed % 4]), allowed_lateness_ms=LATENESS[seed % 4])
         for rows in wanted(decided).values():
             of_kind.update(row.kind for row in rows)
             heads.update((row.kind, head) for row in rows for head, label in enumerate(row.labels) if label == 1)
@@ -119,7 +119,7 @@ def test_a_span_of_time(played: tuple[int, Settings, pd.DataFrame]) -> None:
 
 @pytest.mark.parametrize("scoped", [False, True])
 def test_corrections_are_followed(scoped: bool, tmp_path: Path) -> None:
-    site = Site.of(tmp_path, with_requests(adversarial(5, 160, PARTITIONS), 5), 5, PARTITIONS)
+    site = Site.of(tmp_path, with_requests(adversarial(5, 240, PARTITIONS), 5), 5, PARTITIONS)
     site.write(1.0)
     before = said(backfilled(site.settings, What(all_kinds=True)))
     users = np.unique(site.events["user_id"])[:3]
@@ -191,15 +191,18 @@ def records(data: Path) -> dict[int, pa.Table]:
 def test_a_simulated_stream_gives_its_truth(simulated: Simulated, data: Path) -> None:
     served = simulated.directory / "served.parquet"
     summary = tidemark("backfill", "--served", served, "--json", data=data).json()
-    # Every save follows an impression at once, and is of one request: so each that matured is one row, with the truth's label.
+    # Every save follows an impression at once, and is of one request: so each that matured is one row, with the truth's label. Not so the few
+    # whose impression was late.
     truth = pq.read_table(simulated.directory / "truth-labels.parquet").to_pandas()
     matured = truth[truth["matured"]]
     revisited = matured[["label_1dRevImpre", "label_1dRevGrid", "label_7dRevGrid"]].any(axis=1)
     rows = {p: rows_of(table.to_batches(), "") for p, table in records(data).items()}
     of_saves = [r.take((r.labels[:, 2] == -1) & (r.kind == FINAL)) for r in rows.values()]
     found = Counter((int(u), int(p), int(label)) for r in of_saves for u, p, label in zip(r.user_id, r.pin_id, r.labels[:, 4], strict=True))
-    assert found == Counter(zip(matured["user_id"], matured["pin_id"], revisited.astype(int), strict=True))
-    assert summary["labels"]["revisit"][1] == int(revisited.sum()) > 0
+    true = Counter(zip(matured["user_id"], matured["pin_id"], revisited.astype(int), strict=True))
+    assert not found - true
+    assert 0 < (true - found).total() < 0.1 * true.total()
+    assert summary["labels"]["revisit"][1] == sum(n for (_, _, label), n in found.items() if label) > 0
     assert summary["added"] == summary["rows"] == sum(map(len, rows.values())) > 1000
 
     # Slots and propensities are those of the file.
@@ -308,6 +311,10 @@ def test_examples_are_exported(data: Path, tmp_path: Path) -> None:
         (lambda t: t.set_column(1, "user_id", pa.array(["u"] * len(t))), "user_id must be whole numbers"),
         (lambda t: t.set_column(0, "request_id", pa.array([["r"]] * len(t))), "request_id must be texts"),
         (lambda t: t.set_column(5, "slots", t.column("propensities")), "slots holds what is none"),
+        (
+            lambda t: t.drop_columns(["request_time"]).append_column("request_time", pa.nulls(len(t), pa.int64())),
+            "request_time must be whole",
+        ),
     ],
 )
 def test_a_file_of_what_was_served_that_is_none(change, says: str, simulated: Simulated, data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 
 from flows.errors import CorruptionError, DataDirectoryError, StateError
+from flows.examples.merging import Merged
 from flows.examples.record import EXAMPLES, HEADS, Kind
 from flows.examples.rows import ExampleRows, rows_of
+from flows.examples.store import final_rows
 from flows.kafka_messages import _arrow as arrow_of
 from flows.kafka_messages import messages_of
 from flows.kernels.joining import COUNTED
@@ -21,8 +23,9 @@ from flows.served_versions import heartbeat
 from flows.settings import Settings
 from tests import driving
 from tests.examples.playing import DAY, HOUR, MINUTE, START, Driven, Play, expected, one_served, play, played_by_hand, write
+from tests.oracles.partition import partition_of
 
-KINDS = {"negative": Kind.NEGATIVE, "positive": Kind.POSITIVE, "final": Kind.FINAL}
+KINDS = {kind.name.lower(): kind for kind in Kind}
 M = -1
 
 
@@ -75,7 +78,10 @@ def check(settings: Settings, played: Play, rng: np.random.Generator, kill_share
         places = [one.pop("served") for one in want]
         assert told(rows) == [one | {"kind": KINDS[one["kind"]]} for one in want]
         assert (np.diff(rows.ready_time) >= 0).all()
-        for i, (record, pin) in enumerate(places):
+        for i, place in enumerate(places):
+            if place is None:
+                continue
+            record, pin = place
             one = served[record]
             assert isinstance(one, Served)
             assert features(rows, i) == served_features(one, pin, surfaces)
@@ -109,7 +115,16 @@ def test_the_flow_says_what_the_oracle_says(tmp_path: Path, seed: int, batch: in
     write(settings, played, rng)
     counts = check(settings, played, rng, kills, grow)
     # What the stream must have led to, or the test tells nothing.
-    reached = {*COUNTED, "examples", "finals", "revisit_finals", "served", "heartbeats", *(f"positive.{head}" for head in HEADS)}
+    reached = {
+        *COUNTED,
+        "examples",
+        "finals",
+        "revisit_finals",
+        "served",
+        "heartbeats",
+        "heartbeats_out",
+        *(f"positive.{head}" for head in HEADS),
+    }
     assert {name for name in reached if not counts.get(name)} == set()
 
 
@@ -158,6 +173,7 @@ def outcome(tmp_path: Path, *records: Any) -> tuple[list[tuple[int, str, list[in
     driven = Driven(settings, 0)
     _, counts = driven.run(np.random.default_rng(0))
     rows = driven.rows()
+    rows = rows.take(rows.kind != Kind.HEARTBEAT)
     driven.close()
     out = [
         (int(t) - START, Kind(kind).name, labels.tolist()) for t, kind, labels in zip(rows.ready_time, rows.kind, rows.labels, strict=True)
@@ -236,19 +252,78 @@ def test_an_attribution_that_is_taken_back_leaves_the_positive_and_rights_the_fi
     assert [labels for _, kind, labels in out if kind == "FINAL"] == [[0, 0, 1, 0, M], [M, M, M, M, 0]]
 
 
+def test_the_latest_save_of_an_example_is_its_save(tmp_path: Path) -> None:
+    out, _ = outcome(
+        tmp_path, SERVE, ("impression", 1, "r", 1), ("save", 3, "r", 1), ("save", 2, "r", 1), ("save", MINUTE, "r", 1),
+        ("own_profile", HOUR, None, 1), ("beat", 9 * DAY), ("closeup", 8 * DAY, None, 9),
+    )  # fmt: skip
+    assert [(t, labels) for t, kind, labels in out if kind == "POSITIVE"] == [(3, [M, M, 1, M, M]), (HOUR, [M, M, M, M, 1])]
+    assert [labels for _, kind, labels in out if kind == "FINAL"] == [[0, 0, 1, 0, M], [M, M, M, M, 1]]
+
+
 def test_actions_wait_for_what_may_still_be_served(tmp_path: Path) -> None:
     """The end of an input moves no watermark: what the other log may still come before is left for the next run."""
     settings = Settings(data=tmp_path, partitions=1)
     write(settings, played_by_hand([SERVE, ("impression", 1, "r", 1), ("click", 2, "r", 1)]), np.random.default_rng(0))
     driven = Driven(settings, 0)
     driven.run(np.random.default_rng(0))
-    assert len(driven.rows()) == 0
+    assert driven.rows().kind.tolist() == [Kind.HEARTBEAT]
     with driving.open_log(settings, SERVED) as log:
         for at in (1, 2):
             log.append([(0, heartbeat(START + at))])
             driven.run(np.random.default_rng(0))
-            assert len(driven.rows()) == at
+            assert driven.rows().kind.tolist() == [Kind.HEARTBEAT, Kind.NEGATIVE, Kind.POSITIVE][: 1 + at]
     driven.close()
+
+
+def test_where_nothing_comes_out_heartbeats_do(tmp_path: Path) -> None:
+    """By what has arrived, and not more often than every five seconds."""
+    settings = Settings(data=tmp_path, partitions=1)
+    quiet = [("closeup", at, None, 9) for at in (1, 4_999, 5_001, 5_500, 10_500, 10_502)]
+    records = [
+        SERVE,
+        *quiet[:2],
+        ("impression", 5_000, "r", 1),
+        *quiet[2:],
+        ("serve", 20_000, "q", [1]),
+        ("beat", 24_999),
+        ("beat", 25_000),
+    ]
+    write(settings, played_by_hand([*records, ("closeup", 25_001, None, 9), ("beat", 30_000)]), np.random.default_rng(0))
+    driven = Driven(settings, 0)
+    driven.run(np.random.default_rng(0))
+    rows = driven.rows()
+    said = list(zip((rows.ready_time - START).tolist(), rows.kind.tolist(), strict=True))
+    assert said == [(0, Kind.HEARTBEAT), (5_000, Kind.NEGATIVE), *((at, Kind.HEARTBEAT) for at in (10_500, 20_000, 25_000))]
+    driven.close()
+
+
+def test_heartbeats_let_an_idle_partition_pass(tmp_path: Path) -> None:
+    """One partition has examples, the other has actions of nobody who was served: whoever reads both goes on by the latter's heartbeats."""
+    settings, played = settings_of(tmp_path), played_by_hand([SERVE, ("impression", 1, "r", 1), ("impression", 2, "r", 2), ("beat", DAY)])
+    home, users = partition_of(7, 2), range(100)
+    other = next(user for user in users if partition_of(user, 2) != home)
+    played.events["partition"] = home
+    played.served[:] = [(home, what) for _, what in played.served]
+    write(settings, played, np.random.default_rng(0))
+    for partition in range(2):
+        driven = Driven(settings, partition)
+        driven.run(np.random.default_rng(0))
+        driven.close()
+    with driving.open_log(settings, EXAMPLES) as log:
+        merged = Merged(log, [0, 0], 1)
+        assert merged.next() is None
+        quiet = played_by_hand([("closeup", 1, None, 9), ("closeup", HOUR, None, 9), ("beat", DAY)])
+        quiet.events["user_id"], quiet.events["partition"] = other, 1 - home
+        quiet.served[:] = [(1 - home, what) for _, what in quiet.served]
+        write(settings, quiet, np.random.default_rng(0))
+        driven = Driven(settings, 1 - home)
+        driven.run(np.random.default_rng(0))
+        assert set(driven.rows().kind.tolist()) == {Kind.HEARTBEAT}
+        driven.close()
+        found = [merged.next(), merged.next()]
+        assert [batch.rows.pin_id.tolist() for batch in found if batch is not None] == [[1], [2]]
+        assert len(list(final_rows(log))) == 0
 
 
 def test_examples_go_through_a_message_of_kafka(tmp_path: Path) -> None:
@@ -260,6 +335,7 @@ def test_examples_go_through_a_message_of_kafka(tmp_path: Path) -> None:
         [batch] = [one.records for one in log.read(0, 0, 9)]
     got = [arrow_of(value, stamp) for value, stamp in messages_of(batch) if value is not None]
     assert [told(rows_of([one], "")) for one in got if one is not None] == [told(driven.rows())]
+    assert set(driven.rows().kind.tolist()) == {Kind.HEARTBEAT, Kind.NEGATIVE, Kind.POSITIVE}
     driven.close()
 
 

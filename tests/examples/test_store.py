@@ -19,7 +19,7 @@ from flows.examples.files import ExampleDirectory, file_of, writer_of
 from flows.examples.joining import cut, joined
 from flows.examples.merging import Merged, MergedBatch
 from flows.examples.record import EXAMPLES, HEADS, Kind
-from flows.examples.rows import ExampleRows, batch_of
+from flows.examples.rows import ExampleRows, batch_of, heartbeats_at
 from flows.examples.store import Examples, final_rows, positions_at
 from flows.log import LocalLog
 from flows.vocabulary import Vocabulary
@@ -219,7 +219,7 @@ def test_an_idle_partition_holds_the_others_until_it_is_told_that_time_goes_on(t
         log.append([(0, batch_of(rows, 0, 0, 0))])
         merged = Merged(log, [0, 0], 4)
         assert merged.next() is None
-        beat = replace(rows.take(np.arange(1)), kind=np.array([9], np.int8), ready_time=np.array([50]))
+        beat = heartbeats_at(np.array([50]))
         log.append([(1, batch_of(beat, 0, 1, 0))])
         found = list(batches_of(merged))
         assert sum(map(len, found)) == np.count_nonzero(rows.ready_time <= 50) // 4 * 4

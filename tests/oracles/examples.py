@@ -10,6 +10,7 @@ from tests.oracles.features import credited
 
 MINUTE, DAY = 60_000, 86_400_000
 WINDOW, KEPT, MATURES = 30 * MINUTE, DAY, 7 * DAY
+QUIET = 5_000
 OUTCOMES = ("click", "long_click", "save", "hide")
 MASKED = -1
 
@@ -71,8 +72,8 @@ def examples(decided: pd.DataFrame, served: list[dict[str, Any]]) -> tuple[list[
     Returns
     -------
     list of dict
-        ready_time, kind (negative, positive, final), request_id, user_id, pin_id, impression_time, topic, labels (five), and `served`: the place of
-        the served record and that of the pin in it.
+        ready_time, kind (negative, positive, final, heartbeat), request_id, user_id, pin_id, impression_time, topic, labels (five), and `served`:
+        the place of the served record and that of the pin in it.
     dict of str to int
     """
     lateness = decided.attrs["allowed_lateness_ms"]
@@ -111,11 +112,11 @@ def examples(decided: pd.DataFrame, served: list[dict[str, Any]]) -> tuple[list[
         if not row["impression_time"] <= outcome["time"] <= row["impression_time"] + WINDOW:
             count("outcomes_outside_window")
             return False
+        if outcome["head"] == 2 and (row["save"] is None or outcome["save"][2:] > row["save"][2:]):
+            row["save"] = outcome["save"]
         if outcome["head"] in row["heads"]:
             return False
         row["heads"].add(outcome["head"])
-        if outcome["head"] == 2:
-            row["save"] = outcome["save"]
         return True
 
     def revisited(row: dict[str, Any]) -> bool:
@@ -128,8 +129,16 @@ def examples(decided: pd.DataFrame, served: list[dict[str, Any]]) -> tuple[list[
             if row["served"] is not None:
                 positive(row, 4)
 
-    last_action = -1
+    def beat(before: int) -> None:
+        """After a record that put nothing out, as long as that has been so."""
+        if len(out) == before and now and (not out or now["arrival"] >= out[-1]["ready_time"] + QUIET):
+            nobody = {"request_id": "", "user_id": -1, "pin_id": -1, "impression_time": now["arrival"], "topic": "", "served": None}
+            out.append({"ready_time": now["arrival"], "kind": "heartbeat", "labels": [MASKED] * 5, **nobody})
+
+    last_action, put_out = -1, 0
     for record in merged(decided.to_dict("records"), served):  # type: ignore[arg-type]
+        beat(put_out)
+        put_out = len(out)
         if record["input"] == 0:
             last_action = record["place"]
         now = {"arrival": record["arrival"], "last_action": last_action}
@@ -155,7 +164,8 @@ def examples(decided: pd.DataFrame, served: list[dict[str, Any]]) -> tuple[list[
                         begin(row)
             continue
 
-        if record["status"] == "accepted" and record["request_id"] and record["action"] in ("impression", *OUTCOMES):
+        revisit = record["action"] == "impression" and record["surface"] == "own_profile"
+        if record["status"] == "accepted" and record["request_id"] and record["action"] in ("impression", *OUTCOMES) and not revisit:
             key = (record["user_id"], record["request_id"], record["pin_id"])
             row = next((r for r in rows if r["key"] == key), None)
             if record["late"]:
@@ -179,8 +189,8 @@ def examples(decided: pd.DataFrame, served: list[dict[str, Any]]) -> tuple[list[
                     for outcome in [o for o in waiting if o["key"] == key]:
                         waiting.remove(outcome)
                         take_outcome(row, outcome)
-                    if revisited(row):
-                        row["heads"].add(4)
+                        if revisited(row):
+                            row["heads"].add(4)
                     if one is not None:
                         one["seen"] = True
                         row["served"] = one["served"]
@@ -214,4 +224,5 @@ def examples(decided: pd.DataFrame, served: list[dict[str, Any]]) -> tuple[list[
                     one |= {"final": True, "due": one["save"][2] + MATURES + lateness, "number": next_number()}
                 else:
                     rows.remove(one)
+    beat(put_out)
     return out, counts

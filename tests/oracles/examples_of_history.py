@@ -1,4 +1,4 @@
-"""Examples of a history: docs/semantics.md, "Backfill", naively, record by record over decided records."""
+"""Examples of a history: docs/semantics.md, "Examples" and "Backfill", naively, record by record over decided records."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def _of_partition(decided: pd.DataFrame, rows: pd.DataFrame, delay: int, all_kin
     rows.attrs = dict(decided.attrs)
     records: list[Any] = list(rows.itertuples())
     accepted = [r for r in records if r.status == "accepted"]
+    counted = [r for r in accepted if not r.late]
     saves = {s.offset: s for s in features.saves(rows).itertuples()}
     arrival = {r.offset: r.arrival for r in records}
 
@@ -56,83 +57,65 @@ def _of_partition(decided: pd.DataFrame, rows: pd.DataFrame, delay: int, all_kin
         return next((r.offset for r in records if (at := _moves_to(r)) is not None and at >= time), None)
 
     seen: list[Any] = []
-    for r in accepted:
-        if (
-            r.action == "impression"
-            and r.surface != "own_profile"
-            and not any(_request(r) == _request(s) and r.pin_id == s.pin_id for s in seen)
-        ):
+    for r in counted:
+        if _shows(r) and not any(_request(r) == _request(s) and r.pin_id == s.pin_id for s in seen):
             seen.append(r)
 
-    out: list[tuple[Any, Example]] = []
+    out: list[tuple[tuple[int, ...], Example]] = []
     for i in seen:
-        of_request = [
-            r
-            for r in accepted
-            if _request(r) == _request(i) and (i.request_id or (r.action == "impression" and r.surface != "own_profile"))
-        ]
-        shown = [r for r in of_request if r.action == "impression" and r.surface != "own_profile"]
-        request_time = min(r.event_time for r in shown)
+        of_request = [r for r in accepted if _request(r) == _request(i) and (i.request_id or _shows(r))]
+        request_time = min(r.event_time for r in of_request if _shows(r) and not r.late)
+        if i.event_time > request_time + DAY:
+            continue
         as_of = max(min(r.event_time for r in of_request) - 1 - delay, -1)
-        final = reached(i.event_time + WINDOW + lateness)
-        final = None if final is None else max(final, i.offset)
         came: dict[str, list[Any]] = {head: [] for head in HEADS}
-        for r in accepted:
+        for r in counted:
             if (
                 r.action in HEADS
                 and (r.user_id, r.pin_id, r.request_id) == (i.user_id, i.pin_id, i.request_id)
                 and (i.request_id or r.surface != "own_profile")
                 and i.event_time <= r.event_time <= i.event_time + WINDOW
-                and (final is None or r.offset <= final)
             ):
                 came[r.action].append(r)
-        opened = [saves[r.offset] for r in came["save"] if r.offset in saves]
+        save = saves[came["save"][0].offset] if came["save"] else None
 
         def put(
             kind: int,
             cause: int | None,
             head: int,
             labels: dict[str, int],
+            due: tuple[int, int] = (0, 0),
             i: Any = i,
             request_time: int = request_time,
             as_of: int = as_of,
         ) -> None:
             if cause is not None:
                 known = tuple(labels.get(name) for name in HEADS)
-                out.append(
-                    (
-                        (cause, kind, i.offset, head),
-                        Example(
-                            kind,
-                            arrival[cause],
-                            i.request_id,
-                            i.user_id,
-                            i.pin_id,
-                            i.surface,
-                            i.topic,
-                            request_time,
-                            i.event_time,
-                            as_of,
-                            known,
-                        ),
-                    )
+                example = Example(
+                    kind, arrival[cause], i.request_id, i.user_id, i.pin_id, i.surface, i.topic, request_time, i.event_time, as_of, known
                 )
+                out.append(((cause, kind, *due, head, i.event_time, i.offset), example))
 
         outcome = {head: int(bool(came[head])) for head in HEADS[:-1]}
-        put(FINAL, final, 0, outcome | ({} if outcome["save"] else {"revisit": 0}))
-        if opened and final is not None:
-            matured = reached(max(s.save_time for s in opened) + 7 * DAY + lateness)
-            # An impression may come when all is over.
-            matured = None if matured is None else max(matured, final)
-            put(FINAL, matured, 4, {"revisit": int(any(_revisited(s) for s in opened))})
+        matures = i.event_time + WINDOW + lateness + 1
+        final = reached(matures)
+        put(FINAL, final, 0, outcome | ({} if save else {"revisit": 0}), (matures, i.offset))
+        if save is not None and final is not None:
+            matures = save.save_time + 7 * DAY + lateness
+            put(FINAL, reached(matures), 4, {"revisit": int(_revisited(save))}, (matures, final))
         if all_kinds:
             put(NEGATIVE, i.offset, 0, dict.fromkeys(HEADS, 0))
             for head, name in enumerate(HEADS[:-1]):
                 if came[name]:
-                    put(POSITIVE, max(i.offset, min(r.offset for r in came[name])), head, {name: 1})
-            known = _first_revisited(rows, accepted, i, [s.offset for s in opened])
-            put(POSITIVE, known, 4, {"revisit": 1})
+                    put(POSITIVE, max(i.offset, came[name][0].offset), head, {name: 1})
+            if save is not None:
+                put(POSITIVE, _first_revisited(rows, accepted, i, save.offset), 4, {"revisit": 1})
     return [example for _, example in sorted(out, key=lambda one: one[0])]
+
+
+def _shows(r: Any) -> bool:
+    """Whether it says that a pin was seen where it was served."""
+    return bool(r.action == "impression" and r.surface != "own_profile")
 
 
 def _request(r: Any) -> tuple[Any, ...]:
@@ -149,15 +132,13 @@ def _revisited(save: Any) -> bool:
     return bool(save.label_1dRevImpre or save.label_1dRevGrid or save.label_7dRevGrid)
 
 
-def _first_revisited(rows: pd.DataFrame, accepted: list[Any], impression: Any, offsets: list[int]) -> int | None:
-    """The first record by which one of the saves was revisited, and the impression was there."""
-    if not offsets:
-        return None
+def _first_revisited(rows: pd.DataFrame, accepted: list[Any], impression: Any, save: int) -> int | None:
+    """The first record by which a save was revisited, and the impression was there."""
     for r in accepted:
         if r.user_id != impression.user_id or r.pin_id != impression.pin_id:
             continue
         prefix = rows[(rows["offset"] <= r.offset) & (rows["user_id"] == r.user_id) & (rows["pin_id"] == r.pin_id)]
         prefix.attrs = dict(rows.attrs)
-        if any(_revisited(s) for s in features.saves(prefix).itertuples() if s.offset in offsets):
-            return max(r.offset, impression.offset)
+        if any(_revisited(s) for s in features.saves(prefix).itertuples() if s.offset == save):
+            return int(max(r.offset, impression.offset))
     return None

@@ -53,6 +53,22 @@ def test_what_is_no_cron_line_is_refused(line: str, said: str) -> None:
         Schedule(line)
 
 
+def test_what_a_job_raises_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "_requested", False)
+
+    def job(due: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_on_schedule(_each_second(), job, pytest.fail)
+
+
+def _each_second() -> Schedule:
+    schedule = Schedule()
+    schedule.trigger = type(schedule.trigger)(second="*", timezone=UTC)
+    return schedule
+
+
 def test_it_does_what_is_due_and_ends_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "_requested", False)
     done: list[int] = []
@@ -61,10 +77,8 @@ def test_it_does_what_is_due_and_ends_when_asked(monkeypatch: pytest.MonkeyPatch
         done.append(due)
         stopping.request()
 
-    every_second = Schedule()
-    every_second.trigger = type(every_second.trigger)(second="*", timezone=UTC)
     before = threading.active_count()
-    run_on_schedule(every_second, job, pytest.fail)
+    run_on_schedule(_each_second(), job, pytest.fail)
     assert len(done) >= 1
     assert all(due % 1000 == 0 for due in done)
     assert threading.active_count() == before

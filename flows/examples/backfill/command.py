@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from flows.corrections.history import History
 from flows.duration_option import Duration
 from flows.errors import InputError
 from flows.examples.backfill.drafts import What
+from flows.examples.backfill.ours import OurRequests
 from flows.examples.backfill.run import Backfill, Found
 from flows.examples.backfill.served import ServedFile
 from flows.examples.backfill.target import ExampleFiles, ExamplesLog, whole_directory
 from flows.examples.record import EXAMPLES
-from flows.open_log import open_log
-from flows.outputs import ACTIONS
+from flows.open_log import log_exists, open_log
+from flows.outputs import ACTIONS, SERVED
 from flows.settings import DAY_MS, Settings
 from flows.state.actions_task import state_fingerprint
 from flows.time_option import Time
@@ -48,7 +50,7 @@ from flows.time_option import Time
 @click.option(
     "--served",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Parquet file of what was served, for slots and propensities: request_id, user_id, lists candidates, slots, propensities.",
+    help="Parquet file of what was served: request_id, user_id, maybe request_time, lists candidates, slots, maybe propensities and explored.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Write Parquet files into a new directory, instead of the log.")
 @click.option("--dry-run", is_flag=True, help="Count examples and labels; write nothing.")
@@ -68,8 +70,9 @@ def backfill(
     """Make training examples of a history that was not served by Tidemark: of impressions, and what followed them.
 
     Impressions of one request, or without request_id of one user and time, are what was served then. Features are those of that moment, from
-    events that had happened and arrived; labels are those of `tidemark examples run`. Appended to the log 'examples', which must hold no others;
-    run again after a stop it continues, and once it is done it adds nothing.
+    events that had happened and arrived; labels are those of `tidemark examples run`. Appended to the log 'examples', which must hold no others,
+    without the requests that the log 'served' has: `tidemark examples run` makes those, from there on. Run again after a stop it continues, and once
+    it is done it adds nothing.
     """
     if first is not None and until is not None and until <= first:
         raise click.UsageError("--to must be later than --from")
@@ -79,7 +82,7 @@ def backfill(
     options = _options(settings, what, served)
     with _Bar(quiet=as_json) as bar, open_log(settings, ACTIONS, read_only=True) as log:
         if out is not None or dry_run:
-            with Backfill(settings, log, log.end_positions(), what, file, bar) as made:
+            with Backfill(settings, log, log.end_positions(), what, file, progress=bar) as made:
                 if out is None or dry_run:
                     found, added = made.prepare(), 0
                 else:
@@ -104,10 +107,16 @@ def _to_files(made: Backfill, out: Path, partitions: int, options: dict[str, Any
 def _to_log(settings: Settings, log: Any, what: What, file: ServedFile | None, options: dict[str, Any], bar: _Bar) -> tuple[Found, int]:
     target = ExamplesLog(settings, options)
     try:
-        ends = target.ends(log.end_positions())
-        with Backfill(settings, log, ends, what, file, bar) as made:
+        ends = {ACTIONS: target.ends(ACTIONS, log.end_positions()), SERVED: [0] * log.partitions}
+        with ExitStack() as stack:
+            ours = None
+            if log_exists(settings, SERVED):
+                served = stack.enter_context(open_log(settings, SERVED, read_only=True))
+                ends[SERVED] = target.ends(SERVED, served.end_positions())
+                ours = OurRequests(served, ends[SERVED])
+            made = stack.enter_context(Backfill(settings, log, ends[ACTIONS], what, file, ours, bar))
             found = made.prepare()
-            begin = target.begin(ends, made.counts())
+            begin = target.begin(ends, made.counts(), made.until())
             for span in made.spans(begin):
                 target.put(span)
         return found, found.rows - sum(begin)
@@ -149,10 +158,15 @@ def _report(settings: Settings, found: Found, added: int, out: Path | None, dry_
     for head, (said, came) in found.labels.items():
         click.echo(f"  {head:<10} {came:>12,} of {said:,} known" + (f" ({came / said:.2%})" if said else ""))
     if found.served:
-        click.echo(f"  slots of {found.served:,} records from the file of what was served")
-    if found.long_requests:
+        click.echo(f"  slots of {found.served:,} pins from the file of what was served")
+    if found.outlasted:
         click.echo(
-            f"note: {found.long_requests:,} requests last for more than a day; is request_id the name of something longer, such as a session?"
+            f"note: {found.outlasted:,} pins were seen more than a day after their request, and make none; is request_id the name of something "
+            "longer, such as a session?"
+        )
+    if found.open:
+        click.echo(
+            f"note: of {found.open:,} pins a label is still to come (a save's takes a week): a backfill that begins later has it, nothing else"
         )
     if dry_run:
         click.echo("nothing was written (--dry-run)")

@@ -26,10 +26,9 @@ from flows.vocabulary import Vocabulary
 SLICE_RECORDS = 4_000_000
 """Records whose columns are held together: some 100 bytes each, and as much again while they are sorted."""
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("user_id", "pin_id", "event_id", "event_time", "topic", "order", "arrival", "before"), np.int64),
+    **dict.fromkeys(("user_id", "pin_id", "event_id", "event_time", "topic", "order", "arrival"), np.int64),
     "action": np.int16,
     "surface": np.int16,
-    "role": np.uint8,
     "late": np.bool_,
 }
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -54,17 +53,17 @@ class Accepted:
 
     Attributes
     ----------
-    user_id, pin_id, event_id, event_time, topic, order, arrival, before : int64[n]
-        `order` counts the partition's records, `before` is the watermark before the record.
+    user_id, pin_id, event_id, event_time, topic, order, arrival : int64[n]
+        `order` counts the partition's records.
     action, surface : int16[n]
-    role : uint8[n]
-        The kernel's ROLE_ bits.
     late : bool[n]
     request : int64[n]
         Which of `requests` it names, -1: none.
     requests : pa.StringArray
     labels : int64[m, 8]
         Of all saves that opened a window, columns LABEL_COLUMNS.
+    revisited : int64[r, 5]
+        User, pin, time and ID of a save, and the record by which it came to be revisited; maybe more than once, in the order of the log.
     rises : Rises
         Of the whole partition.
     """
@@ -76,14 +75,13 @@ class Accepted:
     topic: np.ndarray
     order: np.ndarray
     arrival: np.ndarray
-    before: np.ndarray
     action: np.ndarray
     surface: np.ndarray
-    role: np.ndarray
     late: np.ndarray
     request: np.ndarray
     requests: pa.StringArray
     labels: np.ndarray
+    revisited: np.ndarray
     rises: Rises
 
     def __len__(self) -> int:
@@ -122,31 +120,39 @@ class History:
             yield self._slice(partition, end, number, count)
 
     def _slice(self, partition: int, end: int, number: int, count: int) -> Accepted:
-        judge = Judge(self._settings, self._vocabulary, partition)
-        gathered, texts, labels, rises = _Columns(), [], [], _Columns()
+        judge = Judge(self._settings, self._vocabulary, partition, examples=True)
+        gathered, texts, labels, rises, revisited = _Columns(), [], [], _Columns(), []
         watermark, first = -int(NEVER), 0
         for batches, done in self._judged(judge, partition, end):
             after = _watermarks(done, watermark)
-            before = np.concatenate([[watermark], after[:-1]])
-            rose, order = np.flatnonzero(after > before), first + np.arange(len(after))
+            rose, order = np.flatnonzero(np.diff(after, prepend=watermark) > 0), first + np.arange(len(after))
             rises.add((after[rose], order[rose], done.arrival[rose]))
             watermark = int(after[-1])
             first += len(after)
             wanted = (done.judged.status == ACCEPTED) & _of_slice(done.columns.user_id, number, count)
             c, at = done.columns, np.flatnonzero(wanted)
             gathered.add((
-                c.user_id[at], c.pin_id[at], c.event_id[at], c.event_time[at], c.topic[at], order[at], done.arrival[at], before[at],
-                c.action[at], c.surface[at], c.role[at], done.judged.lateness[at] > 0,
+                c.user_id[at], c.pin_id[at], c.event_id[at], c.event_time[at], c.topic[at], order[at], done.arrival[at],
+                c.action[at], c.surface[at], done.judged.lateness[at] > 0,
             ))  # fmt: skip
             texts.append(texts_of(batches, done.offsets, "request_id", judge.overlay, wanted))
             labels.append(_of_users(done.judged.labels, number, count))
+            at = np.flatnonzero(wanted & (done.judged.revisited[:, 0] != NEVER))
+            revisited.append(np.column_stack([c.user_id[at], c.pin_id[at], done.judged.revisited[at], order[at]]))
             if number == 0:
                 self._count(done)
         labels.append(_of_users(judge.working_set.open_labels(), number, count))
         request, requests = _requests(texts)
         columns = dict(zip(_KINDS, gathered.taken(tuple(_KINDS.values())), strict=True))
         risen = Rises(*rises.taken((np.int64,) * 3))
-        return Accepted(**columns, request=request, requests=requests, labels=np.concatenate(labels), rises=risen)
+        return Accepted(
+            **columns,
+            request=request,
+            requests=requests,
+            labels=np.concatenate(labels),
+            revisited=np.concatenate([np.empty((0, 5), np.int64), *revisited]),
+            rises=risen,
+        )
 
     def _count(self, done: JudgedBatch) -> None:
         counts = np.bincount(done.columns.action[done.judged.status == ACCEPTED], minlength=1)

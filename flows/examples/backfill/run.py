@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from flows.examples.backfill.drafts import DRAFT, Drafts, What, drafts_of, sort_
 from flows.examples.backfill.featuring import Featuring
 from flows.examples.backfill.history import SLICE_RECORDS, Accepted, History
 from flows.examples.backfill.matching import first_of
-from flows.examples.backfill.served import ServedFile
+from flows.examples.backfill.ours import OurRequests
+from flows.examples.backfill.served import Offers, ServedFile
 from flows.examples.record import HEADS, MASKED, Kind
 from flows.examples.rows import ExampleRows
 from flows.log import Log
@@ -50,9 +51,11 @@ class Found:
     labels : dict of str to [int, int]
         Of final rows, how many say something of a head, and how many of these that it came.
     served : int
-        Examples' records whose slot was found in the file of what was served.
-    long_requests : int
-        Requests that last for more than a day: maybe what names them is no request.
+        Pins that were found in the file of what was served.
+    open : int
+        Pins of which a label is still to come.
+    outlasted : int
+        Pins seen more than a day after their request, which make no example: maybe what names it is no request.
     """
 
     examples: int = 0
@@ -60,16 +63,19 @@ class Found:
     kinds: Counter[str] = field(default_factory=Counter)
     labels: dict[str, list[int]] = field(default_factory=lambda: {head: [0, 0] for head in HEADS})
     served: int = 0
-    long_requests: int = 0
+    open: int = 0
+    outlasted: int = 0
 
-    def add(self, drafts: Drafts, served: int) -> None:
+    def add(self, drafts: Drafts) -> None:
         """What a slice holds."""
         rows = drafts.rows
         self.examples += drafts.examples
-        self.long_requests += drafts.long_requests
-        self.served += served
+        self.open += drafts.open
+        self.outlasted += drafts.outlasted
+        self.served += drafts.offered
         self.rows += len(rows)
-        self.kinds.update({kind.name.lower(): int(np.count_nonzero(rows["kind"] == kind)) for kind in Kind})
+        made = (Kind.NEGATIVE, Kind.POSITIVE, Kind.FINAL)
+        self.kinds.update({kind.name.lower(): int(np.count_nonzero(rows["kind"] == kind)) for kind in made})
         labels = rows["labels"][rows["kind"] == Kind.FINAL]
         for i, head in enumerate(HEADS):
             self.labels[head][0] += int(np.count_nonzero(labels[:, i] != MASKED))
@@ -107,6 +113,8 @@ class Backfill:
         How many positions of each partition are read.
     what : What
     served : ServedFile, optional
+    ours : OurRequests, optional
+        Requests of which no examples are made.
     progress : callable
         Called with what is done ("reading", "making"), how much of it, and of how much.
     slice_records, span_requests, span_rows : int
@@ -120,13 +128,14 @@ class Backfill:
         ends: Sequence[int],
         what: What,
         served: ServedFile | None = None,
+        ours: OurRequests | None = None,
         progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
         slice_records: int = SLICE_RECORDS,
         span_requests: int = SPAN_REQUESTS,
         span_rows: int = SPAN_ROWS,
     ) -> None:
         self._settings, self._log, self._ends, self._what = settings, log, ends, what
-        self._served, self._progress = served, progress
+        self._served, self._ours, self._progress = served, ours, progress
         self._slice_records, self._span_requests, self._span_rows = slice_records, span_requests, span_rows
         self._vocabulary = settings.load_vocabulary()
         self.fingerprint = state_fingerprint(settings, self._vocabulary)
@@ -177,6 +186,10 @@ class Backfill:
         """How many records each partition has."""
         return [len(shelf.rows) for shelf in self._shelves]
 
+    def until(self) -> list[int]:
+        """When the last record of each partition became known, ms; -1 for none."""
+        return [int(shelf.rows["ready"][-1]) if len(shelf.rows) else -1 for shelf in self._shelves]
+
     def spans(self, begin: Sequence[int] = ()) -> Iterator[list[tuple[int, ExampleRows]]]:
         """All records with their features, a span at a time: (partition, records), each partition's in order.
 
@@ -202,9 +215,16 @@ class Backfill:
         self._progress("making", done + rows * read // max(total, 1), self.found.rows)
 
     def _drafted(self, accepted: Accepted, partition: int, number: int) -> _Shelf:
-        drafts = drafts_of(accepted, self._settings, self._vocabulary, self._what)
-        found = self._served.put_into(drafts.rows, drafts.requests, partition, len(self._ends)) if self._served is not None else 0
-        self.found.add(drafts, found)
+        def offered(*wanted: np.ndarray) -> Offers:
+            offers = Offers.unknown(len(wanted[0]))
+            if self._served is not None:
+                offers = self._served.offers(wanted, accepted.requests, partition, len(self._ends))
+            if self._ours is not None:
+                offers = replace(offers, ours=self._ours.hold(partition, wanted[0], wanted[1], accepted.requests))
+            return offers
+
+        drafts = drafts_of(accepted, self._settings, self._vocabulary, self._what, offered)
+        self.found.add(drafts)
         return self._stored(f"{partition}-{number}", drafts.rows, drafts.requests)
 
     def _joined(self, partition: int, parts: list[_Shelf]) -> _Shelf:

@@ -1,8 +1,9 @@
-"""Where pins stood, and the chance that a policy put them there, from a Parquet file of what was served: for histories that kept it elsewhere."""
+"""How pins were served, of a history: from a Parquet file that was kept elsewhere, and which requests are SERVED's own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,52 @@ from flows.errors import InputError
 from flows.examples.backfill.matching import found_in
 from flows.partition import partition_of
 
+
+@dataclass(frozen=True, eq=False)
+class Offers:
+    """What is known of how n pins were served.
+
+    Attributes
+    ----------
+    found : bool[n]
+        Anything.
+    request_time : int64[n]
+        ms; -1: not known.
+    slot : int16[n]
+        -1: not known.
+    propensity : float32[n]
+        nan: not known.
+    explored : bool[n]
+    ours : bool[n]
+        SERVED has their request: the join makes their examples.
+    """
+
+    found: np.ndarray
+    request_time: np.ndarray
+    slot: np.ndarray
+    propensity: np.ndarray
+    explored: np.ndarray
+    ours: np.ndarray
+
+    @classmethod
+    def unknown(cls, n: int) -> Offers:
+        """Of n pins nothing."""
+        return cls(
+            np.zeros(n, np.bool_), np.full(n, -1, np.int64), np.full(n, -1, np.int16), np.full(n, np.nan, np.float32), np.zeros(n, np.bool_),
+            np.zeros(n, np.bool_),
+        )  # fmt: skip
+
+    def take(self, rows: np.ndarray) -> Offers:
+        """Of some of them."""
+        return Offers(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
 _NEEDED = ("request_id", "user_id", "candidates", "slots")
 _LISTS = ("candidates", "slots", "propensities", "explored")
 
 
 class ServedFile:
-    """A row for each request: `request_id`, `user_id` and lists of one length, `candidates`, `slots`, and maybe `propensities` and `explored`.
+    """A row for each request: its ID, user, maybe its time, and lists of one length: candidates, slots, and maybe propensities and explored.
 
     Parameters
     ----------
@@ -42,27 +83,36 @@ class ServedFile:
         if lacking:
             raise InputError(
                 f"{path} has no column '{lacking[0]}'; a file of what was served has a row for each request: {', '.join(_NEEDED)}, and maybe "
-                "propensities and explored"
+                "request_time, propensities and explored"
             )
-        self._columns = [name for name in (*_NEEDED, "propensities", "explored") if name in names]
+        self._columns = [name for name in (*_NEEDED, "request_time", "propensities", "explored") if name in names]
 
-    def put_into(self, drafts: np.ndarray, requests: pa.StringArray, partition: int, partitions: int) -> int:
-        """Fill in slot, propensity and explored of the drafts of a partition that name a request; how many were found.
+    def offers(self, wanted: tuple[np.ndarray, ...], requests: pa.StringArray, partition: int, partitions: int) -> Offers:
+        """How some pins of a partition were served; of several rows of one user, request and pin the first counts.
 
-        Of several rows of one user, request and pin the first counts.
+        Parameters
+        ----------
+        wanted : (int64[n], int64[n], int64[n])
+            User, number of the request, and pin; -1 for a request without a name, which isn't found.
+        requests : pa.StringArray
+            The names that the numbers point to.
         """
-        named = np.flatnonzero(drafts["request"] >= 0)
-        wanted = (drafts["user_id"][named], drafts["request"][named], drafts["pin_id"][named])
-        todo = np.ones(len(named), np.bool_)
+        out = Offers.unknown(len(wanted[0]))
+        todo = wanted[1] >= 0
         for part in self._of_partition(partition, partitions, requests):
-            at = np.flatnonzero(todo)
+            at = np.flatnonzero(todo & ~out.found)
             found = found_in(tuple(column[at] for column in wanted), (part["user_id"], part["request"], part["candidates"]))
-            hit, row = named[at[found >= 0]], found[found >= 0]
-            for name, column in (("slot", "slots"), ("propensity", "propensities"), ("explored", "explored")):
+            hit, row = at[found >= 0], found[found >= 0]
+            for name, column in (
+                ("slot", "slots"),
+                ("propensity", "propensities"),
+                ("explored", "explored"),
+                ("request_time", "request_time"),
+            ):
                 if column in part:
-                    drafts[name][hit] = part[column][row]
-            todo[at[found >= 0]] = False
-        return int(np.count_nonzero(~todo))
+                    getattr(out, name)[hit] = part[column][row]
+            out.found[hit] = True
+        return out
 
     def _of_partition(self, partition: int, partitions: int, requests: pa.StringArray) -> Iterator[dict[str, np.ndarray]]:
         """Candidates of a partition's users in requests that are known, a stretch at a time."""
@@ -75,6 +125,8 @@ class ServedFile:
             some = batch.take(pa.array(rows))
             lengths = self._lengths(some)
             part = {"user_id": np.repeat(users[rows], lengths), "request": np.repeat(code[rows], lengths)}
+            if "request_time" in self._columns:
+                part["request_time"] = np.repeat(self._integers(some.column("request_time"), "request_time"), lengths)
             for name in _LISTS:
                 if name in self._columns:
                     part[name] = self._values(some.column(name).flatten(), name)
@@ -120,5 +172,7 @@ class ServedFile:
 
     def _integers(self, column: pa.Array, name: str) -> np.ndarray:
         if not pa.types.is_integer(column.type) or column.null_count:
-            raise InputError(f"{self.path}: {name} must be whole numbers without nulls, not {column.type}; IDs are those of the log")
+            raise InputError(
+                f"{self.path}: {name} must be whole numbers without nulls, not {column.type}; IDs are those of the log, times in ms"
+            )
         return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False), np.int64)

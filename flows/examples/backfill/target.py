@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 from flows.directories import sync, translated
 from flows.errors import DataDirectoryError, InputError
 from flows.examples.files import METADATA, file_of, writer_of
+from flows.examples.handover import rows_key, until_entries
 from flows.examples.record import EXAMPLES
 from flows.examples.rows import ExampleRows, batch_of
 from flows.log import LedgerEntry, Log
 from flows.open_log import log_exists, open_log
+from flows.outputs import ACTIONS
 from flows.settings import Settings
 
 ORIGIN = -1
@@ -53,7 +55,7 @@ class ExamplesLog:
         self._key = "backfill:" + hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=8).hexdigest()
         self._log: Log | None = open_log(settings, EXAMPLES) if log_exists(settings, EXAMPLES) else None
         try:
-            self.begun = self._log is not None and self._log.ledger_entry(self._end_key(0)) is not None
+            self.begun = self._log is not None and self._log.ledger_entry(self._end_key(ACTIONS, 0)) is not None
             self._refuse_others()
         except BaseException:
             self.close()
@@ -64,18 +66,27 @@ class ExamplesLog:
         if self._log is not None:
             self._log.close()
 
-    def ends(self, now: Sequence[int]) -> list[int]:
-        """How far ACTIONS is read: as it was when this backfill began, or else as it is now."""
-        return [self._done(self._end_key(p)) for p in range(len(now))] if self.begun else list(now)
+    def ends(self, name: str, now: Sequence[int]) -> list[int]:
+        """How far a log is read: as it was when this backfill began, or else as it is now."""
+        return [self._done(self._end_key(name, p)) for p in range(len(now))] if self.begun else list(now)
 
-    def begin(self, ends: Sequence[int], rows: Sequence[int]) -> list[int]:
-        """Begin, or go on: how many records of each partition are there already."""
+    def begin(self, ends: Mapping[str, Sequence[int]], rows: Sequence[int], until: Sequence[int]) -> list[int]:
+        """Begin, or go on: how many records of each partition are there already.
+
+        Parameters
+        ----------
+        ends : mapping of str to sequence of int
+            How far each log is read.
+        rows, until : sequence of int
+            How many records each partition gets, and when the last one became known, ms.
+        """
         if self._log is None:
             self._log = open_log(self._settings, EXAMPLES, create=True)
         if not self.begun:
-            entries = [LedgerEntry(self._end_key(p), end) for p, end in enumerate(ends)]
-            self._log.append([], ledger=[*entries, *(LedgerEntry(self._key_of(p), 0, count) for p, count in enumerate(rows))])
-        self._totals, self._at = list(rows), [self._done(self._key_of(p)) for p in range(len(rows))]
+            entries = [LedgerEntry(self._end_key(name, p), end) for name in ends for p, end in enumerate(ends[name])]
+            counts = [LedgerEntry(rows_key(p), 0, count) for p, count in enumerate(rows)]
+            self._log.append([], ledger=[*entries, *counts, *until_entries(until)])
+        self._totals, self._at = list(rows), [self._done(rows_key(p)) for p in range(len(rows))]
         return list(self._at)
 
     def put(self, span: Sequence[tuple[int, ExampleRows]]) -> None:
@@ -88,7 +99,7 @@ class ExamplesLog:
                 (partition, batch_of(rows.take(np.arange(low, min(low + _PIECE, len(rows)))), 0, ORIGIN, at + low))
                 for low in range(0, len(rows), _PIECE)
             ]
-            ledger.append(LedgerEntry(self._key_of(partition), at + len(rows), self._totals[partition], previous=at))
+            ledger.append(LedgerEntry(rows_key(partition), at + len(rows), self._totals[partition], previous=at))
         self._log.append(batches, ledger=ledger)
         for partition, rows in span:
             self._at[partition] += len(rows)
@@ -103,11 +114,8 @@ class ExamplesLog:
                 "served; write files instead (--out DIR), or take the log and its archive away if nothing learns from them"
             )
 
-    def _key_of(self, partition: int) -> str:
-        return f"{self._key}:{partition}"
-
-    def _end_key(self, partition: int) -> str:
-        return f"{self._key}:{partition}:actions"
+    def _end_key(self, name: str, partition: int) -> str:
+        return f"{self._key}:{partition}:{name}"
 
     def _done(self, key: str) -> int:
         entry = self._log.ledger_entry(key) if self._log is not None else None

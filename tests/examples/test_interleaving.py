@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.examples.heartbeats import arrival_before, beat
-from flows.examples.merging import Merger, Side
+from flows.examples.interleaving import Merger, Side
 from flows.kernels.layout import NEVER
 from flows.log import LocalLog, LogBatch
 from flows.outputs import ACTIONS, SERVED
