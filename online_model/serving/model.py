@@ -82,7 +82,12 @@ class Dense:
         said = base.manifest.about.config.get("model")
         if not isinstance(said, dict):
             raise DamagedModelError(f"base {base.number}: its manifest doesn't say what model it is; train it with `tidemark retrain`")
-        config = ModelConfig.from_dict(said)
+        try:
+            config = ModelConfig.from_dict(said)
+        except TypeError as error:
+            raise DamagedModelError(
+                f"base {base.number}: its manifest describes no model ({error}); train it with `tidemark retrain`"
+            ) from error
         ranker = load_dense(config, base.path / DENSE).eval()
         calibrators = Calibrators.load(base.path / CALIBRATORS)
         if calibrators.heads != config.heads:
@@ -91,7 +96,9 @@ class Dense:
                 "roll back (`tidemark models rollback`), or put the file back from a copy"
             )
         pins = base.table("pin")
-        order = np.lexsort((pins["ids"], -pins["counts"].astype(np.int64)))[:_KEPT]
+        # A table may have been made by others, who count nothing.
+        counts = pins.get("counts", np.zeros(len(pins["ids"]), np.int32))
+        order = np.lexsort((pins["ids"], -counts.astype(np.int64)))[:_KEPT]
         return cls(base, ranker, calibrators, pins["ids"][order])
 
 

@@ -80,6 +80,7 @@ class Models:
         self.now: Now | None = None
         self.trouble: TidemarkError | None = None
         self._troubles: dict[str, TidemarkError] = {}
+        self._serial = -1
         self._arms: dict[str, _Arm] = {}
         self._dense: dict[str, Dense] = {}
         self._registry: Registry | None = None
@@ -124,7 +125,7 @@ class Models:
     def _look(self) -> TidemarkError | None:
         """Take what is new; what is in the way."""
         current = read_current(self._settings.data / "models")
-        anew = self.now is None or self.now.current.serial != current.serial
+        anew, self._serial = current.serial != self._serial, current.serial
         if self._log is not None and self._log_file != _identity(self._settings):
             self._drop_log()
         self._arms = {role: self._arms.get(role) or _Arm(role) for role in current.starts()}
@@ -228,7 +229,10 @@ class _Arm:
             self._take(serial, self.follower, dense_of)
             if self.follower.trouble is not None:
                 raise self.follower.trouble
-        except TidemarkError as error:
+        except Exception as error:
+            if not isinstance(error, TidemarkError):
+                _log.exception("the model of arm '%s' can't be followed, for a reason that nobody has foreseen", self._role)
+                error = TidemarkError(f"arm '{self._role}' can't be followed: {type(error).__name__}; see what the server has written")
             self.trouble = error
             self._again_at = time.monotonic() + self._pause_s
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)

@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 PARTS = ("features", "waiting", "packing", "model", "answer")
 """Of an answer's time: reading its features (and waiting for the store), waiting for the model, features into tensors, scores, and writing JSON
 and the row of SERVED. What is missing to the whole request is HTTP."""
-NO_MODEL, OTHER_MODEL, DEFAULTED, ARM, OLD_MODEL, MODEL_SILENT = "no_model", "other_model", "defaulted", "arm", "old_model", "model_silent"
-REASONS = (NO_MODEL, OTHER_MODEL, DEFAULTED, ARM, OLD_MODEL, MODEL_SILENT)
+NO_MODEL, OTHER_MODEL, DEFAULTED, ARM, OLD_MODEL, MODEL_FAILED = "no_model", "other_model", "defaulted", "arm", "old_model", "model_failed"
+REASONS = (NO_MODEL, OTHER_MODEL, DEFAULTED, ARM, OLD_MODEL, MODEL_FAILED)
 """Why a request got less than it asked for: refused without a model, or for one of other features; ranked without the user's features; by the served
-model in the place of its arm's; by one that is not as new as it should be; refused because the model did not answer in time."""
+model in the place of its arm's; by one that is not as new as it should be; refused because the model did not answer, or not in time."""
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _CANDIDATES = (1, 10, 25, 50, 100, 200, 300, 400, 500, 750, 1000)
 

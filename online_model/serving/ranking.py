@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 
 from flows import stopping
+from flows.errors import TidemarkError
 from flows.served import Status
 from flows.served_rows import Ranked
 from flows.settings import Settings
@@ -28,7 +29,7 @@ from online_model.serving.exploring import Shown, shown_of
 from online_model.serving.models import Models
 from online_model.serving.options import Options
 from online_model.serving.packing import Packer, Request, one_said, said
-from online_model.serving.rank_metrics import ARM, DEFAULTED, MODEL_SILENT, NO_MODEL, OLD_MODEL, OTHER_MODEL, RankMetrics
+from online_model.serving.rank_metrics import ARM, DEFAULTED, MODEL_FAILED, NO_MODEL, OLD_MODEL, OTHER_MODEL, RankMetrics
 from online_model.serving.rank_schema import Wanted
 from online_model.serving.scorer import Scorer
 
@@ -160,7 +161,9 @@ class Rankings:
         Raises
         ------
         UnavailableError
-            The model does not answer in time.
+            The model does not answer in time, or too much waits for it.
+        InputError
+            It says what is no number.
         """
         read = time.perf_counter()
         if (answer.user_status == Status.DEFAULTED).all():
@@ -188,11 +191,14 @@ class Rankings:
             async with asyncio.timeout(self._options.model_timeout_s):
                 return await asyncio.wrap_future(self._scorer.score(chosen.model, given))
         except TimeoutError:
-            self._metrics.fell_back(MODEL_SILENT)
+            self._metrics.fell_back(MODEL_FAILED)
             raise UnavailableError(
                 f"the model has not answered within {self._options.model_timeout_s:g} s",
                 "ask again, for fewer candidates or from more servers; --model-timeout is how long it may take",
             ) from None
+        except TidemarkError:
+            self._metrics.fell_back(MODEL_FAILED)
+            raise
 
     def _body(self, request: Request, chosen: Chosen, answer: Answer, ranked: Ranked, probabilities: np.ndarray) -> bytes:
         pins = {

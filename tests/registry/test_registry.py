@@ -335,6 +335,8 @@ def test_roles(registry: Registry) -> None:
     current = registry.current()
     users = np.arange(200_000)
     got = current.bases_of(users)
+    of_some = users[::500]
+    assert [current.starts()[current.role_of(user)].base for user in of_some.tolist()] == got[::500].tolist()
     shares = {base: float((got == base).mean()) for base in (1, 2, 3)}
     assert abs(shares[3] - 0.02) < 0.003
     assert abs(shares[2] - 0.05 * 0.98) < 0.003

@@ -1,12 +1,15 @@
-"""Small models of a data directory, with rows of IDs that it knows, and what they say of a row of SERVED: read naively, ID by ID."""
+"""Small models of a data directory, with rows of IDs that it knows, rankings by them, and what they say of a row of SERVED, ID by ID."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
+import torch
 
 from flows.examples.record import HEADS
 from flows.examples.rows import ExampleRows, user_features
@@ -27,8 +30,13 @@ from online_model.registry.bases import Base, Expected
 from online_model.registry.manifest import CALIBRATORS, DENSE, TABLES, Build, Described
 from online_model.registry.registry import Registry
 from online_model.registry.snapshots import Point, write_snapshot
+from online_model.serving.options import Options
+from tests.processes import PATIENCE_S, await_true
+from tests.serving.conftest import Site
+from tests.serving.http import Running, record_of, served
 
 D = 6
+PATIENT = Options(timeout_s=PATIENCE_S, model_timeout_s=PATIENCE_S)
 SMALL: dict[str, Any] = {
     "dim": D,
     "action_dim": 3,
@@ -183,3 +191,52 @@ def said_by(base: Base, vectors: Vectors, rows: ExampleRows) -> tuple[np.ndarray
     )
     probabilities = Calibrators.load(base.path / CALIBRATORS).probabilities(score_rows(ranker, inputs))
     return probabilities, utility_of(probabilities, ranker.config.heads).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def rank(made: Running, status: int = 200, **said: Any) -> Any:
+    """The answer to a request, that must have this status."""
+    reply = made.client.ask("POST", "/v1/rank", {"surface": "homefeed"} | said)
+    assert reply.status == status, reply
+    return reply.json()
+
+
+def published(settings: Settings, site: Site, seed: int = 1, **changes: Any) -> Base:
+    """A base that knows half of the site's users and pins, and is served."""
+    base = publish(settings, seed, site.users[::2], site.pins[::2], **changes)
+    serve(settings, base.number)
+    return base
+
+
+def ready(made: Running, base: int, delta: int = 0, arm: str = "served") -> None:
+    """Wait until an arm is at a delta of a base."""
+
+    def there() -> bool:
+        told = made.client.ask("GET", "/readyz").json()["model"].get("arms", {}).get(arm, {})
+        return (told.get("base"), told.get("delta")) == (base, delta)
+
+    await_true(there, f"base {base} is served at delta {delta}")
+
+
+def recomputed(settings: Settings, answer: Any, base: Base, vectors: Vectors) -> tuple[ServedRows, int]:
+    """Check an answer against its row of SERVED, and both against the base; returns the row."""
+    rows, [i] = record_of(served(settings), answer["request_id"])
+    pins, span = answer["pins"], slice(rows.pin_offsets[i], rows.pin_offsets[i + 1])
+    assert (rows.base[i], rows.delta[i]) == (answer["base"], answer["delta"])
+    assert rows.pin_id[span].tolist() == pins["pin_id"]
+    assert rows.slot[span].tolist() == pins["slot"] == list(range(len(pins["slot"])))
+    for name in ("score", "propensity"):
+        assert np.array(pins[name], np.float32).tobytes() == getattr(rows, name)[span].tobytes()
+    assert rows.explored[span].tolist() == pins["explored"]
+    probabilities, score = said_by(base, vectors, of_record(rows, i, dict(settings.load_vocabulary().surfaces)))
+    assert score.tobytes() == rows.score[span].tobytes()
+    for head, column in zip(pins["probabilities"], probabilities.T, strict=True):
+        assert np.array(pins["probabilities"][head]).tobytes() == column.tobytes()
+    return rows, i

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from flows.answers import SequenceRows
 from flows.errors import InputError
@@ -25,17 +24,10 @@ from online_model.serving.errors import UnavailableError
 from online_model.serving.model import Dense, Model, Scores
 from online_model.serving.scorer import Scorer
 from tests.processes import PATIENCE_S, await_true
+from tests.serving.models import one_thread as one_thread
 from tests.serving.models import publish
 
 IDS = list(range(40))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=["mean", "gru", "transact_v1_1"])
