@@ -1,10 +1,10 @@
 """The online learner against its bare step: from decoded log records to applied rows, beside forward and backward of the frozen model alone.
 
-`python -m benchmarks.learner [--json] [--quick] [--batches B] [--repeats R] [--seed S]`. Tidemark's turn is what `tidemark learn` does: records of four
-partitions are merged, micro-batches made ready in a thread, IDs admitted, vectors gathered, the model run forward and backward, rows updated. The bare
-step has the same micro-batches as tensors, vectors included, and does forward and backward. Both take turns. Before anything is timed, logits are
-compared with the oracle, and rows with those of a learner without a thread. Then a learner follows examples that are appended at a rate, and each
-delta is read back.
+`python -m benchmarks.learner [--json] [--quick] [--batches B] [--repeats R] [--seed S]`. Tidemark's turn is what `tidemark learn` does: records
+of four partitions are merged, micro-batches made ready in a thread, IDs admitted, vectors gathered, the model run forward and backward, rows updated.
+The bare step has the same micro-batches as tensors, vectors included, and does forward and backward. Both take turns. Before anything is timed,
+logits are compared with the oracle, and rows with those of a learner without a thread. Then a learner follows examples that are appended at a rate,
+and each delta is read back.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from online_model.training.epoch import reproducible
 from online_model.training.tables import Tables
 from tests.oracles import ranker as oracle
 
-ENCODERS = {"mean": 512, "transact_v1_1": 128}
+ENCODERS = {"mean": 1024, "transact_v1_1": 128}
 """Records of a micro-batch: those with attention take longer."""
 WANTED, WANTED_P99_S = 0.8, 60
 _APPENDED = 2_048
@@ -143,7 +143,7 @@ class Subject:
         cut = replace(inputs, **{name: getattr(inputs, name)[some] for name in fields})
         arrays = {name: getattr(cut, name).numpy() for name in Inputs.__dataclass_fields__}
         weights = {name: value.numpy() for name, value in self.ranker.state_dict().items()}
-        expected = oracle.logits(self.ranker.config.to_dict(), weights, arrays)  # type: ignore[attr-defined]
+        expected = oracle.logits(self.ranker.config.to_dict(), weights, arrays)
         if not np.allclose(logits[: len(some)], expected, rtol=1e-3, atol=1e-3):
             raise CheckFailedError(
                 f"{self.encoder}: the logits are not the oracle's, by {np.abs(logits[: len(some)] - expected).max():.2g}"
@@ -243,7 +243,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     for name, one in result["results"]["live"].items():
         fresh = ", ".join(f"{q} {value:.1f} s" for q, value in one["freshness_s"].items())
         console.print(
-            f"{name}, {one['records_per_s']} records/s, a delta each {one['publish_every_s']} s: from example to delta {fresh}; keep-up {one['keep_up']:.1f}"
+            f"{name}, {one['records_per_s']} records/s, a delta each {one['publish_every_s']} s: from example to delta {fresh}; "
+            f"keep-up {one['keep_up']:.1f}"
         )
     console.print(f"wanted: vs_bare_step {WANTED}, p99 {WANTED_P99_S} s; {result['results']['note']}")
     console.print(f"{_measure.where(result)}; torch {result['results']['torch']}; seed {result['seed']}")

@@ -13,6 +13,7 @@ COMMANDS = {
     "checkpoint": ("replay.commands.checkpoint:checkpoint", "Make checkpoints, beside whoever runs the tasks."),
     "restore": ("replay.commands.restore:restore", "Put tasks, or logs, back after damage."),
     "rebuild": ("replay.commands.rebuild:rebuild", "Make features anew without bad events, and switch."),
+    "learner": ("replay.commands.learner:learner", "Roll learned rows back, and learn again, without a bad span."),
     "diff": ("replay.commands.diff:diff", "What two states say differently."),
     "drill": ("replay.commands.drill:drill", "Damage a copy in every way there is, and put it right."),
 }

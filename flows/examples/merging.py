@@ -122,7 +122,7 @@ class Merged:
         # All of those have been read: the last row is handed on because each partition has reached its time.
         last = int(self._merged.rows.ready_time[self._at - 1])
         self._positions = [max(at, part.passed(last)) for at, part in zip(self._positions, self._parts, strict=True)]
-        return MergedBatch(self._merged.rows.take(np.arange(rows.start, rows.stop)), partition, offset, list(self._positions))
+        return MergedBatch(self._merged.rows.at(rows), partition, offset, list(self._positions))
 
     def _left(self) -> int:
         return len(self._merged) - self._at if self._merged is not None else 0
@@ -200,7 +200,7 @@ class Merged:
         partitions = np.repeat(np.array([p for p, _, _ in found], np.int32), [len(rows) for _, rows, _ in found])
         offsets = np.concatenate([offset for _, _, offset in found])
         order = np.lexsort((offsets, partitions, rows.ready_time))
-        return MergedBatch(rows.take(order), partitions[order], offsets[order], [])
+        return MergedBatch(rows.at(order), partitions[order], offsets[order], [])
 
 
 def _refuse_running_back(stretch: Stretch, before: int, partition: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -119,12 +119,18 @@ class ExampleRows:
     def take(self, rows: np.ndarray) -> ExampleRows:
         """Some of the records (indices or a mask), with the user features that they use."""
         index = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        used, request = np.unique(self.request[index], return_inverse=True)
+        neighbours = len(index) > 0 and index[-1] - index[0] == len(index) - 1 and bool((np.diff(index) == 1).all())
+        some = self.at(slice(int(index[0]), int(index[-1]) + 1) if neighbours else index)
+        used, request = np.unique(some.request, return_inverse=True)
+        return replace(some, request=request.astype(np.int32), users=self.users.take(used))
+
+    def at(self, rows: np.ndarray | slice) -> ExampleRows:
+        """Some of the records (indices, or a slice, which copies nothing), with all user features, used or not."""
+        shared = {"topics", "fingerprints", "positions", "users", "request_id"}
         out = {f.name: getattr(self, f.name) for f in fields(self)}
-        shared = {"topics", "fingerprints", "positions", "request", "users", "request_id"}
-        out |= {name: values[index] for name, values in out.items() if name not in shared}
-        out |= {"request": request.astype(np.int32), "users": self.users.take(used)}
-        return ExampleRows(**(out | {"request_id": self.request_id.take(pa.array(index))}))
+        out |= {name: values[rows] for name, values in out.items() if name not in shared}
+        request_id = self.request_id[rows] if isinstance(rows, slice) else self.request_id.take(pa.array(rows))
+        return ExampleRows(**(out | {"request_id": request_id}))
 
 
 def batch_of(rows: ExampleRows, generation: int, origin: int, first_sequence: int) -> pa.RecordBatch:

@@ -48,7 +48,7 @@ class _Begin(Time):
     help="What to make of labels that come late. Default fake-negative; of a base that was learned on before, as it was.",
 )
 @click.option("--learning-rate", type=click.FloatRange(0, 1000, min_open=True), help="Of row-wise Adagrad. Default 0.05, or as it was.")
-@click.option("--batch", "batch_rows", type=click.IntRange(1, 65_536), help="Records that are learned at once. Default 512, or as it was.")
+@click.option("--batch", "batch_rows", type=click.IntRange(1, 65_536), help="Records that are learned at once. Default 1024, or as it was.")
 @click.option("--fingerprint", metavar="HEX", help="Learn from examples of these definitions, though the base was trained under others.")
 @click.option("--publish-every", type=Duration(_DAY_MS), default="20s", show_default=True, help="How often a delta is put out.")
 @click.option("--snapshot-every", type=Duration(_DAY_MS), default="5m", show_default=True, help="How often all rows are kept.")

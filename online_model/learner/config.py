@@ -36,7 +36,7 @@ class LearnerConfig:
         A value makes no learner.
     """
 
-    batch_rows: int = 512
+    batch_rows: int = 1024
     batch_ms: int = 10_000
     learning_rate: float = 0.05
     delayed_labels: DelayedLabels = DelayedLabels.FAKE_NEGATIVE

@@ -55,9 +55,11 @@ def learned_from(rows: ExampleRows, way: DelayedLabels) -> tuple[ExampleRows, np
     sighted : bool[k]
         Whether a record counts as a sighting of its user and pin: one record for each time that a pin was seen.
     """
-    kept = np.isin(rows.kind, [int(kind) for kind in KINDS[way]])
+    kept = np.zeros(len(rows), np.bool_)
+    for kind in KINDS[way]:
+        kept |= rows.kind == kind
     if not kept.all():
-        rows = rows.take(kept)
+        rows = rows.at(np.flatnonzero(kept))
     labels = rows.labels
     if way == DelayedLabels.FAKE_NEGATIVE:
         return rows, labels, rows.kind == Kind.NEGATIVE

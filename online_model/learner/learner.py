@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from flows.errors import TidemarkError
+from flows.examples.record import EXAMPLES
 from flows.examples.store import Examples
 from flows.log import Log
 from online_model.deltas.chain import holds, last_closing
@@ -168,7 +169,8 @@ class Learner:
         try:
             learned = self._step.learn_prepared(ready.batch)
         except TidemarkError as error:
-            raise type(error)(f"{ready.where()}: {error}") from error
+            at = (",".join(map(str, positions)) for positions in (self.positions, ready.positions))
+            raise type(error)(f"log '{EXAMPLES}', positions {' to '.join(at)}: {error}") from error
         self.positions, self.ready_time = ready.positions, ready.last_ready
         if self._until is not None:
             if _reached(self.positions, self._until.positions):

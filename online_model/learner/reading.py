@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from flows.examples.merging import Merged
-from flows.examples.record import EXAMPLES
 from flows.examples.store import READ_RECORDS, Examples
 from online_model.learner.course import Course
 from online_model.learner.step import Prepared, prepare
@@ -45,10 +44,6 @@ class Ready:
     skipped: int
     first_ready: int
     last_ready: int
-
-    def where(self) -> str:
-        """For messages."""
-        return f"log '{EXAMPLES}', the {self.records} records before positions {','.join(map(str, self.positions))}"
 
 
 class Batches:
@@ -86,7 +81,7 @@ class Batches:
         for span in self._course.skipped:
             kept &= ~span.holds(merged.partition, merged.offset)
         if not kept.all():
-            rows = rows.take(kept)
+            rows = rows.at(np.flatnonzero(kept))
         batch = prepare(rows, self._ranker, self._course.config)
         return Ready(batch, tuple(merged.positions), len(merged), len(merged) - len(rows), *times)
 

@@ -185,9 +185,10 @@ class _One:
         """Whether its base was published."""
         started = time.monotonic()
         with StageBars(quiet=self._as_json) as bars:
+            seconds = bars.seconds
             made = retrain(self.settings, self._request, as_of, go_on, _now, self._memory_bytes, bars)
         self.last = made
-        _tell(made, time.monotonic() - started, self._as_json)
+        _tell(made, seconds | {"all": time.monotonic() - started}, self._as_json)
         return made.passed
 
 
@@ -265,16 +266,19 @@ def _dry_run(settings: Settings, request: Request, as_of: int, as_json: bool) ->
         click.echo(f"note: {plan.note}")
 
 
-def _tell(made: Outcome, seconds: float, as_json: bool) -> None:
+def _tell(made: Outcome, seconds: dict[str, float], as_json: bool) -> None:
     if as_json:
-        told: dict[str, Any] = asdict(made) | {"refused": str(made.refused) if made.refused else None, "seconds": round(seconds, 3)}
+        told: dict[str, Any] = asdict(made) | {
+            "refused": str(made.refused) if made.refused else None,
+            "seconds": {stage: round(took, 3) for stage, took in seconds.items()},
+        }
         click.echo(json.dumps(told))
         return
     training = made.metrics["training"]
-    rate = f", {training['examples'] / seconds:,.0f}/s in all" if seconds > 0 else ""
     begun = "from scratch" if made.parent is None else f"from base {made.parent}"
     resumed = " (went on with one that was stopped)" if made.resumed else ""
-    click.echo(f"{begun}, as of {moment(made.as_of)}: {training['examples']:,} examples in {seconds:.1f} s{rate}{resumed}")
+    took = ", ".join(f"{stage} {of:.1f} s" for stage, of in seconds.items() if of >= 0.05)
+    click.echo(f"{begun}, as of {moment(made.as_of)}: learned from {training['examples']:,} examples{resumed}; {took}")
     _print_metrics(made)
     if made.note:
         click.echo(f"note: {made.note}")

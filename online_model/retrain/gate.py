@@ -73,7 +73,7 @@ class Rule:
         best = max(self.sign * found.low, self.sign * found.high)
         said = (
             f"{what} {_number(found.value.value)} against {_number(found.against.value)}: {found.difference:+.4f} "
-            f"[{found.low:+.4f}, {found.high:+.4f}], tolerance {self.tolerance:g}"
+            f"[{found.low:+.4f}, {found.high:+.4f}], tolerance {self.tolerance:g}; the least that would show is {_number(found.detectable)}"
         )
         if gain < -self.tolerance and best < 0:
             return Verdict(False, f"worse: {said}", found)

@@ -18,7 +18,7 @@ from flows.open_log import open_log
 from flows.outputs import EMBEDDINGS
 from flows.settings import Settings
 from flows.state.task_lock import holding
-from online_model.deltas.chain import holds
+from online_model.deltas.chain import closings, holds
 from online_model.deltas.record import PARTITION
 from online_model.deltas.writer import fence
 from online_model.learner.config import LearnerConfig
@@ -87,10 +87,15 @@ def switch_to(
             registry.announce(registry.start_for(base, log.end_position(PARTITION), lambda snapshot: False))
         with as_online():
             _catch_up(Site(registry, examples, log), base, config, told)
-        # From here on the old base's learner is refused, so that nothing of its deltas lies behind the switch.
-        end = log.end_position(PARTITION) if served is None else fence(log, served.base)
-        start = registry.start_for(base, end, lambda snapshot: holds(log, snapshot.point))
-        return registry.switch(start, as_of, f"retrained as of {base.manifest.about.made_as_of}")
+        start = registry.start_for(base, log.end_position(PARTITION), lambda snapshot: holds(log, snapshot.point))
+        reason = f"retrained as of {base.manifest.about.made_as_of}"
+        current = registry.switch(start, as_of, reason)
+        if served is not None and served.base != base.number:
+            # Not before: its learner, once it is refused, goes over to what is served. What it has put out meanwhile is passed over as well.
+            settled = fence(log, served.base)
+            if any(closings(log, served.base, since=start.settled)):
+                current = registry.switch(replace(start, settled=settled), as_of, reason)
+        return current
 
 
 def _served(registry: Registry) -> Current | None:

@@ -84,6 +84,7 @@ class Models:
         self._dense: dict[str, Dense] = {}
         self._registry: Registry | None = None
         self._log: Log | None = None
+        self._log_file: tuple[int, int] | None = None
         self._ended, self._looked = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="following-models", daemon=True)
         self._thread.start()
@@ -124,11 +125,13 @@ class Models:
         """Take what is new; what is in the way."""
         current = read_current(self._settings.data / "models")
         anew = self.now is None or self.now.current.serial != current.serial
+        if self._log is not None and self._log_file != _identity(self._settings):
+            self._drop_log()
         self._arms = {role: self._arms.get(role) or _Arm(role) for role in current.starts()}
         for arm in self._arms.values():
             if self._ended.is_set():
                 break
-            arm.look(self._follower, self._dense_of, anew, self._ended.is_set)
+            arm.look(current.serial, self._follower, self._dense_of, anew, self._ended.is_set)
         models = {role: arm.model for role, arm in self._arms.items() if arm.model is not None}
         if SERVED_ARM in models:
             self.now = Now(current, models)
@@ -151,6 +154,7 @@ class Models:
             if not log_exists(self._settings, EMBEDDINGS):
                 # Deltas will come into it, if a learner is ever started.
                 open_log(self._settings, EMBEDDINGS, create=True).close()
+            self._log_file = _identity(self._settings)
             self._log = open_log(self._settings, EMBEDDINGS, read_only=True)
         return Follower(self._registry, self._log, role)
 
@@ -169,6 +173,15 @@ class Models:
             log.close()
 
 
+def _identity(settings: Settings) -> tuple[int, int] | None:
+    """Which file the embedded log is: a restore puts another in its place, and whoever has the old one open would read that for ever."""
+    try:
+        found = (settings.logs / f"{EMBEDDINGS}.db").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class _Arm:
     """The model of one arm, and whatever keeps it from being newer."""
 
@@ -177,6 +190,7 @@ class _Arm:
         self.follower: Follower | None = None
         self.model: Model | None = None
         self.trouble: TidemarkError | None = None
+        self._serial = -1
         self._again_at, self._pause_s = 0.0, _PAUSE_S
 
     @property
@@ -184,19 +198,36 @@ class _Arm:
         """How often it has gone on at a snapshot."""
         return self.follower.healed if self.follower is not None else 0
 
-    def look(self, open_: Callable[[str], Follower], dense_of: Callable[[Base], Dense], anew: bool, ended: Callable[[], bool]) -> None:
-        """Take what is new, if it is time to; never raises what is wrong with a model."""
+    def look(
+        self,
+        serial: int,
+        open_: Callable[[str], Follower],
+        dense_of: Callable[[Base], Dense],
+        anew: bool,
+        ended: Callable[[], bool],
+    ) -> None:
+        """Take what is new, if it is time to; never raises what is wrong with a model.
+
+        Parameters
+        ----------
+        serial : int
+            Of what is served now.
+        open_, dense_of : callable
+            Give a follower of a role, and what of a base never changes.
+        anew : bool
+            Whether what is served has been changed since the last look.
+        ended : callable
+        """
         if self.trouble is not None and not anew and time.monotonic() < self._again_at:
             return
         try:
             if self.follower is None:
                 self.follower = open_(self._role)
-            follower = self.follower
-            while follower.refresh() and not ended():
+            while self.follower.refresh() and not ended():
                 continue
-            self._take(follower, dense_of)
-            if follower.trouble is not None:
-                raise follower.trouble
+            self._take(serial, self.follower, dense_of)
+            if self.follower.trouble is not None:
+                raise self.follower.trouble
         except TidemarkError as error:
             self.trouble = error
             self._again_at = time.monotonic() + self._pause_s
@@ -204,18 +235,18 @@ class _Arm:
         else:
             self.trouble, self._pause_s = None, _PAUSE_S
 
-    def _take(self, follower: Follower, dense_of: Callable[[Base], Dense]) -> None:
+    def _take(self, serial: int, follower: Follower, dense_of: Callable[[Base], Dense]) -> None:
         from online_model.serving.model import Model
 
         served, model = follower.served, self.model
-        # Begun anew, it may not have come as far again.
-        if (
-            follower.trouble is not None
-            and model is not None
-            and served.base.digest == model.dense.base.digest
-            and served.delta < model.delta
-        ):
-            return
+        same = model is not None and model.dense.base.digest == served.base.digest
+        if model is not None and same and serial == self._serial and served.delta < model.delta:
+            # Begun anew, on a log that has lost some, and nobody has switched. The learner puts the same out again.
+            raise TidemarkError(
+                f"log '{EMBEDDINGS}' has deltas of base {model.base} up to {served.delta} only, and {model.delta} is served; "
+                "it stays until the learner has put out again what is missing"
+            )
         # The same object as long as nothing is new: requests of one model are scored together.
-        if model is None or model.tables is not served.tables or model.dense.base.digest != served.base.digest:
+        if model is None or not same or model.tables is not served.tables:
             self.model = Model.of(dense_of(served.base), served)
+        self._serial = serial

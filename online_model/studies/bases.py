@@ -8,26 +8,28 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from flows.directories import translated
 from online_model.model.calibration import Calibrators
 from online_model.model.columns import ExampleColumns
 from online_model.model.config import ModelConfig
-from online_model.model.dense import DENSE, load_dense
+from online_model.model.dense import load_dense
 from online_model.model.ranker import Ranker
 from online_model.model.scoring import score_rows
-from online_model.studies.kept import digest_of
+from online_model.registry.build import build_of
+from online_model.registry.manifest import CALIBRATORS, DENSE
+from online_model.studies.kept import digest_of, take_place
 from online_model.studies.stream import Stream
 from online_model.table import EmbeddingTable, TableConfig
 from online_model.training.config import TrainingConfig
 from online_model.training.examples import TrainingExamples
+from online_model.training.optimizer import OPTIMIZER
 from online_model.training.tables import Tables
-from online_model.training.train import CALIBRATORS, Start, build_of, train
+from online_model.training.train import Start, train
 
 _SCORED_AT_ONCE = 4_096
 
@@ -99,7 +101,7 @@ def base_of(
         "model": model.to_dict(),
         "training": training.to_dict(),
         "parent": parent.digest if parent is not None else None,
-        "build": build_of(torch.device("cpu"), training.seed),
+        "build": asdict(build_of(training.seed)),
     }
     digest = digest_of(said)
     place = work / digest
@@ -112,7 +114,7 @@ def base_of(
         try:
             train(start, examples, held_out, training, draft, checkpoints, progress)
             with translated(f"study's base {place}"):
-                os.replace(draft, place)
+                take_place(draft, place)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return Base(digest, place, load_dense(model, place / DENSE).eval(), Calibrators.load(place / CALIBRATORS))
@@ -122,7 +124,7 @@ def _start(model: ModelConfig, parent: Base | None) -> Start:
     if parent is None:
         config = TableConfig(model.dim)
         return Start(Ranker(model), Tables(EmbeddingTable(config), EmbeddingTable(config)))
-    return Start(load_dense(model, parent.place / DENSE), parent.tables(), parent.digest)
+    return Start(load_dense(model, parent.place / DENSE), parent.tables(), parent.digest, parent.place / OPTIMIZER)
 
 
 def probabilities_of(base: Base, tables: Tables, columns: ExampleColumns, index: np.ndarray) -> np.ndarray:

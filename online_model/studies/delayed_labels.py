@@ -23,7 +23,7 @@ ARMS: Mapping[str, LearnerConfig] = {way.value: LearnerConfig(delayed_labels=way
 _NONE = "no-learner"
 _SYNC_MS = 5 * 60_000
 """Short beside what labels are late by, and a fifth of the work of each minute."""
-_KTENA = "Ktena et al. 2019: fake negatives, weighted, lose least on what follows, and are calibrated"
+_KTENA = "Ktena et al. 2019: correcting what is taken for negative too early gains in relative cross-entropy over not correcting"
 _SHORT = "labels are late by an hour and a half at most (revisits by a week), which is little beside what drifts here in days"
 _FROZEN = (
     "dense weights are frozen, and an ID's row can take back what positives said too early once its negatives are final, 90 minutes later"

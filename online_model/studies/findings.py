@@ -116,12 +116,12 @@ def _world(study: Study, seeds: Sequence[Seed], compared: Mapping[str, Compariso
     out: dict[str, Any] = {
         "seeds": {str(one.seed): {"rows": one.rows, "users": one.users} for one in seeds},
         "best": _heads([one.best for one in seeds]),
-        "arms": {name: _heads([one.arms[name] for one in seeds]) for name in seeds[0].arms},
+        "arms": {name: _heads([one.arms[name] for one in seeds]) for name in study.arms},
     }
     if study.bucket_ms is not None:
         buckets = range(len(next(iter(seeds[0].by_time.values()))))
         out["bucket_ms"] = study.bucket_ms
-        out["by_time"] = {name: [_heads([one.by_time[name][i] for one in seeds]) for i in buckets] for name in seeds[0].by_time}
+        out["by_time"] = {name: [_heads([one.by_time[name][i] for one in seeds]) for i in buckets] for name in study.arms}
     out["differences"] = {}
     for one in study.differences:
         of: dict[str, dict[str, Any]] = {}

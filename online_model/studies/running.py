@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from online_model.registry.build import build_of
 from online_model.studies.findings import Seed, findings, seed_of
 from online_model.studies.kept import Kept
 from online_model.studies.plan import Plan
 from online_model.studies.stream import open_stream
 from online_model.studies.study import Bench, Progress, Study
-from online_model.training.train import build_of
 
 
 def run(study: Study, plan: Plan, work: Path, quick: bool = False, progress: Progress = lambda what, done, total: None) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def run(study: Study, plan: Plan, work: Path, quick: bool = False, progress: Pro
     """
     with _one_thread():
         worlds = {world: [_seed(study, plan, world, seed, work, progress) for seed in plan.seeds] for world in plan.worlds}
-        build = build_of(torch.device("cpu"), 0)
+        build = asdict(build_of(0))
+        # There are several, and the configuration has them.
         del build["seed"]
         return findings(study, plan, quick, worlds, build)
 

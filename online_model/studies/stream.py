@@ -39,6 +39,7 @@ from flows.outputs import ACTIONS
 from flows.settings import DAY_MS, HOUR_MS, Settings
 from flows.simulate import load_world, simulate
 from online_model.evaluation.outcomes import Labels, example_of, labels_of, records_of
+from online_model.studies.kept import take_place
 from online_model.studies.plan import WorldPlan
 
 _FORMAT = 1
@@ -157,7 +158,7 @@ def open_stream(plan: WorldPlan, work: Path, told: Told = lambda stage: None) ->
             make_directory(work.absolute())
             try:
                 _make(plan, {**sizes, **plan.sizes}, draft, told)
-                os.replace(draft, place)
+                take_place(draft, place)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     told("reading examples")

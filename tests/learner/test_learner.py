@@ -332,7 +332,7 @@ def test_records_that_cannot_be_learned_are_named(world: World, monkeypatch: pyt
     ready = batches.next()
     assert ready is not None
     monkeypatch.setattr(learner._step, "forward_backward", lambda *_: (np.zeros((1, 5), np.float32), float("nan")))
-    with pytest.raises(UnlearnableError, match=r"log 'examples', the \d+ records before positions \d+,\d+: .* replay learner --skip"):
+    with pytest.raises(UnlearnableError, match=r"log 'examples', positions 0,0 to \d+,\d+: .* replay learner --skip"):
         learner.learn(ready)
 
 

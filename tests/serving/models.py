@@ -15,7 +15,7 @@ from flows.open_log import log_exists, open_log
 from flows.outputs import EMBEDDINGS
 from flows.served_rows import ServedRows
 from flows.settings import Settings
-from online_model.deltas.record import Rows, batches_of, closing_of
+from online_model.deltas.record import Closing, Rows, batches_of, closing_of
 from online_model.model.calibration import Calibrators
 from online_model.model.config import ModelConfig
 from online_model.model.dense import load_dense, save_dense
@@ -26,6 +26,7 @@ from online_model.registry import tensors
 from online_model.registry.bases import Base, Expected
 from online_model.registry.manifest import CALIBRATORS, DENSE, TABLES, Build, Described
 from online_model.registry.registry import Registry
+from online_model.registry.snapshots import Point, write_snapshot
 
 D = 6
 SMALL: dict[str, Any] = {
@@ -99,8 +100,8 @@ def end_of_deltas(settings: Settings) -> int:
         return log.end_position(0)
 
 
-def learn(settings: Settings, base: Base, number: int, follows: str, pins: dict[int, float], gone: tuple[int, ...] = ()) -> str:
-    """Put out a delta that sets all numbers of some pins' rows, and deletes others; returns its digest."""
+def learn(settings: Settings, base: Base, number: int, follows: str, pins: dict[int, float], gone: tuple[int, ...] = ()) -> Closing:
+    """Put out a delta that sets all numbers of some pins' rows, and deletes others."""
     ids = np.array(sorted(pins), np.int64)
     weights = np.repeat(np.array([pins[i] for i in ids.tolist()], np.float32)[:, None], D, 1)
     nobody = np.empty(0, np.int64)
@@ -109,7 +110,17 @@ def learn(settings: Settings, base: Base, number: int, follows: str, pins: dict[
     closing = closing_of(base.number, number, rows, (1,) * settings.partitions, 5_000 + number, 6_000 + number, follows)
     with open_log(settings, EMBEDDINGS, create=True) as log:
         log.append([(0, batch) for batch in batches_of(rows, closing)])
-    return closing.digest
+    return closing
+
+
+def keep(settings: Settings, base: Base, closing: Closing, pins: dict[int, float]) -> None:
+    """A snapshot behind the last delta, at which all numbers of some pins' rows are these."""
+    point = Point(base.number, closing.delta, closing.digest, end_of_deltas(settings), closing.positions, closing.newest_event_time)
+    states = {table: {name: values.copy() for name, values in base.table(table).items()} for table in TABLES}
+    of = states["pin"]
+    for pin, value in pins.items():
+        of["weights"][of["ids"] == pin] = value
+    write_snapshot(base, point, states)
 
 
 def vectors_of(base: Base) -> Vectors:
@@ -165,7 +176,7 @@ def said_by(base: Base, vectors: Vectors, rows: ExampleRows) -> tuple[np.ndarray
 
     def look_up(table: str, ids: np.ndarray) -> np.ndarray:
         of = vectors[table]
-        return np.array([of.get(i, of[None]) for i in ids.reshape(-1).tolist()], np.float32).reshape(*ids.shape, D)
+        return np.array([of.get(i, of[None]) for i in ids.reshape(-1).tolist()], np.float32).reshape(*ids.shape, ranker.config.dim)
 
     inputs = inputs_of(
         features, look_up("user", features.user_id), look_up("pin", features.pin_id), look_up("pin", features.sequence_pin_id)

