@@ -7,7 +7,7 @@ sequence by count, and by the times that it says; how much is read at once, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,7 +32,8 @@ class MergedBatch:
     partition : int32[n]
     offset : int64[n]
     positions : list of int
-        Where each partition goes on behind these rows: to begin there is to go on with the next row.
+        Where each partition goes on behind these rows, and behind the heartbeats of times before the last one's: to begin there is to go on with
+        the next row.
     """
 
     rows: ExampleRows
@@ -46,11 +47,19 @@ class MergedBatch:
 
 @dataclass(eq=False)
 class _Partition:
-    """What was read of a partition and not handed on; `watermark` is the latest time of a record that was read."""
+    """What was read of a partition and not handed on; `watermark` is the latest time of a record that was read, `heartbeats` are as of `Stretch`."""
 
     once: Once
     watermark: int
     waiting: list[Stretch]
+    heartbeats: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+
+    def passed(self, time: int) -> int:
+        """Where what follows the heartbeats before a time begins, 0 if there are none; they are not remembered any more."""
+        n = int(np.searchsorted(self.heartbeats[:, 0], time, "left"))
+        behind = int(self.heartbeats[n - 1, 1]) + 1 if n else 0
+        self.heartbeats = self.heartbeats[n:]
+        return behind
 
 
 class Merged:
@@ -110,6 +119,9 @@ class Merged:
         partition, offset = self._merged.partition[rows], self._merged.offset[rows]
         for p in np.unique(partition).tolist():
             self._positions[p] = int(offset[partition == p][-1]) + 1
+        # All of those have been read: the last row is handed on because each partition has reached its time.
+        last = int(self._merged.rows.ready_time[self._at - 1])
+        self._positions = [max(at, part.passed(last)) for at, part in zip(self._positions, self._parts, strict=True)]
         return MergedBatch(self._merged.rows.at(rows), partition, offset, list(self._positions))
 
     def _left(self) -> int:
@@ -160,6 +172,7 @@ class Merged:
                 # What is repeated is of times that have passed.
                 part.watermark = max(part.watermark, stretch.watermark)
                 part.waiting.append(stretch)
+                part.heartbeats = np.concatenate([part.heartbeats, stretch.heartbeats])
                 return True
             if not ended:
                 return False
@@ -178,7 +191,7 @@ class Merged:
                 if n < len(first.rows):
                     if n:
                         rest = first.rows.take(np.arange(n, len(first.rows)))
-                        part.waiting[0] = Stretch(rest, first.offset[n:], first.end, first.watermark)
+                        part.waiting[0] = Stretch(rest, first.offset[n:], first.end, first.watermark, first.heartbeats)
                     break
                 part.waiting.pop(0)
         if not found:

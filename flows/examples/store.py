@@ -105,10 +105,23 @@ def _final(
 
 
 class Stretch:
-    """Records that were read together: their rows, offset int64[n] of each, the position behind them, and the latest one's time, ms."""
+    """Records that were read together.
 
-    def __init__(self, rows: ExampleRows, offset: np.ndarray, end: int, watermark: int) -> None:
-        self.rows, self.offset, self.end, self.watermark = rows, offset, end, watermark
+    Parameters
+    ----------
+    rows : ExampleRows
+        n of them, without heartbeats.
+    offset : int64[n]
+    end : int
+        The position behind them.
+    watermark : int
+        The latest one's time, ms.
+    heartbeats : int64[m, 2]
+        Time and offset of each.
+    """
+
+    def __init__(self, rows: ExampleRows, offset: np.ndarray, end: int, watermark: int, heartbeats: np.ndarray) -> None:
+        self.rows, self.offset, self.end, self.watermark, self.heartbeats = rows, offset, end, watermark, heartbeats
 
 
 class Once:
@@ -144,9 +157,10 @@ class Once:
         # It says no more than that time has gone on.
         known = rows.kind < Kind.HEARTBEAT
         offset = kept.column("offset").to_numpy()
+        heartbeats = np.column_stack([rows.ready_time, offset])[~known]
         if not known.all():
             rows, offset = rows.take(known), offset[known]
-        return Stretch(rows, offset, self.position, int(times.max()))
+        return Stretch(rows, offset, self.position, int(times.max()), heartbeats)
 
     def until(self, end: int) -> Iterator[Stretch]:
         """All stretches before a position."""

@@ -232,13 +232,18 @@ def _see(  # type: ignore[no-untyped-def]
         r = add_row(user, request, pin, UNSERVED, scalars, rows, keys)
     rows[r, R_STATE], rows[r, R_SEEN], rows[r, R_TOPIC] = UNSERVED, time, topic
     rows[r, R_DUE] = push_due(time + OUTCOME_MS + lateness + 1, LABELS_DUE, r, scalars, heap)
+    came_back = False
     while rows[r, R_NODE] >= 0:
         k = rows[r, R_NODE]
         if time <= nodes[k, O_TIME] <= time + OUTCOME_MS:
-            _set_outcome(r, nodes[k, O_HEAD], nodes[k, O_TIME], nodes[k, O_ID], nodes[k, O_REVISITED], rows)
+            _set_outcome(r, nodes[k, O_HEAD], nodes[k, O_TIME], nodes[k, O_ID], rows)
+            if nodes[k, O_HEAD] == SAVE_HEAD and rows[r, R_SAVE_TIME] == nodes[k, O_TIME] and rows[r, R_SAVE_ID] == nodes[k, O_ID]:
+                came_back = nodes[k, O_REVISITED] != 0
         else:
             counts[C_OUTSIDE] += 1
         free_node(k, scalars, rows, nodes)
+    if came_back:
+        rows[r, R_LABELS] |= 1 << REVISIT_HEAD
     if e >= 0:
         done = _begin_example(r, entries[e, E_NUMBER], entries[e, E_INDEX] // 2, arrival, rows, out, done)
     return done
@@ -253,7 +258,7 @@ def _come_out(  # type: ignore[no-untyped-def]
     if r >= 0 and rows[r, R_STATE] != EARLY:
         if not rows[r, R_SEEN] <= time <= rows[r, R_SEEN] + OUTCOME_MS:
             counts[C_OUTSIDE] += 1
-        elif _set_outcome(r, head, time, event, 0, rows):
+        elif _set_outcome(r, head, time, event, rows):
             if head == SAVE_HEAD:
                 link_saved(r, scalars, rows, saved)
             if rows[r, R_STATE] != UNSERVED:
@@ -269,7 +274,7 @@ def _come_out(  # type: ignore[no-untyped-def]
 
 
 @compiled_in_place
-def _set_outcome(r, head, time, event, revisited, rows):  # type: ignore[no-untyped-def]
+def _set_outcome(r, head, time, event, rows):  # type: ignore[no-untyped-def]
     """Note an outcome of a row; whether it is the first of its head. The latest save is the row's: what comes back is credited to no earlier one."""
     first = not rows[r, R_LABELS] >> head & 1
     rows[r, R_LABELS] |= 1 << head
@@ -277,8 +282,6 @@ def _set_outcome(r, head, time, event, revisited, rows):  # type: ignore[no-unty
         later = time > rows[r, R_SAVE_TIME] or (time == rows[r, R_SAVE_TIME] and event > rows[r, R_SAVE_ID])
         if first or later:
             rows[r, R_SAVE_TIME], rows[r, R_SAVE_ID] = time, event
-            if revisited:
-                rows[r, R_LABELS] |= 1 << REVISIT_HEAD
     return first
 
 

@@ -26,7 +26,7 @@ from online_model.model.ranker import Ranker
 from online_model.registry import durable
 from online_model.registry.bases import Base
 from online_model.registry.errors import DamagedModelError, NoModelError
-from online_model.registry.manifest import DENSE, MANIFEST, Described, FileEntry, Manifest
+from online_model.registry.manifest import DENSE, MANIFEST, Build, Described, FileEntry, Manifest
 from online_model.registry.registry import Registry
 from online_model.retrain.errors import NoParentError
 from online_model.retrain.gate import Judged, Rule, judge
@@ -261,7 +261,7 @@ class _Retrain:
                 raise CorruptionError(
                     f"retrain: the draft {work.draft} is not what was written; delete {work.directory} and retrain from the beginning"
                 )
-            return Trained(draft=work.draft, **said)
+            return Trained(draft=work.draft, build=Build(**said.pop("build")), **said)
         work.clear_draft()
         window = self._read(spans.begin, spans.learned)
         examples = refuse_empty(window, f"between {_described(spans, plan)}")
@@ -272,8 +272,8 @@ class _Retrain:
         )
         columns = examples.columns.nbytes() + examples.labels.nbytes + examples.seen_at.nbytes
         trained.metrics["bytes_per_example"] = round(columns / len(examples))
-        kept = {name: getattr(trained, name) for name in ("config", "feature_fingerprint", "build", "metrics")}
-        work.write(_TRAINED, kept | {"files": work.files()})
+        kept = {name: getattr(trained, name) for name in ("config", "feature_fingerprint", "metrics")}
+        work.write(_TRAINED, kept | {"build": asdict(trained.build), "files": work.files()})
         return trained
 
     def _read(self, begin: tuple[int, ...], end: tuple[int, ...]) -> Any:

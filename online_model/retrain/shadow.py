@@ -93,7 +93,7 @@ def switch_to(
         if served is not None and served.base != base.number:
             # Not before: its learner, once it is refused, goes over to what is served. What it has put out meanwhile is passed over as well.
             settled = fence(log, served.base)
-            if any(closings(log, served.base, since=start.settled)):
+            if next(closings(log, served.base, since=start.settled), None) is not None:
                 current = registry.switch(replace(start, settled=settled), as_of, reason)
         return current
 

@@ -5,7 +5,6 @@ A retrain that was killed goes on by its own plan, so that it ends as it would h
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -17,6 +16,7 @@ from flows.directories import make_directory, translated
 from flows.errors import CorruptionError
 from flows.state.task_lock import holding
 from online_model.registry import durable
+from online_model.registry.manifest import digest_of
 from online_model.registry.registry import Registry
 
 _PLAN = "plan.json"
@@ -72,8 +72,8 @@ class Work:
 
     def write(self, name: str, said: Mapping[str, Any]) -> None:
         """Keep what a step has found; durable."""
-        content = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
-        durable.replace(self.directory / name, orjson.dumps({"said": orjson.loads(content), "digest": _digest(content)}))
+        content = orjson.loads(orjson.dumps(said))
+        durable.replace(self.directory / name, orjson.dumps({"said": content, "digest": digest_of(content)}))
 
     def read(self, name: str) -> dict[str, Any]:
         """What a step has found.
@@ -87,7 +87,7 @@ class Work:
         try:
             content = orjson.loads(durable.read(path))
             said = content["said"]
-            if content["digest"] != _digest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)):
+            if content["digest"] != digest_of(said):
                 raise ValueError("its digest is another")
             return dict(said)
         except (ValueError, KeyError, TypeError) as error:
@@ -103,7 +103,3 @@ class Work:
     def files(self) -> dict[str, str]:
         """The draft's files and their sha256."""
         return {path.name: durable.measure(path)[1] for path in sorted(self.draft.iterdir())} if self.draft.is_dir() else {}
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

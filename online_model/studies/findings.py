@@ -93,7 +93,8 @@ def findings(study: Study, plan: Plan, quick: bool, worlds: Mapping[str, Sequenc
     told = {world: _difference(_pick(compared[world][name], head, metric), seeds, name) for world, seeds in worlds.items()}
     first = next(iter(worlds))
     results = {
-        key if world == first else f"{key}_{world}": {"world": world, "head": head, "metric": metric, **told[world]} for world in worlds
+        key if world == first else f"{key}_{world}": {"world": world, "difference": name, "head": head, "metric": metric, **told[world]}
+        for world in worlds
     }
     return {
         "study": study.name,

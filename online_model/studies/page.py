@@ -97,7 +97,7 @@ def _arms(found: Mapping[str, Any]) -> str:
 def _over_time(found: Mapping[str, Any]) -> str:
     name, world = next(iter(found["worlds"].items()))
     main = next(iter(found["results"].values()))
-    difference = next(one for one in world["differences"].values() if one["heads"][main["head"]][main["metric"]]["value"] == main["value"])
+    difference = world["differences"][main["difference"]]
     metric = main["metric"]
     heads = [head for head, of in found["shown"] if of == metric]
     arms = [difference["this"], difference["against"]]

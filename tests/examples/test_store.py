@@ -226,6 +226,18 @@ def test_an_idle_partition_holds_the_others_until_it_is_told_that_time_goes_on(t
         assert all((one.partition == 0).all() for one in found)
 
 
+@pytest.mark.parametrize("read", [1, 3, 1_000])
+def test_positions_go_on_behind_heartbeats(tmp_path: Path, read: int) -> None:
+    """As far as a function of the log allows: those before the last row's time, whatever was read."""
+    rows = rows_in_order(3, 4)
+    with LocalLog.open(tmp_path, EXAMPLES, 2, create=True) as log:
+        log.append([(0, batch_of(replace(rows, ready_time=np.array([10, 20, 30, 40])), 0, 0, 0))])
+        log.append([(1, batch_of(heartbeats_at(np.array([5, 15, 30, 60])), 0, 1, 0))])
+        merged = Merged(log, [0, 0], 1, read_records=read)
+        assert [one.positions for one in batches_of(merged)] == [[1, 1], [2, 2], [3, 2], [4, 3]]
+        assert [one.positions for one in batches_of(Merged(log, [2, 2], 1, read_records=read))] == [[3, 2], [4, 3]]
+
+
 def test_two_makers_of_examples_are_noticed(tmp_path: Path) -> None:
     rows = rows_in_order(3, 20)
     with LocalLog.open(tmp_path, EXAMPLES, 1, create=True) as log:

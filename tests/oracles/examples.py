@@ -189,8 +189,8 @@ def examples(decided: pd.DataFrame, served: list[dict[str, Any]]) -> tuple[list[
                     for outcome in [o for o in waiting if o["key"] == key]:
                         waiting.remove(outcome)
                         take_outcome(row, outcome)
-                        if revisited(row):
-                            row["heads"].add(4)
+                    if revisited(row):
+                        row["heads"].add(4)
                     if one is not None:
                         one["seen"] = True
                         row["served"] = one["served"]

@@ -77,7 +77,8 @@ def _of_partition(decided: pd.DataFrame, rows: pd.DataFrame, delay: int, all_kin
                 and i.event_time <= r.event_time <= i.event_time + WINDOW
             ):
                 came[r.action].append(r)
-        save = saves[came["save"][0].offset] if came["save"] else None
+        latest = max(came["save"], key=lambda r: (r.event_time, r.event_id), default=None)
+        save = saves[latest.offset] if latest is not None else None
 
         def put(
             kind: int,
@@ -109,7 +110,7 @@ def _of_partition(decided: pd.DataFrame, rows: pd.DataFrame, delay: int, all_kin
                 if came[name]:
                     put(POSITIVE, max(i.offset, came[name][0].offset), head, {name: 1})
             if save is not None:
-                put(POSITIVE, _first_revisited(rows, accepted, i, save.offset), 4, {"revisit": 1})
+                put(POSITIVE, _first_revisited(rows, accepted, i, came["save"]), 4, {"revisit": 1})
     return [example for _, example in sorted(out, key=lambda one: one[0])]
 
 
@@ -132,13 +133,16 @@ def _revisited(save: Any) -> bool:
     return bool(save.label_1dRevImpre or save.label_1dRevGrid or save.label_7dRevGrid)
 
 
-def _first_revisited(rows: pd.DataFrame, accepted: list[Any], impression: Any, save: int) -> int | None:
-    """The first record by which a save was revisited, and the impression was there."""
+def _first_revisited(rows: pd.DataFrame, accepted: list[Any], impression: Any, window: list[Any]) -> int | None:
+    """The first record by which the save that was the latest of the window by then had been revisited, and the impression was there."""
+    revisited: set[int] = set()
     for r in accepted:
         if r.user_id != impression.user_id or r.pin_id != impression.pin_id:
             continue
         prefix = rows[(rows["offset"] <= r.offset) & (rows["user_id"] == r.user_id) & (rows["pin_id"] == r.pin_id)]
         prefix.attrs = dict(rows.attrs)
-        if any(_revisited(s) for s in features.saves(prefix).itertuples() if s.offset == save):
-            return int(max(r.offset, impression.offset))
+        revisited |= {s.offset for s in features.saves(prefix).itertuples() if _revisited(s)}
+        latest = max((s for s in window if s.offset <= r.offset), key=lambda s: (s.event_time, s.event_id), default=None)
+        if r.offset >= impression.offset and latest is not None and latest.offset in revisited:
+            return int(r.offset)
     return None

@@ -17,6 +17,7 @@ from flows.examples.record import Kind
 from flows.open_log import open_log
 from flows.outputs import EMBEDDINGS
 from flows.settings import DAY_MS, Settings
+from online_model.deltas.errors import SecondLearnerError
 from online_model.deltas.follower import Follower
 from online_model.deltas.record import PARTITION, Rows
 from online_model.deltas.writer import DeltaWriter
@@ -139,6 +140,37 @@ def test_whoever_serves_sees_the_old_base_until_the_new_one_has_caught_up(with_b
     # Whole micro-batches of all that is there.
     rest = [end - at for end, at in zip(ends(settings), _snapshot(settings).positions, strict=True)]
     assert 0 <= sum(rest) < 64
+
+
+def test_what_the_old_learner_puts_out_at_the_switch_disturbs_nobody(with_base: WithBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = with_base()
+    registry = Registry.of(settings)
+    with open_log(settings, EMBEDDINGS) as log:
+        writer = DeltaWriter.open(log, 1, registry.base(1).digest)
+        switch = Registry.switch
+        empty = np.empty(0, np.int64)
+        calls = 0
+
+        def put_out() -> None:
+            writer.append(Rows.of({"user": (empty, np.empty((0, 4), np.float32))}, {"user": np.array([7])}, 4), (0, 0), START, START)
+
+        def switched(self: Registry, *given: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                put_out()
+            return switch(self, *given, **named)
+
+        monkeypatch.setattr(Registry, "switch", switched)
+        run(settings, AGAIN, 12)
+        assert calls == 2
+        with pytest.raises(SecondLearnerError):
+            put_out()
+        follower = Follower(registry, log)
+        follower.refresh()
+        assert follower.trouble is None
+        assert follower.served.base.number == 2
+        assert registry.current().start.settled == log.end_position(PARTITION)
 
 
 def ends(settings: Settings) -> list[int]:

@@ -17,7 +17,7 @@ from flows.examples.backfill.matching import first_of, found_in, numbered
 from flows.examples.backfill.served import Offers
 from flows.examples.record import HEADS, MASKED, OUTCOME_WINDOW_MS, Kind
 from flows.kernels import outcomes
-from flows.kernels.joining import SAVE_HEAD, SERVED_KEPT_MS
+from flows.kernels.joining import SERVED_KEPT_MS
 from flows.kernels.layout import CREDIT_MS, DAY_MS, LABEL_COLUMNS, NEVER
 from flows.settings import Settings
 from flows.vocabulary import IMPRESSION, OWN_PROFILE, Vocabulary
@@ -130,8 +130,8 @@ def drafts_of(accepted: Accepted, settings: Settings, vocabulary: Vocabulary, wh
     """
     seen, outlasted = _seen(accepted, vocabulary, what, offered)
     drafts = _basic(accepted, seen)
-    came = _came(accepted, seen, vocabulary)
-    saved = came[:, SAVE_HEAD] < NEVER
+    came, save, first_revisited = _came(accepted, seen, vocabulary)
+    saved = save >= 0
     # Whatever is counted has come before it is final: behind that it would be late.
     due = drafts["impression_time"] + OUTCOME_WINDOW_MS + settings.allowed_lateness_ms + 1
     final = _reached(accepted, due)
@@ -140,18 +140,16 @@ def drafts_of(accepted: Accepted, settings: Settings, vocabulary: Vocabulary, wh
     labels[~saved, REVISIT] = 0
     parts = [_made(accepted, drafts, Kind.FINAL, 0, final, labels, due, drafts["seen"])]
 
-    save = np.searchsorted(accepted.order, came[:, SAVE_HEAD][saved])
-    revisited, first_revisited = _revisited(accepted, save)
+    save = save[saved]
     due = accepted.event_time[save] + CREDIT_MS + settings.allowed_lateness_ms
     matured = _reached(accepted, due)
     labels = np.full((len(save), len(HEADS)), MASKED, np.int8)
-    labels[:, REVISIT] = revisited
+    labels[:, REVISIT] = _come_back(accepted, save)
     parts.append(_made(accepted, drafts[saved], Kind.FINAL, REVISIT, matured, labels, due, final[saved]))
 
     if what.all_kinds:
         parts.append(_made(accepted, drafts, Kind.NEGATIVE, 0, drafts["seen"], np.zeros((len(drafts), len(HEADS)), np.int8)))
-        known = np.column_stack([came, np.full(len(drafts), NEVER)])
-        known[saved, REVISIT] = first_revisited
+        known = np.column_stack([came, first_revisited])
         for head in range(len(HEADS)):
             labels = np.full((len(drafts), len(HEADS)), MASKED, np.int8)
             labels[:, head] = 1
@@ -195,8 +193,12 @@ def _seen(accepted: Accepted, vocabulary: Vocabulary, what: What, offered: Calla
     return _Seen(rows[wanted], time[wanted], as_of[wanted], offers.take(wanted)), int(np.count_nonzero(~soon))
 
 
-def _came(accepted: Accepted, seen: _Seen, vocabulary: Vocabulary) -> np.ndarray:
-    """Of each impression and head, the first record of what followed it: of the same user, pin and request, or without one of user and pin alone."""
+def _came(accepted: Accepted, seen: _Seen, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What followed the impressions: of the same user, pin and request, or without a request of user and pin alone.
+
+    Of each impression and head the first record, int64[k, 4]; the row of its save, -1 for none; and the first record by which that was known to have
+    been revisited. NEVER for no record.
+    """
     a = accepted
     head = np.full(len(a), -1, np.int64)
     for number, name in enumerate(HEADS[: outcomes.HEADS]):
@@ -205,24 +207,33 @@ def _came(accepted: Accepted, seen: _Seen, vocabulary: Vocabulary) -> np.ndarray
     row = np.concatenate([seen.row, outcome])
     named = a.request[row]
     bucket, _ = numbered(a.user_id[row], a.pin_id[row], np.where(named >= 0, named, _NAMELESS))
-    order = np.lexsort((a.event_time[row], bucket))
+    order = np.lexsort((a.event_id[row], a.event_time[row], bucket))
     target = np.concatenate([np.arange(len(seen.row)), np.full(len(outcome), -1)])[order]
     heads = np.concatenate([np.full(len(seen.row), -1), head[outcome]])[order]
     row = row[order]
-    came = np.full((len(seen.row), outcomes.HEADS), NEVER)
-    outcomes.follow(bucket[order], a.event_time[row], a.order[row], heads, target, OUTCOME_WINDOW_MS, came)
-    return came
+    came, save, known = np.full((len(seen.row), outcomes.HEADS), NEVER), np.full(len(seen.row), -1), np.full(len(seen.row), NEVER)
+    back = _first_come_back(a, row)
+    outcomes.follow(bucket[order], a.event_time[row], a.order[row], heads, target, OUTCOME_WINDOW_MS, back, came, save, known)
+    return came, np.where(save >= 0, np.append(row, -1)[save], -1), known
 
 
-def _revisited(accepted: Accepted, save: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of some saves, rows of the slice: whether their label holds in the end, bool[n]; and the first record by which it held, int64[n], or NEVER."""
-    a = accepted
-    wanted = (a.user_id[save], a.pin_id[save], a.event_time[save], a.event_id[save])
-    label = {name: np.ascontiguousarray(a.labels[:, i]) for i, name in enumerate(LABEL_COLUMNS)}
+def _saves(accepted: Accepted, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(getattr(accepted, name)[rows] for name in ("user_id", "pin_id", "event_time", "event_id"))
+
+
+def _come_back(accepted: Accepted, rows: np.ndarray) -> np.ndarray:
+    """Whether the label of some saves holds in the end: bool[n]."""
+    label = {name: np.ascontiguousarray(accepted.labels[:, i]) for i, name in enumerate(LABEL_COLUMNS)}
     good = (label["first_impression"] < label["save_time"] + DAY_MS) | (label["first_click"] != NEVER)
-    held = found_in(wanted, tuple(label[name][good] for name in ("user_id", "pin_id", "save_time", "event_id"))) >= 0
-    first = found_in(wanted, tuple(a.revisited[:, i] for i in range(len(wanted))))
-    return held, np.append(a.revisited[:, len(wanted)], NEVER)[first]
+    held = tuple(label[name][good] for name in ("user_id", "pin_id", "save_time", "event_id"))
+    return found_in(_saves(accepted, rows), held) >= 0
+
+
+def _first_come_back(accepted: Accepted, rows: np.ndarray) -> np.ndarray:
+    """The first record by which some saves came to be revisited: int64[n], NEVER for none, and of rows that are no save."""
+    revisited = accepted.revisited
+    first = found_in(_saves(accepted, rows), tuple(revisited[:, i] for i in range(4)))
+    return np.append(revisited[:, 4], NEVER)[first]
 
 
 def _reached(accepted: Accepted, times: np.ndarray) -> np.ndarray:
