@@ -22,6 +22,7 @@ FINGERPRINT = b"tidemark.fingerprint"
 """In a file's metadata, if whoever wrote it says under which definitions and settings its values were made."""
 _KEYS = {"user": "user_id", "pin": "pin_id", "topic": "topic"}
 _TIME = "event_timestamp"
+_AS_OF = "tidemark_as_of"  # of rows that were served: what their sequences' ages count from, as those of SERVED do
 _BATCH_ROWS = 32_768
 _NONE: Coded = (np.empty(0, np.int64), [])
 
@@ -55,8 +56,8 @@ def of_training(
             _refuse_other(path, file.schema_arrow, fingerprint)
             columns = _columns(path, file.schema_arrow)
             told[0](file.metadata.num_rows)
-            time = [_TIME] if _TIME in file.schema_arrow.names else []
-            wanted = sorted({name for of in columns.values() for name in of.values()} | set(time))
+            times = {_TIME, _AS_OF} & set(file.schema_arrow.names)
+            wanted = sorted({name for of in columns.values() for name in of.values()} | times)
             for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
                 _add(side, batch, columns)
                 told[1](batch.num_rows)
@@ -104,12 +105,11 @@ def _means(kind: str, feature: str, names: set[str]) -> bool:
 
 def _add(side: Side, batch: pa.RecordBatch, columns: dict[str, dict[int, str]]) -> None:
     side.records += batch.num_rows
-    at = None
-    if _TIME in batch.schema.names:
-        at = pc.cast(batch.column(_TIME), pa.timestamp("ms"), safe=False).cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    at = _times(batch, _TIME)
+    as_of = _times(batch, _AS_OF, at)
     for kind, of in columns.items():
         if kind == SEQUENCE:
-            _add_sequences(side, batch, of, at)
+            _add_sequences(side, batch, of, at, as_of)
             continue
         values = np.zeros((batch.num_rows, len(COLUMNS[kind])), np.float64)
         there = np.zeros(values.shape, np.bool_)
@@ -124,17 +124,28 @@ def _add(side: Side, batch: pa.RecordBatch, columns: dict[str, dict[int, str]]) 
         side.add_numbers(kind, values, there, np.zeros(batch.num_rows, np.bool_), asked)
 
 
-def _add_sequences(side: Side, batch: pa.RecordBatch, of: dict[int, str], at: np.ndarray | None) -> None:
+def _times(batch: pa.RecordBatch, name: str, otherwise: np.ndarray | None = None) -> np.ndarray | None:
+    """A column of times in ms, however it is typed; where it says nothing, or isn't there, those of another."""
+    if name not in batch.schema.names:
+        return otherwise
+    column = batch.column(name)
+    if pa.types.is_timestamp(column.type):
+        column = pc.cast(column, pa.timestamp("ms"), safe=False)
+    said = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    return said if otherwise is None else np.where(column.is_valid().to_numpy(zero_copy_only=False), said, otherwise)
+
+
+def _add_sequences(side: Side, batch: pa.RecordBatch, of: dict[int, str], at: np.ndarray | None, as_of: np.ndarray | None) -> None:
     names = {COLUMNS[SEQUENCE][place]: name for place, name in of.items()}
     lists = batch.column(next(iter(names.values())))
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     numbers, some = np.zeros((len(lengths), 2), np.int64), lengths > 0
     numbers[:, 0] = lengths
-    asked = np.array([True, "sequence_event_time" in names and at is not None])
-    if asked[1] and at is not None:
+    asked = np.array([True, "sequence_event_time" in names and as_of is not None])
+    if asked[1] and as_of is not None:
         flat = batch.column(names["sequence_event_time"]).flatten().to_numpy(zero_copy_only=False)
         first = np.concatenate([[0], np.cumsum(lengths)])[:-1][some]
-        numbers[some, 1] = at[some] - flat[first]
+        numbers[some, 1] = as_of[some] - flat[first]
     side.add_numbers(SEQUENCE, numbers, np.column_stack([np.ones(len(some), np.bool_), some]), np.zeros(len(some), np.bool_), asked)
     times = np.repeat(at, lengths) if at is not None else None
     action, surface = (_coded(batch.column(names[name])) if name in names else _NONE for name in ("sequence_action", "sequence_surface"))

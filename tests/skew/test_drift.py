@@ -18,6 +18,7 @@ from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, TOPIC_STATS, USER_COUN
 from flows.open_log import open_log
 from flows.outputs import SERVED
 from flows.served import Status
+from flows.settings import DAY_MS
 from flows.skew.drift import ENOUGH, MOVED, MOVING, drift
 from flows.skew.names import VIEWS
 from flows.skew.served import Chosen, Question
@@ -43,7 +44,9 @@ def training_set(sound: Path, path: Path, full: bool = True, metadata: dict[byte
 
     with open_log(settings, SERVED, read_only=True) as log:
         (served,) = Chosen(log, Question()).stretches()
-    columns["event_timestamp"] = pa.array(served.as_of, pa.int64()).cast(pa.timestamp("ms")).cast(pa.timestamp("us", "UTC"))
+    # Whoever was served nine days after the newest event: what was served is of then.
+    columns["event_timestamp"] = pa.array(served.as_of + 9 * DAY_MS, pa.int64()).cast(pa.timestamp("ms")).cast(pa.timestamp("us", "UTC"))
+    columns["tidemark_as_of"] = pa.array(served.as_of, pa.int64())
     offsets = pa.array(served.sequence_offsets.astype(np.int32))
     for field in SEQUENCE_FIELDS:
         values = served.sequence[field].tolist()
