@@ -121,10 +121,11 @@ def judge(
     candidate : Model
         Learns on in place, like the incumbent.
     incumbent : (Model, tuple of int) or None
-        With the positions up to which its base has learned. None: there is none, and whatever is not refused passes.
+        With the positions up to which its base has learned. None: there is none, and the candidate passes.
     config : LearnerConfig
         How both learn on.
     rule : Rule
+        Of a head that both have.
     fingerprint : str
         Of the features.
     seed : int
@@ -142,9 +143,6 @@ def judge(
     if incumbent is None:
         return Judged(True, "there is no model to compare with", figures)
     theirs = _scored(examples, spans, incumbent[0], incumbent[1], config, at, fingerprint, told, "incumbent")
-    heads = [h for h in HEADS if h in candidate.ranker.config.heads and h in incumbent[0].ranker.config.heads]
-    if rule.head not in heads:
-        raise SettingsError(f"gate: head '{rule.head}' is not one of both models; decide by one of {', '.join(heads)} (--gate)")
     comparison = compare(ours, theirs, seed)
     found = next(d for d in comparison.differences if (d.head, d.metric) == (rule.head, rule.metric))
     verdict = rule.judge(found)

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from flows.directories import translated
-from flows.errors import CorruptionError, FingerprintError
+from flows.errors import CorruptionError, FingerprintError, SettingsError
 from flows.examples.store import Examples, open_examples
 from flows.run.display import moment
 from flows.settings import DAY_MS, Settings
@@ -134,6 +134,8 @@ def planned(registry: Registry, examples: Examples, request: Request, as_of: int
         The base that it would begin from is of no use.
     """
     incumbent, note = _incumbent(registry, request.from_scratch)
+    if incumbent is not None:
+        _refuse_unknown_head(request, incumbent)
     if request.from_scratch:
         before = None if incumbent is None else learned_by(incumbent)
         spans = whole_store(examples, before, as_of, request.held, request.since)
@@ -208,7 +210,8 @@ class _Retrain:
         self._fingerprint = registry.bases.expected.features
 
     def run(self, as_of: int, go_on: bool, now: Callable[[], int]) -> Outcome:
-        plan, spans, resumed = self._plan(as_of, go_on)
+        plan, resumed = self._plan(as_of, go_on)
+        spans = plan.spans
         trained = self._trained(plan, spans)
         judged = self._judged(plan, spans, trained)
         about = self._about(plan, spans, trained, judged)
@@ -234,24 +237,22 @@ class _Retrain:
             plan.note,
         )
 
-    def _plan(self, as_of: int, go_on: bool) -> tuple[Planned, Spans, bool]:
+    def _plan(self, as_of: int, go_on: bool) -> tuple[Planned, bool]:
         """What to do, and whether it was begun before; then by the spans of then."""
         begun = self._work.plan()
-        at = begun["spans"]["as_of"] if begun is not None and go_on else as_of
-        plan = planned(self._registry, self._examples, self._request, at)
-        asked = {"request": asdict(self._request), "parent": _digest(plan.parent), "incumbent": _digest(plan.incumbent)}
+        incumbent, note = _incumbent(self._registry, self._request.from_scratch)
+        parent = None if self._request.from_scratch else incumbent
+        asked = _plain({"request": asdict(self._request), "parent": _digest(parent), "incumbent": _digest(incumbent)})
         if begun is not None:
-            same = {name: begun.get(name) for name in asked} == _plain(asked)
-            if same and begun["spans"]["as_of"] == at:
-                return plan, Spans.from_dict(begun["spans"]), True
-            self._discard()
-            plan = planned(self._registry, self._examples, self._request, as_of)
+            spans = Spans.from_dict(begun["spans"])
+            if {name: begun.get(name) for name in asked} == asked and (go_on or spans.as_of == as_of):
+                return Planned(spans, parent, incumbent, note), True
+            if self._work.has(_PUBLISHED):
+                self._registry.withdraw(self._work.read(_PUBLISHED)["base"])
+            self._work.end()
+        plan = planned(self._registry, self._examples, self._request, as_of)
         self._work.begin(asked | {"spans": asdict(plan.spans)})
-        return plan, plan.spans, False
-
-    def _discard(self) -> None:
-        if self._work.has(_PUBLISHED):
-            self._registry.withdraw(self._work.read(_PUBLISHED)["base"])
+        return plan, False
 
     def _trained(self, plan: Planned, spans: Spans) -> Trained:
         work = self._work
@@ -363,13 +364,16 @@ class _Retrain:
 
     def _refused(self, about: Described) -> Path:
         """Keep the candidate to look at, in the place of the one before; with a manifest, so that it can be published all the same."""
-        place = self._registry.directory / REFUSED
+        place, files = self._registry.directory / REFUSED, self._work.files()
+        draft = place.with_name(f"{durable.DRAFT}{REFUSED}")
         with translated(f"can't write {place}"):
-            files = {name: FileEntry(*durable.measure(self._work.draft / name)) for name in self._work.files()}
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(self._work.draft, draft)
+            entries = {name: FileEntry(*durable.measure(draft / name)) for name in files}
             number = max(self._registry.bases.numbers(), default=0) + 1
-            (self._work.draft / MANIFEST).write_bytes(Manifest(number, files, about).sealed().to_bytes())
+            durable.write(draft / MANIFEST, Manifest(number, entries, about).sealed().to_bytes())
             shutil.rmtree(place, ignore_errors=True)
-            shutil.move(self._work.draft, place)
+            draft.rename(place)
         return place
 
 
@@ -383,6 +387,15 @@ def _incumbent(registry: Registry, from_scratch: bool) -> tuple[Base | None, str
         if not from_scratch:
             raise
         return None, f"there is no comparison: {error}"
+
+
+def _refuse_unknown_head(request: Request, incumbent: Base) -> None:
+    """Before all the work: the gate decides by a head that both models have."""
+    theirs = ModelConfig.from_dict(incumbent.manifest.about.config["model"])
+    ours = ModelConfig.from_dict(dict(request.model)) if request.from_scratch else theirs
+    if request.rule.head not in ours.heads or request.rule.head not in theirs.heads:
+        both = ", ".join(head for head in ours.heads if head in theirs.heads)
+        raise SettingsError(f"gate: head '{request.rule.head}' is not one of both models; decide by one of {both} (--gate)")
 
 
 def _described(spans: Spans, plan: Planned) -> str:

@@ -46,7 +46,7 @@ def settings_of(directory: Path) -> Settings:
     return Settings(data=directory, partitions=PARTITIONS)
 
 
-def records(settings: Settings, n: int = 3_000, seed: int = 5) -> ExampleRows:
+def records(settings: Settings, n: int = 1_800, seed: int = 5) -> ExampleRows:
     """All records of some examples over DAYS, by when they became known."""
     made = stream(examples(n, users=60, pins=80, per_request=6, actions=8, days=DAYS, seed=seed), seed)
     return replace(made, fingerprints=(state_fingerprint(settings, settings.load_vocabulary()),))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks._examples import START
-from flows.errors import CorruptionError, FingerprintError
+from flows.errors import CorruptionError, FingerprintError, SettingsError
 from flows.examples.record import Kind
 from flows.open_log import open_log
 from flows.outputs import EMBEDDINGS
@@ -256,6 +256,31 @@ def test_killed_between_publishing_and_the_switch_no_second_base_is_made(with_ba
     monkeypatch.undo()
     assert run(settings, AGAIN, 12.1, go_on=True).base == 2
     assert Registry.of(settings).bases.numbers() == [1, 2]
+
+
+def test_killed_just_after_the_switch_the_next_one_begins(with_base: WithBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = with_base()
+    switch_to = "online_model.retrain.run.switch_to"
+
+    def then_killed(*given: Any) -> None:
+        shadow.switch_to(*given)
+        raise Killed
+
+    monkeypatch.setattr(switch_to, then_killed)
+    with pytest.raises(Killed):
+        run(settings, AGAIN, 11)
+    monkeypatch.undo()
+    assert Registry.of(settings).current().base == 2
+    after = run(settings, AGAIN, 13, go_on=True)
+    assert (after.resumed, after.parent, after.base) == (False, 2, 3)
+
+
+def test_a_head_that_one_model_lacks_is_refused_before_all_work(with_base: WithBase) -> None:
+    settings = with_base()
+    without = replace(SCRATCH, model=SMALL["model"] | {"revisit_head": False}, rule=Rule("revisit"))
+    with pytest.raises(SettingsError, match="click, long_click, save, hide"):
+        run(settings, without, 12)
+    assert run(settings, replace(without, rule=Rule("click", "auc", 0.9)), 12).base == 2
 
 
 def test_another_moment_begins_anew(with_base: WithBase) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from flows.skew.served import open_served
 from online_model.serving.model import Model
 from online_model.serving.options import OnStoreError, Options
 from online_model.serving.rank_schema import MOST_CANDIDATES
+from tests.online.redis_server import RedisServer
 from tests.processes import PATIENCE_S, ROOT, await_true
-from tests.serving.conftest import Site
+from tests.serving.conftest import Site, synced
 from tests.serving.http import running, served
 from tests.serving.models import (
     PATIENT,
@@ -66,6 +68,20 @@ def test_scores_are_the_models_own_of_what_is_logged(of: dict[str, Any], setting
         checked = check(settings, log)
     shown = sum(len(answer["pins"]["pin_id"]) for answer in (*answers, text, skewed))
     assert (checked.compared, checked.differing, checked.findings) == (2 * (len(answers) + 2) + shown, 0, 0)
+
+
+@pytest.mark.redis
+def test_over_redis_it_is_the_same(settings: Settings, site: Site, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = published(settings, site)
+    # Ages and hours are of the moment when a request comes.
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000 * 1_000_000)
+    answers = []
+    for stored in (settings, synced(settings, shared_redis)):
+        with running(stored, PATIENT) as made:
+            ready(made, base.number)
+            answers.append(rank(made, user=site.users[0], candidates=site.pins, request_id=stored.online or "state"))
+    assert {**answers[0], "request_id": ""} == {**answers[1], "request_id": ""}
+    recomputed(settings, answers[1], base, vectors_of(base))
 
 
 def test_its_own_candidates_are_the_pins_seen_most(settings: Settings, site: Site) -> None:
