@@ -130,7 +130,8 @@ def roll_back(site: Site, course: Course, wanted: Rollback, progress: Callable[[
     learner = Learner.open(site, wanted_course)
     batches, records = learner.batches(), 0
     while learner.again and not stopping.requested():
-        ready = batches.next()
+        # Of a history that has ended the last records were learned too, though they make no whole micro-batch.
+        ready = batches.next() or batches.next(ended=True)
         if ready is None:
             raise InputError(
                 f"log 'examples' ends before positions {','.join(map(str, wanted.end))}, up to which base {wanted.base} was learned on: restore it "

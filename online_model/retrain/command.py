@@ -27,8 +27,9 @@ from online_model.retrain.errors import EmptyWindowError
 from online_model.retrain.gate import Rule
 from online_model.retrain.metrics import Metrics
 from online_model.retrain.model_file import read_model_file
+from online_model.retrain.plan import Request, planned
 from online_model.retrain.progress import StageBars
-from online_model.retrain.run import Outcome, Request, planned, retrain, unfinished
+from online_model.retrain.run import Outcome, retrain, unfinished
 from online_model.retrain.schedule import CRON, Schedule, run_on_schedule
 from online_model.retrain.spans import FROM_SCRATCH, HeldBack
 from online_model.training.errors import TrainingStoppedError

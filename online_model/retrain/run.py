@@ -6,15 +6,15 @@ The new base is a function of the offline store, the last full base and the requ
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from flows.directories import translated
-from flows.errors import CorruptionError, FingerprintError, SettingsError
+from flows.errors import CorruptionError, FingerprintError
 from flows.examples.store import Examples, open_examples
 from flows.run.display import moment
 from flows.settings import DAY_MS, Settings
@@ -25,15 +25,15 @@ from online_model.model.dense import load_dense
 from online_model.model.ranker import Ranker
 from online_model.registry import durable
 from online_model.registry.bases import Base
-from online_model.registry.errors import DamagedModelError, NoModelError
+from online_model.registry.errors import DamagedModelError
 from online_model.registry.manifest import DENSE, MANIFEST, Build, Described, FileEntry, Manifest
 from online_model.registry.registry import Registry
-from online_model.retrain.errors import NoParentError
-from online_model.retrain.gate import Judged, Rule, judge
+from online_model.retrain.gate import Judged, judge
+from online_model.retrain.plan import Planned, Request, incumbent_of, planned
 from online_model.retrain.reading import read_window, refuse_empty
 from online_model.retrain.shadow import Told, switch_to
 from online_model.retrain.sides import Model
-from online_model.retrain.spans import HeldBack, Spans, learned_by, next_spans, whole_store
+from online_model.retrain.spans import Spans, learned_by
 from online_model.retrain.work import Work
 from online_model.table import EmbeddingTable, TableConfig
 from online_model.training.config import TrainingConfig
@@ -45,36 +45,6 @@ _TRAINED, _JUDGED, _PUBLISHED = "trained.json", "judged.json", "published.json"
 REFUSED = "refused"
 EXPIRE_DAYS = 90
 """An ID that was not seen for so long loses its row when a full retrain begins, as it does online."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for; with the offline store and the last full base it decides every byte of the new one.
-
-    Attributes
-    ----------
-    held : HeldBack
-    rule : Rule
-    from_scratch : bool
-        Begin with nothing, and learn the whole store; else go on from the base that is served.
-    since : int or None
-        From scratch: only what became known since then, ms.
-    seed : int
-    model, training, table : mapping
-        From scratch: settings of `ModelConfig`, `TrainingConfig` and `TableConfig`; otherwise they are the parent's.
-    learner : mapping
-        Settings of `LearnerConfig` for the gate and the catching up, where they are to be others than those by which the served base is learned on.
-    """
-
-    held: HeldBack = field(default_factory=HeldBack)
-    rule: Rule = field(default_factory=Rule)
-    from_scratch: bool = False
-    since: int | None = None
-    seed: int = 0
-    model: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    table: Mapping[str, Any] = field(default_factory=dict)
-    learner: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,37 +82,6 @@ class Outcome:
     refused: Path | None
     metrics: dict[str, Any]
     note: str
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What a retrain would do."""
-
-    spans: Spans
-    parent: Base | None
-    incumbent: Base | None
-    note: str
-
-
-def planned(registry: Registry, examples: Examples, request: Request, as_of: int) -> Planned:
-    """Where a retrain begins, and which examples it takes. Changes nothing.
-
-    Raises
-    ------
-    NoParentError, EmptyWindowError
-    DamagedModelError, OtherFeaturesError, OtherVocabularyError
-        The base that it would begin from is of no use.
-    """
-    incumbent, note = _incumbent(registry, request.from_scratch)
-    if incumbent is not None:
-        _refuse_unknown_head(request, incumbent)
-    if request.from_scratch:
-        before = None if incumbent is None else learned_by(incumbent)
-        spans = whole_store(examples, before, as_of, request.held, request.since)
-        return Planned(spans, None, incumbent, note)
-    if incumbent is None:
-        raise NoParentError("there is no base to go on from; the first one is trained by `tidemark retrain --from-scratch`")
-    return Planned(next_spans(examples, learned_by(incumbent), as_of, request.held), incumbent, incumbent, note)
 
 
 def retrain(
@@ -240,7 +179,7 @@ class _Retrain:
     def _plan(self, as_of: int, go_on: bool) -> tuple[Planned, bool]:
         """What to do, and whether it was begun before; then by the spans of then."""
         begun = self._work.plan()
-        incumbent, note = _incumbent(self._registry, self._request.from_scratch)
+        incumbent, note = incumbent_of(self._registry, self._request.from_scratch)
         parent = None if self._request.from_scratch else incumbent
         asked = _plain({"request": asdict(self._request), "parent": _digest(parent), "incumbent": _digest(incumbent)})
         if begun is not None:
@@ -375,27 +314,6 @@ class _Retrain:
             shutil.rmtree(place, ignore_errors=True)
             draft.rename(place)
         return place
-
-
-def _incumbent(registry: Registry, from_scratch: bool) -> tuple[Base | None, str]:
-    """What is served, checked whole; None, with why, where a training from scratch can't be compared with it."""
-    try:
-        return registry.base(registry.current().base), ""
-    except NoModelError:
-        return None, ""
-    except FingerprintError as error:
-        if not from_scratch:
-            raise
-        return None, f"there is no comparison: {error}"
-
-
-def _refuse_unknown_head(request: Request, incumbent: Base) -> None:
-    """Before all the work: the gate decides by a head that both models have."""
-    theirs = ModelConfig.from_dict(incumbent.manifest.about.config["model"])
-    ours = ModelConfig.from_dict(dict(request.model)) if request.from_scratch else theirs
-    if request.rule.head not in ours.heads or request.rule.head not in theirs.heads:
-        both = ", ".join(head for head in ours.heads if head in theirs.heads)
-        raise SettingsError(f"gate: head '{request.rule.head}' is not one of both models; decide by one of {both} (--gate)")
 
 
 def _described(spans: Spans, plan: Planned) -> str:

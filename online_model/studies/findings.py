@@ -15,6 +15,7 @@ from online_model.evaluation.metrics import METRICS, Head, measure
 from online_model.evaluation.report import verdict as usual_verdict
 from online_model.evaluation.scored import ScoredRows
 from online_model.evaluation.user_sums import RANKING
+from online_model.model.scoring import utility_of
 from online_model.studies.plan import Plan
 from online_model.studies.stream import Evaluated
 from online_model.studies.study import Direction, Scores, Study
@@ -53,7 +54,8 @@ class Seed:
 def seed_of(study: Study, plan: Plan, seed: int, evaluated: Evaluated, scores: Mapping[str, Scores]) -> Seed:
     """Measure what the arms have said of one history."""
     rows = {name: one.measured(evaluated) for name, one in scores.items()}
-    best = Scores(HEADS, evaluated.chances).measured(evaluated)
+    by_score = any(one.score is not None for one in scores.values())
+    best = Scores(HEADS, evaluated.chances, utility_of(evaluated.chances, HEADS) if by_score else None).measured(evaluated)
     return Seed(
         seed=seed,
         rows=len(evaluated),
@@ -62,7 +64,7 @@ def seed_of(study: Study, plan: Plan, seed: int, evaluated: Evaluated, scores: M
         best=measure(best),
         by_time={} if study.bucket_ms is None else {name: _by_time(one, plan, study.bucket_ms) for name, one in rows.items()},
         resamples={one.name: resample(rows[one.this], rows[one.against], seed, plan.resamples) for one in study.differences},
-        by_score=any(one.score is not None for one in rows.values()),
+        by_score=by_score,
     )
 
 

@@ -120,7 +120,8 @@ def learner(
     elif not done.finished:
         click.echo(f"base {number}: stopped after {done.records:,} records; `tidemark learn` goes on from there")
     elif not done.plan.records:
-        click.echo(f"base {number}: nothing behind there was learned; the span will be left out when learning comes there")
+        later = "; the span will be left out when learning comes there" if span is not None else ""
+        click.echo(f"base {number}: nothing behind there was learned{later}")
     else:
         click.echo(
             f"base {number}: {done.records:,} records learned again from delta {done.plan.after} on; "

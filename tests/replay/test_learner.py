@@ -110,6 +110,17 @@ def test_without_a_span_the_rows_are_what_they_were(world: World, settings: Sett
     assert served(follower) == before
 
 
+def test_a_history_that_has_ended_is_learned_again_to_its_end(world: World, settings: Settings) -> None:
+    world.write()
+    learn(settings, Options(asked=ASKED, ended=True), Silent())
+    follower = world.consumer()
+    before = served(follower)
+    done = run(settings, "--to", "0,0", "--json").json()
+    assert (done["finished"], done["rows"]) == (True, 0)
+    assert done["records"] == sum(world.examples.end_positions())
+    assert served(follower) == before
+
+
 def test_a_span_by_time(world: World, settings: Settings) -> None:
     learned(world, settings)
     times = sorted(int(t) for rows in world.rows for t in rows.ready_time)

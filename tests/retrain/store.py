@@ -17,7 +17,8 @@ from flows.settings import DAY_MS, HOUR_MS, Settings
 from flows.state.actions_task import state_fingerprint
 from online_model.registry.registry import Registry
 from online_model.retrain.gate import Rule
-from online_model.retrain.run import Outcome, Request, retrain
+from online_model.retrain.plan import Request
+from online_model.retrain.run import Outcome, retrain
 from online_model.retrain.spans import HeldBack
 
 DAYS, PARTITIONS = 14, 2

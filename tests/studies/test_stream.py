@@ -40,7 +40,7 @@ def test_another_plan_is_another_history(stream: Stream, work: Path, monkeypatch
 
 def test_examples_are_in_the_order_in_which_they_became_known(stream: Stream) -> None:
     assert (np.diff(stream.rows.ready_time) >= 0).all()
-    assert {int(kind) for kind in np.unique(stream.rows.kind)} == {int(kind) for kind in Kind}
+    assert {int(Kind.NEGATIVE), int(Kind.POSITIVE), int(Kind.FINAL)} <= set(np.unique(stream.rows.kind).tolist())
 
 
 def test_each_pin_that_was_shown_is_evaluated_once_with_its_final_labels(stream: Stream) -> None:
