@@ -17,6 +17,7 @@ from flows.events import RAW_SCHEMA
 from flows.kafka_client import BrokerError, RetentionError, client_options
 from flows.log import LedgerConflictError, LedgerEntry, LogBatch
 from flows.log_kafka import KafkaLog
+from flows.outputs import LOGS
 from flows.partition import partition_of
 from flows.settings import Settings
 from tests.kafka.broker import Broker
@@ -196,7 +197,7 @@ def test_other_numbers_of_partitions_are_refused(on_kafka: Settings, tmp_path: P
 def test_topics_are_made_once_and_listed(on_kafka: Settings) -> None:
     again = tidemark("topics", "create", "--json", data=on_kafka.data, **options(on_kafka)).json()
     assert again["made"] == []
-    assert len(again["there"]) == 7
+    assert len(again["there"]) == len(LOGS)
     listed = tidemark("topics", "list", "--json", data=on_kafka.data, **options(on_kafka)).json()["topics"]
     assert [(row["topic"].removeprefix(on_kafka.kafka_prefix), row["partitions"], row["offsets"]) for row in listed] == [
         (name, on_kafka.partitions, 0) for name in ("actions", "revisits", "late", "deadletters", "corrections", "served")
