@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,7 +139,7 @@ def _show(found: Drift) -> None:
         )
     console.print(table)
     if len(found.features) > _SHOWN:
-        console.print(f"and {len(found.features) - _SHOWN} features that moved less (--json has all)", highlight=False)
+        console.print(f"and {len(found.features) - _SHOWN} features that moved less, or that one side lacks (--json has all)", highlight=False)
     shares = found.over_time
     if len(shares.starts):
         table = Table(title="Share of actions in served sequences", title_justify="left", box=box.SIMPLE)
@@ -149,7 +150,7 @@ def _show(found: Drift) -> None:
         step = max(1, -(-len(shares.starts) // _SHOWN))
         for start, counts, value in list(zip(shares.starts.tolist(), shares.counts.tolist(), shares.psi.tolist(), strict=True))[::step]:
             total = max(1, sum(counts))
-            table.add_row(moment(start), *(f"{100 * n / total:.1f} %" for n in counts[:6]), f"{value:.3f}")
+            table.add_row(moment(start), *(f"{100 * n / total:.1f} %" for n in counts[:6]), f"{value:.3f}" if math.isfinite(value) else "–")
         console.print(table)
     if found.few:
         console.print(found.few, highlight=False, soft_wrap=True)
