@@ -55,7 +55,7 @@ def _world_options(command: click.Command) -> click.Command:
 
 @_world_options
 @click.command(
-    epilog="Examples: tidemark simulate --users 5000 --events 200000 --out simulated; "
+    epilog="Example: tidemark simulate --users 5000 --events 200000 --out simulated; "
     "tidemark simulate --world drifting --chances --out drifting"
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Directory for the files.")

@@ -51,7 +51,7 @@ class GateOption(click.ParamType):
 
 @click.command(
     "retrain",
-    epilog="Examples: tidemark retrain --from-scratch; tidemark retrain --once --dry-run; for ever: tidemark retrain --schedule --metrics-port 9466",
+    epilog="Example: tidemark retrain --from-scratch; tidemark retrain --once --dry-run; tidemark retrain --schedule",
 )
 @click.option("--once", is_flag=True, help="Go on from the base that is served, now; one that was stopped is gone on with.")
 @click.option("--schedule", "on_schedule", is_flag=True, help="The same again and again, when it is due, until stopped.")
