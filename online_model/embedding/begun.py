@@ -1,5 +1,6 @@
-"""A training that was begun and not ended: what was asked for, and of which prefix of the log, so that the same command goes on with it though the
-log has grown since. One at a time.
+"""A training that was begun and not ended: what was asked for, and of which prefix of the log.
+
+So the same command goes on with it, though the log has grown since. One at a time.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import orjson

@@ -78,9 +78,15 @@ def train_command(
             model, metrics = train(sequences, vectors, config, begun.checkpoints, lambda done, total: bars("training", done, total))
             took = bars.seconds
         path = write(
-            settings, model, sequences=sequences.digest(), vectors_from="log" if given is None else "file", vectors=vectors.digest(), reflects=prefix, build=build_of(config.seed),
+            settings,
+            model,
+            sequences=sequences.digest(),
+            vectors=vectors.digest(),
+            vectors_from="log" if given is None else "file",
+            reflects=prefix,
+            build=build_of(config.seed),
             metrics=metrics,
-        )  # fmt: skip
+        )
         begun.end()
     _tell(path, len(vectors), metrics, took | {"all": time.monotonic() - started}, as_json)
 

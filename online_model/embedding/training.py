@@ -248,7 +248,8 @@ def train(
     vectors : PinVectors
     config : EmbeddingConfig
     checkpoints : Path, optional
-        Where the training is kept every `config.checkpoint_every` batches and when it is stopped, and from where it goes on. Whoever has kept the model empties it.
+        Where the training is kept every `config.checkpoint_every` batches and when it is stopped, and from where it goes on. Whoever has kept the
+        model empties it.
     progress : callable
         Told batches done, and how many there are.
     device : torch.device or str
