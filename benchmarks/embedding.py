@@ -1,9 +1,9 @@
 """What an embedding costs on one core: actions trained in a second beside a bare loop of the same transformer, and users inferred in a second.
 
-`python -m benchmarks.embedding [--json] [--quick] [--batches B] [--repeats R] [--seed S]`. A training is the command's own step:
-users of a batch chosen, examples and candidates drawn, own pins masked, the sketch asked, then forward, backward and AdamW. The bare loop has the same
-transformer, loss and optimiser, and every batch as tensors before it begins. Losses and weights of both, and vectors of users alone and among others, are compared before
-anything is timed.
+`python -m benchmarks.embedding [--json] [--quick] [--batches B] [--repeats R] [--seed S]`. What is trained is the command's own step: users of a
+batch chosen, examples and candidates drawn, own pins masked, the sketch asked, then forward, backward and AdamW. The bare loop has the same transformer,
+loss and optimiser, and every batch as tensors before it begins. Losses and weights of both, and vectors of users alone and among others, are compared
+before anything is timed.
 """
 
 from __future__ import annotations
