@@ -28,7 +28,13 @@ class _Begin(Time):
     def convert(  # type: ignore[override]
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | str:
-        return value if value in ("start", "end") else super().convert(value, param, ctx)
+        end = str(value).lower()
+        if end in ("start", "end"):
+            return end
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message}, or start or end of the log", param, ctx)
 
 
 @click.command(epilog="Example: tidemark learn --follow --publish-every 20s --metrics-port 9466")
