@@ -127,7 +127,7 @@ class Merged:
         Rows of each batch.
     span_ms : int, optional
         A batch's rows became known in one span of so many ms, counted from 1970: then it may be smaller, and nobody waits until few make many.
-    fingerprint : str, optional
+    fingerprint : str or Fingerprints, optional
         As of `flows.examples.store.final_rows`.
     read_records : int
         Records decoded together. Never changes a result.
@@ -138,11 +138,11 @@ class Merged:
         examples: Examples,
         positions: Sequence[int],
         batch_rows: int,
-        fingerprint: str | None = None,
+        fingerprint: str | Fingerprints | None = None,
         read_records: int = READ_RECORDS,
         span_ms: int | None = None,
     ) -> None:
-        self._batch_rows, self._span_ms, self._checked = batch_rows, span_ms, Fingerprints(fingerprint)
+        self._batch_rows, self._span_ms, self._checked = batch_rows, span_ms, Fingerprints.of(fingerprint)
         self._parts = [
             _Partition(Once(examples, p, position, read_records), _time_before(examples, p, position), [])
             for p, position in enumerate(positions)

@@ -61,7 +61,7 @@ def final_rows(
     examples: Examples,
     begin: Sequence[int] | None = None,
     end: Sequence[int] | None = None,
-    fingerprint: str | None = None,
+    fingerprint: str | Fingerprints | None = None,
     chunk_rows: int = CHUNK_ROWS,
     read_records: int = READ_RECORDS,
 ) -> Iterator[ExampleRows]:
@@ -72,7 +72,7 @@ def final_rows(
     examples : Examples
     begin, end : sequence of int, optional
         A position of each partition; by default all that is there.
-    fingerprint : str, optional
+    fingerprint : str or Fingerprints, optional
         What features must have been made under, as a rule `flows.state.actions_task.state_fingerprint`; without it any, but all of one.
     chunk_rows : int
         Rows of each chunk but the last.
@@ -91,7 +91,7 @@ def final_rows(
     lows = list(begin) if begin is not None else [0] * examples.partitions
     highs = list(end) if end is not None else examples.end_positions()
     _check_range(examples, lows, highs)
-    yield from cut(_final(examples, lows, highs, Fingerprints(fingerprint), read_records), chunk_rows)
+    yield from cut(_final(examples, lows, highs, Fingerprints.of(fingerprint), read_records), chunk_rows)
 
 
 def _final(
@@ -219,6 +219,11 @@ class Fingerprints:
 
     def __init__(self, wanted: str | None) -> None:
         self._wanted, self._given = wanted, wanted is not None
+
+    @classmethod
+    def of(cls, wanted: str | Fingerprints | None) -> Fingerprints:
+        """One that was given, or one that refuses all but this."""
+        return wanted if isinstance(wanted, Fingerprints) else cls(wanted)
 
     def check(self, rows: ExampleRows, partition: int) -> None:
         """Look at some rows.
