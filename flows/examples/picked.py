@@ -50,8 +50,6 @@ class Picked:
 
     def rows(self) -> ExampleRows:
         """All their columns."""
-        if not self.stretches:
-            raise ValueError("nothing was picked from")
         return joined([rows.take(np.arange(low, high)) for rows, low, high in self.stretches]).at(self.index)
 
     def features(self) -> FeatureRows:
