@@ -12,9 +12,9 @@ from flows.errors import LogError
 from flows.log import Log
 from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings
+from flows.state.copy import write_state
 from flows.state.corrected_task import refuse_lost
 from flows.state.handover import task_taken
-from flows.state.store import write_state
 from flows.vocabulary import Vocabulary
 from replay.arrived import Arrived, DamagedLogError
 from replay.checkpoints.check import Held, pairs

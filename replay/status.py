@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from flows.errors import TidemarkError
 from flows.log import Log
 from flows.settings import Settings
-from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from replay.checkpoints.manifest import listed
 from replay.place import Place
 from replay.tasks import TaskName

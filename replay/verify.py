@@ -23,10 +23,11 @@ from flows.outputs import NUMBERED, REVISITS, take_next
 from flows.settings import Settings
 from flows.state.actions_task import FLOW, resumed
 from flows.state.corrected_task import refuse_lost
+from flows.state.meta import Meta
 from flows.state.runs import Table
-from flows.state.store import Meta, TaskView, check_files
 from flows.state.tables import ACTIONS_TABLES, PIN_TABLES
 from flows.state.task import task_path
+from flows.state.view import TaskView, check_files
 from flows.vocabulary import Vocabulary
 from replay.arrived import Arrived
 from replay.checkpoints.check import Checker

@@ -10,7 +10,9 @@ from flows.features import fingerprint
 from flows.log import Log, read_before
 from flows.settings import Settings
 from flows.state.actions_task import ANCHOR, SEAL_BYTES, Judge, seal, state_fingerprint
-from flows.state.store import Meta, TaskStore, TaskView
+from flows.state.meta import Meta
+from flows.state.store import TaskStore
+from flows.state.view import TaskView
 from flows.vocabulary import Vocabulary
 
 # Of what is stored and put out; a change of its meaning is a new number.

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from flows.errors import CorruptionError, DataDirectoryError, FingerprintError, LogError
 from flows.examples.joining import cut
-from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, Kind
+from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, Kind, is_of_examples
 from flows.examples.rows import ExampleRows, rows_of
 from flows.log import LogBatch
 from flows.open_log import log_exists, open_log
@@ -149,10 +149,10 @@ class Once:
             return None
         batches = self._batches(high)
         offsets = np.concatenate([batch.offsets_of_records() for batch in batches])
-        records = self._joined(batches)
+        records = self._table(batches)
         times = records.column("timestamp").to_numpy()
         kept = take_next(records.append_column("offset", pa.array(offsets)), self._applied, self._where)
-        rows = rows_of([kept.select(EXAMPLE_SCHEMA.names)], self._where)
+        rows = rows_of(kept.select(EXAMPLE_SCHEMA.names).to_batches(), self._where)
         self.position = batches[-1].end_offset
         # It says no more than that time has gone on.
         known = rows.kind < Kind.HEARTBEAT
@@ -174,14 +174,11 @@ class Once:
             raise CorruptionError(f"{self._where}: records from offset {self.position} on are missing; restore the log")
         return batches
 
-    def _joined(self, batches: list[LogBatch]) -> pa.RecordBatch:
+    def _table(self, batches: list[LogBatch]) -> pa.Table:
         for batch in batches:
-            if batch.records.schema.names != EXAMPLE_SCHEMA.names or batch.records.schema.types != EXAMPLE_SCHEMA.types:
+            if not is_of_examples(batch.records):
                 raise CorruptionError(f"{self._where}: holds records that are none of EXAMPLES'; find out what else has written there")
-        if len(batches) == 1:
-            return batches[0].records.replace_schema_metadata(None)
-        table = pa.Table.from_batches([batch.records.replace_schema_metadata(None) for batch in batches], EXAMPLE_SCHEMA)
-        return table.unify_dictionaries().combine_chunks().to_batches()[0]
+        return pa.Table.from_batches([batch.records.replace_schema_metadata(None) for batch in batches], EXAMPLE_SCHEMA)
 
     def _applied_before(self, position: int) -> dict[int, int]:
         """The last number of each origin before a position.

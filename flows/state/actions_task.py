@@ -32,8 +32,10 @@ from flows.settings import Settings
 from flows.state import tables
 from flows.state.behind import Lanes
 from flows.state.corrected_task import CorrectedTask
+from flows.state.meta import Meta
 from flows.state.runs import Table
-from flows.state.store import Meta, TaskStore, TaskView
+from flows.state.store import TaskStore
+from flows.state.view import TaskView
 from flows.vocabulary import IMPRESSION, Vocabulary
 
 FLOW = "actions"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from flows.errors import CorruptionError
 from flows.outputs import REVISITS
 from flows.settings import Settings
-from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from replay.checkpoints.manifest import Manifest, Piece, directory, piece_path, readable
 from replay.checkpoints.pieces import Part
 from replay.checkpoints.pieces import cut as cut_pieces

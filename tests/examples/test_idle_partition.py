@@ -22,7 +22,7 @@ from flows.kernels.joining import HEARTBEAT_MS
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, DEADLETTERS, SERVED
 from flows.settings import Settings
-from flows.state.store import TaskView
+from flows.state.view import TaskView
 from flows.state.task import task_path
 from online_model.serving.heartbeats import Heartbeats
 from tests import driving
