@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flows.errors import InputError
 from flows.examples.merging import Merged
+from flows.examples.record import EXAMPLES
 from flows.examples.store import READ_RECORDS, Examples
 from online_model.learner.course import Course
 from online_model.learner.step import Prepared, prepare
@@ -46,6 +48,11 @@ class Ready:
     last_ready: int
 
 
+def between(begin: tuple[int, ...], end: tuple[int, ...]) -> str:
+    """Where some records of EXAMPLES lie, for messages: as `tidemark replay learner --skip` takes it."""
+    return f"log '{EXAMPLES}', positions {' to '.join(','.join(map(str, positions)) for positions in (begin, end))}"
+
+
 class Batches:
     """Micro-batches from a position on.
 
@@ -65,6 +72,7 @@ class Batches:
         config = course.config
         self._merged = Merged(examples, positions, config.batch_rows, course.fingerprint, read_records, config.batch_ms)
         self._ranker, self._course = ranker, course
+        self._positions = tuple(positions)
 
     def next(self, ended: bool = False) -> Ready | None:
         """The next one; None if there is none yet. `ended`: no record will follow those that are there now.
@@ -82,8 +90,12 @@ class Batches:
             kept &= ~span.holds(merged.partition, merged.offset)
         if not kept.all():
             picked = picked.some(kept)
-        batch = prepare(picked, self._ranker, self._course.config)
-        return Ready(batch, tuple(merged.positions), len(merged), len(merged) - len(picked), int(times[0]), int(times[-1]))
+        before, self._positions = self._positions, tuple(merged.positions)
+        try:
+            batch = prepare(picked, self._ranker, self._course.config)
+        except InputError as error:
+            raise InputError(f"{between(before, self._positions)}: {error}") from error
+        return Ready(batch, self._positions, len(merged), len(merged) - len(picked), int(times[0]), int(times[-1]))
 
 
 class Ahead:
