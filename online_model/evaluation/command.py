@@ -13,6 +13,7 @@ COMMANDS = {
     "encoders": ("online_model.studies.command:encoders", "Study: encoders of the action sequence."),
     "revisit": ("online_model.studies.command:revisit", "Study: the revisit head and the revisit features."),
     "delayed-labels": ("online_model.studies.command:delayed_labels", "Study: ways of learning from labels that come late."),
+    "closed-loop": ("online_model.studies.command:closed_loop", "Study: a learner where users react to what is ranked."),
 }
 
 
