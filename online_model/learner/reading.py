@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from flows.examples.merging import Merged
+from flows.errors import TidemarkError
+from flows.examples.merging import Merged, MergedBatch
+from flows.examples.picked import Picked
 from flows.examples.store import READ_RECORDS, Examples
 from online_model.learner.course import Course
 from online_model.learner.step import Prepared, prepare
 from online_model.model.ranker import Ranker
 
 _AHEAD = 3
+# Micro-batches that are made ready at once, where there are so many.
+_TOGETHER = 4
 _LOOK_S = 0.05
 
 
@@ -65,6 +70,8 @@ class Batches:
         config = course.config
         self._merged = Merged(examples, positions, config.batch_rows, course.fingerprint, read_records, config.batch_ms)
         self._ranker, self._course = ranker, course
+        self._ready: deque[Ready] = deque()
+        self._failed: TidemarkError | None = None
 
     def next(self, ended: bool = False) -> Ready | None:
         """The next one; None if there is none yet. `ended`: no record will follow those that are there now.
@@ -73,17 +80,47 @@ class Batches:
         ------
         FingerprintError, CorruptionError, InputError, RetentionError
         """
-        merged = self._merged.next(ended)
-        if merged is None:
-            return None
-        picked, kept = merged.picked, np.ones(len(merged), np.bool_)
-        times = merged.ready_time
+        if not self._ready and self._failed is None:
+            self._more(ended)
+        if self._ready:
+            return self._ready.popleft()
+        if self._failed is not None:
+            raise self._failed
+        return None
+
+    def _more(self, ended: bool) -> None:
+        """Make several ready, for that takes little longer than one; what goes wrong is raised behind those before."""
+        found: list[MergedBatch] = []
+        try:
+            while len(found) < _TOGETHER and (merged := self._merged.next(ended)) is not None:
+                found.append(merged)
+        except TidemarkError as error:
+            self._failed = error
+        try:
+            self._ready.extend(self._made(found))
+        except TidemarkError:
+            try:
+                for one in found:
+                    self._ready.extend(self._made([one]))
+            except TidemarkError as error:
+                self._failed = error
+
+    def _made(self, found: list[MergedBatch]) -> list[Ready]:
+        if not found:
+            return []
+        picked = [self._kept(one) for one in found]
+        made = prepare(picked, self._ranker, self._course.config)
+        return [
+            Ready(batch, tuple(one.positions), len(one), len(one) - len(kept), int(one.ready_time[0]), int(one.ready_time[-1]))
+            for batch, one, kept in zip(made, found, picked, strict=True)
+        ]
+
+    def _kept(self, merged: MergedBatch) -> Picked:
+        """What the course doesn't leave out."""
+        kept = np.ones(len(merged), np.bool_)
         for span in self._course.skipped:
             kept &= ~span.holds(merged.partition, merged.offset)
-        if not kept.all():
-            picked = picked.some(kept)
-        batch = prepare(picked, self._ranker, self._course.config)
-        return Ready(batch, tuple(merged.positions), len(merged), len(merged) - len(picked), int(times[0]), int(times[-1]))
+        return merged.picked if kept.all() else merged.picked.some(kept)
 
 
 class Ahead:
