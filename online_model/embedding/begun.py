@@ -59,7 +59,7 @@ class Begun:
         plan = self._place / _PLAN
         # One that can't be read is of nothing that could be gone on with.
         with suppress(orjson.JSONDecodeError, KeyError, TypeError):
-            content = orjson.loads(durable.read(plan)) if plan.exists() else {"asked": None}
+            content: dict[str, Any] = orjson.loads(durable.read(plan)) if plan.exists() else {"asked": None}
             if content["asked"] == asked:
                 return LogPrefix(*(tuple(content["reflects"][name]) for name in ("actions", "corrected_to")))
         self.end()
