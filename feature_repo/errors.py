@@ -13,7 +13,7 @@ from http import HTTPStatus
 import click
 from feast.errors import FeastError
 
-from flows.errors import TidemarkError
+from flows.errors import CorruptionError, TidemarkError
 
 
 class FeatureRepositoryError(TidemarkError, FeastError):
@@ -63,6 +63,20 @@ class RegistryError(FeatureRepositoryError):
     """Feast's registry can't be read."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+class NoEmbeddingError(FeatureRepositoryError):
+    """No user embeddings are served, or none of the version that is asked for."""
+
+    status = HTTPStatus.NOT_FOUND
+    exit_code = 1
+
+
+class DamagedEmbeddingError(FeatureRepositoryError, CorruptionError):
+    """A table of user embeddings is not what was written, or only half of it is there."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    exit_code = 1
 
 
 @contextmanager
