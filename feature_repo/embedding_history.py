@@ -27,8 +27,8 @@ SCHEMA = pa.schema(
         ("embedding_run", pa.int64()),
     ]
 )
-"""A row is valid from `event_timestamp` on, until the next one of its user; of rows of one time, the one of the greatest run. Where an embedding is null,
-the user has none any more. `embedding_position` is the next offset of the partition of ACTIONS that the user is of."""
+"""A row is valid from `event_timestamp` on, until the next one of its user; of rows of one time, the one of the greatest run. A null embedding says
+that the user has none any more. `embedding_position` is the next offset of the partition of ACTIONS that the user is of."""
 
 
 @dataclass(frozen=True, eq=False)

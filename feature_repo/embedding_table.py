@@ -153,14 +153,24 @@ def served_version(data: Path) -> int | None:
     ------
     DamagedEmbeddingError
     """
-    current = _document(data / "models" / CURRENT)
-    if current is not None:
-        manifest = _document(data / "models" / "bases" / str(current["start"]["base"]) / MANIFEST)
-        said = None if manifest is None else manifest["about"]["config"].get("embedding")
-        if said:
-            return int(said["version"])
+    taken = version_of_ranker(data)
+    if taken is not None:
+        return taken
     own = _document(data / EMBEDDINGS / CURRENT)
     return None if own is None else int(own["version"])
+
+
+def version_of_ranker(data: Path) -> int | None:
+    """The embedding version that the served ranker takes; None if it takes none, or none is served.
+
+    Raises
+    ------
+    DamagedEmbeddingError
+    """
+    current = _document(data / "models" / CURRENT)
+    manifest = None if current is None else _document(data / "models" / "bases" / str(current["start"]["base"]) / MANIFEST)
+    said = None if manifest is None else manifest["about"]["config"].get("embedding")
+    return int(said["version"]) if said else None
 
 
 def table_numbers(data: Path, version: int) -> list[int]:
