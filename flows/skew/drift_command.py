@@ -139,7 +139,9 @@ def _show(found: Drift) -> None:
         )
     console.print(table)
     if len(found.features) > _SHOWN:
-        console.print(f"and {len(found.features) - _SHOWN} features that moved less, or that one side lacks (--json has all)", highlight=False)
+        console.print(
+            f"and {len(found.features) - _SHOWN} features that moved less, or that one side lacks (--json has all)", highlight=False
+        )
     shares = found.over_time
     if len(shares.starts):
         table = Table(title="Share of actions in served sequences", title_justify="left", box=box.SIMPLE)
