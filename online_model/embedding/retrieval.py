@@ -6,7 +6,6 @@ It is one immutable value: whoever has begun with it ends with it, whatever is p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
@@ -15,15 +14,7 @@ from flows.settings import Settings
 from online_model.embedding import index
 from online_model.embedding.errors import DamagedIndexError
 from online_model.embedding.index import PinIndex, open_index, read_pins_manifest
-
-
-class Source(StrEnum):
-    """Where pins come from."""
-
-    EMBEDDING = "embedding"
-    """The nearest to the user's vector."""
-    POPULAR = "popular"
-    """The user has no vector: what was acted on the most of late, the same for everybody."""
+from online_model.embedding.sources import Source
 
 
 @dataclass(frozen=True, eq=False)
