@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo.embedding_table import table_numbers
 from feature_repo.errors import DamagedEmbeddingError
+from flows.partition import partition_of
 
 USER_EMBEDDING = "user_embedding"
+RUN = b"tidemark.run"
+"""Of a file's metadata: JSON with the as_of, the number and the positions of its run."""
 SCHEMA = pa.schema(
     [
         ("user_id", pa.int64()),
@@ -40,13 +44,14 @@ class Found:
     vectors : float32[n, D]
         Zeros where there was none.
     found : bool[n]
-    as_of, position, run : int64[n]
-        The time that a row is of, ms, its position, and the run that made it; -1 where there was none.
+    position : int64[n]
+        What the table of that moment reflects: the next offset of the user's partition of ACTIONS.
+    run : int64[n]
+        That made the row; -1 where there was none.
     """
 
     vectors: np.ndarray
     found: np.ndarray
-    as_of: np.ndarray
     position: np.ndarray
     run: np.ndarray
 
@@ -78,7 +83,7 @@ class EmbeddingHistory:
         runs = sorted(int(path.stem) for path in self._directory.glob("*.parquet") if path.stem.isdecimal())
         # One whose table is not in place yet was never anybody's.
         runs = [run for run in runs if run <= newest]
-        columns = ("user_id", "event_timestamp", "embedding_position")
+        columns = ("user_id", "event_timestamp")
         parts = [self._read(run, columns) for run in runs]
         sizes = [len(part) for part in parts]
 
@@ -90,7 +95,11 @@ class EmbeddingHistory:
         row = np.concatenate([np.empty(0, np.int64), *(np.arange(size) for size in sizes)])
         order = np.lexsort((run, time, user))
         self._user, self._time, self._run, self._row = (column[order] for column in (user, time, run, row))
-        self._position = joined("embedding_position")[order]
+        # What each run reflects, in the order in which they were valid.
+        told = [orjson.loads(part.schema.metadata[RUN]) for part in parts]
+        told.sort(key=lambda one: (one["as_of"], one["number"]))
+        self._run_times = np.array([one["as_of"] for one in told], np.int64)
+        self._run_actions = np.array([one["actions"] for one in told], np.int64)
 
     def at(self, user_ids: np.ndarray, times: np.ndarray, inclusive: bool = False) -> Found:
         """What was known of users strictly before times, or up to them: int64[n] each."""
@@ -102,12 +111,13 @@ class EmbeddingHistory:
             of = at[self._run[place[at]] == run]
             vectors[of], found[of] = self._vectors(run, self._row[place[of]])
 
-        def told(column: np.ndarray) -> np.ndarray:
-            out = np.full(len(place), -1, np.int64)
-            out[found] = column[place[found]]
-            return out
-
-        return Found(vectors, found, told(self._time), told(self._position), told(self._run))
+        run, position = np.full((2, len(place)), -1, np.int64)
+        run[found] = self._run[place[found]]
+        # The table of a moment is that of the last run until then, whoever has made the row.
+        last = np.searchsorted(self._run_times, times[found], "right" if inclusive else "left") - 1
+        if len(last):
+            position[found] = self._run_actions[last, partition_of(user_ids[found], self._run_actions.shape[1])]
+        return Found(vectors, found, position, run)
 
     def _places(self, user_ids: np.ndarray, times: np.ndarray, side: str) -> np.ndarray:
         """The newest row of each user before a time, -1: none."""

@@ -33,6 +33,12 @@ class StateIsWrittenByItsLogError(FeatureRepositoryError):
     status = HTTPStatus.CONFLICT
 
     def __init__(self, view: str, action: str) -> None:
+        if view == "user_embedding":
+            super().__init__(
+                f"feature view '{view}': {action} is refused. Its values follow from the log by a trained embedding, and `tidemark embed infer` "
+                "writes them."
+            )
+            return
         super().__init__(
             f"feature view '{view}': {action} is refused. Its values are task state, which is written by its log alone, so that it stays a "
             "function of a log prefix. The flows keep it current by themselves (`tidemark run`); to change it, append events to the log."

@@ -36,7 +36,9 @@ class Positions(click.ParamType):
         return found
 
 
-@click.command(epilog="Example: tidemark embed infer --daily, each night from cron; after a repair: tidemark embed infer --since 3:1200")
+@click.command(
+    "infer", epilog="Example: tidemark embed infer --daily, each night from cron; after a repair: tidemark embed infer --since 3:1200"
+)
 @click.option(
     "--daily/--full", default=True, show_default=True, help="Those whose actions have changed since the table before, or everyone anew."
 )

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -163,11 +163,14 @@ def infer(
     if plan is None:
         newest = open_table(settings.data, manifest.version) if known else None
         latest = int(sequences.time_ms.max()) if len(sequences.time_ms) else None
+        if latest is not None and newest is not None:
+            # A correction may have taken out the newest action; what was known at a time stays.
+            latest = max(latest, newest.manifest.as_of)
         as_of = latest if as_of is None or latest is None else min(as_of, latest)
-        parent = None if full else newest
-        plan = _planned(manifest, until, as_of, parent, max(known, default=0) + 1, since)
-        if parent is not None and since is None and _reflected(parent, plan):
-            return Inferred(parent, 0, len(parent), 0, False, False, 0.0)
+        plan = _planned(manifest, until, as_of, newest, max(known, default=0) + 1, since)
+        plan = replace(plan, parent=None) if full else plan
+        if newest is not None and not full and since is None and _reflected(newest, plan):
+            return Inferred(newest, 0, len(newest), 0, False, False, 0.0)
         work.begin(plan)
     before = None if plan.parent is None else open_table(settings.data, manifest.version, plan.parent)
     sequences = sequences.until(plan.as_of)
@@ -214,7 +217,7 @@ def _planned(
     if parent is not None and as_of < parent.manifest.as_of:
         raise OtherTimeError(
             f"table {parent.manifest.number} of embedding version {manifest.version} is of {parent.manifest.as_of}, later than {as_of}; "
-            "leave the time out, or infer everyone (--full)"
+            "what was known at a time must not change: leave the time out, or give a later one"
         )
     return Plan(manifest.version, manifest.digest, number, None if parent is None else parent.manifest.number, until, as_of, since)
 

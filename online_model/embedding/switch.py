@@ -43,8 +43,8 @@ def servable(settings: Settings, version: int) -> Retriever:
     return found
 
 
-def switch(settings: Settings, version: int) -> None:
-    """Serve a version from now on.
+def switch(settings: Settings, version: int) -> Retriever:
+    """Serve a version from now on; returns what is served.
 
     Raises
     ------
@@ -63,6 +63,7 @@ def switch(settings: Settings, version: int) -> None:
         found = servable(settings, version)
         said = {"format": FORMAT, "version": version, "version_digest": found.table.manifest.version_digest}
         durable.replace(place / CURRENT, sealed(said))
+        return found
 
 
 def serve_first(settings: Settings, version: int) -> bool:

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.embedding_history import SCHEMA, directory_of
+from feature_repo.embedding_history import RUN, SCHEMA, directory_of
 from feature_repo.embedding_table import (
     EMBEDDINGS,
     MANIFEST,
@@ -103,7 +104,8 @@ def write_history(settings: Settings, run: Mapping[str, int], actions: tuple[int
         Users who have no row any more.
     """
     positions, sink = np.array(actions, np.int64), pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, SCHEMA, write_page_checksum=True) as writer:
+    about = {RUN: orjson.dumps({"as_of": run["as_of"], "number": run["number"], "actions": list(actions)})}
+    with pq.ParquetWriter(sink, SCHEMA.with_metadata(about), write_page_checksum=True) as writer:
         for begin in range(0, len(made), _GROUP):
             writer.write_table(_told(run, positions, made.user_ids[begin : begin + _GROUP], made.vectors[begin : begin + _GROUP]))
         writer.write_table(_told(run, positions, gone, None))

@@ -17,6 +17,7 @@ import pytest
 from feature_repo.embedding_history import EmbeddingHistory
 from feature_repo.embedding_table import ROWS, EmbeddingTable, open_table, table_numbers
 from flows.errors import CorruptionError, LockedError, TidemarkError
+from flows.partition import partition_of
 from flows.settings import Settings
 from online_model.embedding import inference
 from online_model.embedding.actions import LogPrefix, read_actions
@@ -26,8 +27,11 @@ from online_model.embedding.inference import alone, inputs_of
 from online_model.embedding.sequences import UserSequences
 from online_model.embedding.table import Rows, merged
 from online_model.embedding.version import load
+from replay.rebuild.request import Request
+from replay.rebuild.scan import Scope
 from tests.embedding.served_made import D, append, before, elsewhere, events_of, files_of, logged, version
 from tests.registry.test_crashes import CHANGES
+from tests.replay.correcting import Site
 
 
 def rows_bytes(settings: Settings, number: int | None = None) -> bytes:
@@ -142,10 +146,60 @@ def test_at_a_time_no_later_action_counts(settings: Settings, events: pd.DataFra
     assert 0 < second.inferred < len(second.table)
     ran(other, as_of=later)
     assert rows_bytes(settings) == rows_bytes(other)
-    with pytest.raises(OtherTimeError, match="leave the time out, or infer everyone"):
-        ran(settings, as_of=early)
-    ran(settings, as_of=early, full=True)
-    assert (open_table(settings.data, 1).path / ROWS).read_bytes() == (first.path / ROWS).read_bytes() if first.path.exists() else True
+    for full in (False, True):
+        with pytest.raises(OtherTimeError, match="what was known at a time must not change"):
+            ran(settings, as_of=early, full=full)
+
+
+def test_what_was_known_at_a_moment_is_that_of_the_run_before(settings: Settings, events: pd.DataFrame) -> None:
+    """Of each user, by a walk over all runs; and a user who is no more has nothing from then on."""
+    tables, rest = [ran(settings).users.table], before(events, 0.6)[1]
+    for share in (0.5, 1.0):
+        part, rest = before(rest, share) if share < 1 else (rest, rest[:0])
+        append(settings, part)
+        tables.append(ran(settings).users.table)
+    held = [(table.manifest, dict(zip(table.user_ids.tolist(), table.vectors.copy(), strict=True))) for table in tables]
+    history = EmbeddingHistory(settings.data, settings.offline, 1, D)
+    users = np.array([*tables[-1].user_ids.tolist(), 1, 2**63 - 1])
+    for as_of in [table.manifest.as_of for table in tables]:
+        for moment in (as_of - 1, as_of, as_of + 1):
+            for inclusive in (False, True):
+                known = [one for one in held if one[0].as_of < moment or (inclusive and one[0].as_of == moment)]
+                found = history.at(users, np.full(len(users), moment), inclusive)
+                wanted = known[-1][1] if known else {}
+                assert found.found.tolist() == [user in wanted for user in users.tolist()]
+                for place, user in enumerate(users.tolist()):
+                    assert found.vectors[place].tobytes() == wanted.get(user, np.zeros(D, np.float32)).tobytes()
+                if known:
+                    positions = np.array(known[-1][0].actions)[partition_of(users, settings.partitions)]
+                    assert found.position.tolist() == np.where(found.found, positions, -1).tolist()
+    # One query for each user, of times all over.
+    times = np.random.default_rng(3).integers(tables[0].manifest.as_of - 10, tables[-1].manifest.as_of + 10, len(users))
+    mixed, single = history.at(users, times), [history.at(users[i : i + 1], times[i : i + 1]) for i in range(len(users))]
+    assert mixed.vectors.tobytes() == b"".join(one.vectors.tobytes() for one in single)
+    assert mixed.run.tolist() == [int(one.run[0]) for one in single]
+
+
+def test_a_correction_changes_whom_it_touches_and_takes_out_who_is_no_more(tmp_path: Path) -> None:
+    site = Site.of(tmp_path, events_of(4, 400, users=40), 4, 2, 200)
+    site.write(1.0)
+    settings = site.settings
+    version(settings, site.events["pin_id"].unique())
+    before_ = ran(settings).users.table
+    victim, other = int(before_.user_ids[len(before_) // 2]), int(before_.user_ids[0])
+    site.rebuild(Request(site.tasks(), exclude="event_time > 0", scope=Scope(users=np.array([victim]))))
+    full = copied(settings, tmp_path / "full")
+    done = ran(settings).users
+    ran(full, full=True)
+    assert rows_bytes(settings) == rows_bytes(full)
+    assert (done.gone, done.inferred) == (1, 0)
+    assert done.table.user_ids.tolist() == [user for user in before_.user_ids.tolist() if user != victim]
+    found = EmbeddingHistory(settings.data, settings.offline, 1, D).at(np.array([victim, other]), np.full(2, 2**62), True)
+    assert found.found.tolist() == [False, True]
+    site.rebuild(Request(site.tasks(), exclude="action == 'save'"))
+    full = copied(settings, tmp_path / "again")
+    assert 0 < ran(settings).users.inferred < ran(full, full=True).users.inferred
+    assert rows_bytes(settings) == rows_bytes(full)
 
 
 class Killed(BaseException):
