@@ -122,9 +122,9 @@ class Run:
         for process in self._processes:
             if process.popen.pid in struck and process.popen.wait(PATIENCE_S) == -signal.SIGKILL:
                 return True
-        if len(self._processes) > 1 or any(process.popen.pid in struck for process in self._processes):
+        if len(self._processes) > 1:
             return False
-        # A worker of `tidemark run`, which is no child of ours.
+        # A worker of `tidemark run`, which is no child of ours; where all were struck, its end may have ended the run before its own blow.
         self.await_end()
         return "killed by signal 9" in self._processes[0].said()
 

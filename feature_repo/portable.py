@@ -35,8 +35,8 @@ from flows.reading import FeatureReader
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import state_fingerprint
+from flows.state.meta import Meta
 from flows.state.runs import Table
-from flows.state.store import Meta
 from flows.state.tables import LONGEST_WINDOW_MS
 
 AS_OF = "as_of"

@@ -20,8 +20,8 @@ from flows.partition import partition_of
 from flows.past import Past, PastUsers
 from flows.settings import Settings
 from flows.state import tables
+from flows.state.meta import Meta
 from flows.state.runs import Table
-from flows.state.store import Meta
 from flows.state.tables import LONGEST_WINDOW_MS
 
 

@@ -22,9 +22,10 @@ from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import merged_labels, resumed, state_fingerprint, topics_in
 from flows.state.held_blocks import HeldBlocks, Source
+from flows.state.meta import Meta
 from flows.state.runs import Table
-from flows.state.store import Meta, TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from flows.state.watch import Watch
 
 

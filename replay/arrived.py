@@ -9,8 +9,8 @@ import numpy as np
 
 from flows.errors import CorruptionError
 from flows.log import Log, LogBatch, read_before
+from flows.state.meta import Meta
 from flows.state.outbox import Kept, held
-from flows.state.store import Meta
 
 _READ_RECORDS = 65_536
 

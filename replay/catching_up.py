@@ -9,8 +9,8 @@ from flows.errors import DataDirectoryError
 from flows.run.main_job import Display
 from flows.settings import Settings
 from flows.state.lock import run_is_on
-from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from replay.checkpoints.choose import Choice
 from replay.tasks import TaskName
 

@@ -10,8 +10,8 @@ from flows.errors import TidemarkError
 from flows.log import Log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
-from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from flows.vocabulary import Vocabulary
 from replay.tasks import TaskName
 

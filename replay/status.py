@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from flows.errors import TidemarkError
 from flows.log import Log
 from flows.settings import Settings
-from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from replay.checkpoints.manifest import listed
 from replay.place import Place
 from replay.tasks import TaskName
@@ -82,4 +82,4 @@ def standing(settings: Settings, place: Place, task: TaskName, log: Log) -> Stan
 
 def standings(settings: Settings, place: Place, tasks: list[TaskName], logs: Mapping[str, Log]) -> list[Standing]:
     """Of tasks whose logs are there."""
-    return [standing(settings, place, task, logs[task.flow]) for task in tasks if task.flow in logs]
+    return [standing(settings, place, task, logs[task.source]) for task in tasks if task.source in logs]

@@ -9,8 +9,9 @@ import pytest
 
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, REVISITS
-from flows.state.store import Meta, TaskView
+from flows.state.meta import Meta
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from tests.processes import (
     PARTITIONS,
     Simulated,

@@ -23,7 +23,7 @@ from flows.outputs import ACTIONS, REVISITS
 from flows.past import Past
 from flows.reading import FeatureReader
 from flows.settings import Settings
-from flows.state.store import TaskView
+from flows.state.view import TaskView
 from tests import agreement, driving
 from tests.oracles import features as oracle
 from tests.oracles.decide import decide

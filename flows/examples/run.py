@@ -22,8 +22,8 @@ from flows.run.workers import Workers
 from flows.settings import Settings
 from flows.state.handover import task_taken
 from flows.state.lock import run_lock
-from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 
 FLOW = "examples/flow"
 

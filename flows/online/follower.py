@@ -25,8 +25,8 @@ from flows.reading import FeatureReader
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import state_fingerprint
+from flows.state.meta import Meta
 from flows.state.runs import Table
-from flows.state.store import Meta
 
 # Of changed entities: what is read of state at a time, some 25 MB of sequences.
 _SLICE = 4_096

@@ -30,8 +30,8 @@ from flows.kernels.reads import group_bounds
 from flows.kernels.rows import CUT, SEQUENCE_CODES
 from flows.settings import Settings
 from flows.state import tables
+from flows.state.meta import Meta
 from flows.state.runs import Table
-from flows.state.store import Meta
 
 FORMAT = 1
 MARK = b"m"
@@ -55,7 +55,7 @@ class Mark:
     fingerprint, partitions
         Of the data directory.
     corrected_to, position, watermark, applied, expired_to
-        As of `flows.state.store.Meta`.
+        As of `flows.state.meta.Meta`.
     first, last : str
         Digests of the log's first record and of the one before `position`, by which another log is told from this one; empty if there is none.
     """

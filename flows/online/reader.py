@@ -23,8 +23,8 @@ from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import state_fingerprint
+from flows.state.meta import Meta
 from flows.state.runs import Table
-from flows.state.store import Meta
 
 _Task = tuple[str, int]
 

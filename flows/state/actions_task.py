@@ -32,8 +32,10 @@ from flows.settings import Settings
 from flows.state import tables
 from flows.state.behind import Lanes
 from flows.state.corrected_task import CorrectedTask
+from flows.state.meta import Meta
 from flows.state.runs import Table
-from flows.state.store import Meta, TaskStore, TaskView
+from flows.state.store import TaskStore
+from flows.state.view import TaskView
 from flows.vocabulary import IMPRESSION, Vocabulary
 
 FLOW = "actions"
@@ -235,12 +237,13 @@ class ActionsTask(CorrectedTask):
         self._put_late(batch, done)
         self._put_deadletters(batch, done)
         by_status, by_action = tally(judged.status, c.action)
-        excluded = np.count_nonzero(c.bad) - len(c.faults)
+        excluded = np.count_nonzero(c.bad) - len(c.faults) - c.heartbeats
         for name, n in (
             ("records", len(c)),
             ("accepted", by_status[ACCEPTED]),
             ("duplicate", by_status[DUPLICATE]),
             ("excluded", excluded),
+            ("heartbeats", c.heartbeats),
         ):
             self._count(name, int(n))
         for code in np.flatnonzero(by_action).tolist():

@@ -76,14 +76,14 @@ class Batches:
         merged = self._merged.next(ended)
         if merged is None:
             return None
-        rows, kept = merged.rows, np.ones(len(merged), np.bool_)
-        times = (int(rows.ready_time[0]), int(rows.ready_time[-1]))
+        picked, kept = merged.picked, np.ones(len(merged), np.bool_)
+        times = merged.ready_time
         for span in self._course.skipped:
             kept &= ~span.holds(merged.partition, merged.offset)
         if not kept.all():
-            rows = rows.at(np.flatnonzero(kept))
-        batch = prepare(rows, self._ranker, self._course.config)
-        return Ready(batch, tuple(merged.positions), len(merged), len(merged) - len(rows), *times)
+            picked = picked.some(kept)
+        batch = prepare(picked, self._ranker, self._course.config)
+        return Ready(batch, tuple(merged.positions), len(merged), len(merged) - len(picked), int(times[0]), int(times[-1]))
 
 
 class Ahead:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from flows.examples.joining import with_requests_in_order
+from flows.examples.picked import Picked
 from flows.examples.rows import ExampleRows
 from online_model.learner.config import LearnerConfig
-from online_model.learner.delayed import learned_from, weights_for
+from online_model.learner.delayed import labels_of, learned_from, weights_for
 from online_model.learner.errors import UnlearnableError
 from online_model.model.columns import Features
 from online_model.model.inputs import Inputs, features_of, inputs_of
@@ -75,12 +76,12 @@ class Learned:
     expired: int
 
 
-def prepare(rows: ExampleRows, ranker: Ranker, config: LearnerConfig) -> Prepared:
+def prepare(records: Picked, ranker: Ranker, config: LearnerConfig) -> Prepared:
     """Records of EXAMPLES as a micro-batch.
 
     Parameters
     ----------
-    rows : ExampleRows
+    records : Picked
         Of any kinds.
     ranker : Ranker
     config : LearnerConfig
@@ -90,16 +91,19 @@ def prepare(rows: ExampleRows, ranker: Ranker, config: LearnerConfig) -> Prepare
     InputError
         A record holds what can't be.
     """
-    time = int(np.minimum(rows.impression_time, rows.ready_time).max(initial=-1))
-    rows, labels, sightings = learned_from(rows, config.delayed_labels)
+    kind, seen_at = records.column("kind"), records.column("impression_time")
+    time = int(np.minimum(seen_at, records.column("ready_time")).max(initial=-1))
+    kept = np.flatnonzero(learned_from(kind, config.delayed_labels))
+    if len(kept) < len(records):
+        records, kind, seen_at = records.some(kept), kind[kept], seen_at[kept]
+    labels, sightings = labels_of(kind, records.column("labels"), config.delayed_labels)
     sighted = np.flatnonzero(sightings)
-    # The order of requests decides the last bits of sums over them.
-    rows = with_requests_in_order(rows)
     return Prepared(
-        features_of(rows, ranker.config),
+        # The order of requests decides the last bits of sums over them.
+        features_of(with_requests_in_order(records.features()), ranker.config),
         torch.from_numpy(np.ascontiguousarray(labels[:, : len(ranker.config.heads)])),
         sighted,
-        rows.impression_time[sighted],
+        seen_at[sighted],
         time,
     )
 
@@ -132,7 +136,7 @@ class Step:
 
     def learn(self, rows: ExampleRows) -> Learned:
         """Learn from records of EXAMPLES, in their order; see `learn_prepared`."""
-        return self.learn_prepared(prepare(rows, self.ranker, self.config))
+        return self.learn_prepared(prepare(Picked.of(rows), self.ranker, self.config))
 
     def learn_prepared(self, batch: Prepared) -> Learned:
         """Learn from a micro-batch.

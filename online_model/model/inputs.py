@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from flows.errors import InputError
-from flows.examples.rows import ExampleRows
+from flows.examples.rows import FeatureRows
 from online_model.model.columns import ExampleColumns, Features
 from online_model.model.config import ModelConfig
+from online_model.table.kernels.updates import first_unusable
 
 VECTOR_LIMIT = 100.0
 """No component of an ID's vector counts for more. Learned ones lie within a few units; beyond, products of the cross layers would overflow."""
@@ -81,7 +82,7 @@ CONTEXT_FIELDS = (
 """The fields of `Inputs` that have a row per request; the others have one per candidate."""
 
 
-def features_of(rows: ExampleRows, config: ModelConfig) -> Features:
+def features_of(rows: FeatureRows, config: ModelConfig) -> Features:
     """Rows as one batch, in their order.
 
     Raises
@@ -89,8 +90,7 @@ def features_of(rows: ExampleRows, config: ModelConfig) -> Features:
     InputError
         A row holds what no vocabulary and no counter can say.
     """
-    columns = ExampleColumns.of([rows])
-    return columns.features(np.arange(len(columns)), config.sequence_length)
+    return ExampleColumns.of([rows]).all_features(config.sequence_length)
 
 
 def inputs_of(features: Features, user: np.ndarray, pin: np.ndarray, sequence_pin: np.ndarray) -> Inputs:
@@ -141,6 +141,6 @@ def _numbers(what: str, values: np.ndarray) -> np.ndarray:
 
 def _bounded(what: str, values: np.ndarray) -> np.ndarray:
     values = np.ascontiguousarray(values, np.float32)
-    if values.size and not (values.max() <= VECTOR_LIMIT and values.min() >= -VECTOR_LIMIT):
+    if values.size and first_unusable(values.reshape(-1, values.shape[-1]), np.float32(VECTOR_LIMIT)) >= 0:
         return np.clip(_numbers(what, values), -VECTOR_LIMIT, VECTOR_LIMIT)
     return values

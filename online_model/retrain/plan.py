@@ -34,6 +34,8 @@ class Request:
         From scratch: settings of `ModelConfig`, `TrainingConfig` and `TableConfig`; otherwise they are the parent's.
     learner : mapping
         Settings of `LearnerConfig` for the gate and the catching up, where they are to be others than those by which the served base is learned on.
+    any_fingerprint : bool
+        Examples of other fingerprints are learned from too, if their columns mean the same.
     """
 
     held: HeldBack = field(default_factory=HeldBack)
@@ -45,6 +47,7 @@ class Request:
     training: Mapping[str, Any] = field(default_factory=dict)
     table: Mapping[str, Any] = field(default_factory=dict)
     learner: Mapping[str, Any] = field(default_factory=dict)
+    any_fingerprint: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,22 @@
 """A thread with a reader of its own: whatever waits for it is read together, under one catch-up.
 
-A reader is for one thread at a time, and a read blocks; so requests wait here, off the event loop, in a queue that is bounded. What comes while a
-read goes on is answered by the next one, so that many requests at once cost few catch-ups. A reader that has failed is opened anew.
+A reader is for one thread at a time, and a read blocks. What comes while a read goes on is answered by the next one, so that many requests at once
+cost few catch-ups. A reader that has failed is opened anew.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
 from flows.answers import EntityReader
 from flows.errors import TidemarkError
 from online_model.serving.answer import Answer, Ask, catch_up
 from online_model.serving.errors import UnavailableError
+from online_model.serving.together import Together, Waiting
 
 _log = logging.getLogger(__name__)
 
@@ -25,13 +24,8 @@ _log = logging.getLogger(__name__)
 _MOST_ENTITIES = 4_096
 # Whoever comes so soon after a failure is told of it at once: a store that is down, or state that is damaged, is not asked by each request.
 _PAUSE_S = 0.2
-_CLOSE_S = 5.0
 
-
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    ask: Ask
-    answer: Future[Answer] = field(default_factory=Future)
+_Waiting: TypeAlias = "Waiting[Ask, Answer]"
 
 
 class Lane:
@@ -50,17 +44,16 @@ class Lane:
         self.name = name
         self.trouble: TidemarkError | None = None
         self._open = open_reader
-        self._most_waiting = most_waiting
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._reader: EntityReader | None = None
         self._again_at = 0.0
-        self._thread = threading.Thread(target=self._work, name=f"reading-{name}", daemon=True)
-        self._thread.start()
+        self._together: Together[Ask, Answer] = Together(
+            f"reading-{name}", self._work, lambda ask: ask.entities, _MOST_ENTITIES, most_waiting, "the store", self._drop
+        )
 
     @property
     def waiting(self) -> int:
         """Requests that wait."""
-        return self._queue.qsize()
+        return self._together.waiting
 
     def read(self, ask: Ask) -> Future[Answer]:
         """What the store says, in time; the future fails with a TidemarkError.
@@ -70,43 +63,20 @@ class Lane:
         UnavailableError
             Too many wait already.
         """
-        if self.waiting >= self._most_waiting:
-            raise UnavailableError(f"{self.waiting} requests wait for the store already", "ask again later, or serve from more processes")
-        one = _Waiting(ask)
-        self._queue.put(one)
-        return one.answer
+        return self._together.ask(ask)
 
     def close(self) -> None:
         """Release the reader; one that hangs in a read is left to the end of the process."""
-        self._queue.put(None)
-        self._thread.join(_CLOSE_S)
+        self._together.close()
 
     # In the thread -------------------------------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while (first := self._queue.get()) is not None:
-            ended = False
-            batch, entities = [first], first.ask.entities
-            while entities < _MOST_ENTITIES:
-                try:
-                    one = self._queue.get_nowait()
-                except Empty:
-                    break
-                if one is None:
-                    ended = True
-                    break
-                batch.append(one)
-                entities += one.ask.entities
-            # Those that have waited too long are nobody's any more.
-            alive = [one for one in batch if one.answer.set_running_or_notify_cancel()]
-            times: dict[int | None, list[_Waiting]] = {}
-            for one in alive:
-                times.setdefault(one.ask.as_of, []).append(one)
-            for together in times.values():
-                self._answer(together)
-            if ended:
-                break
-        self._drop()
+    def _work(self, waiting: list[_Waiting]) -> None:
+        times: dict[int | None, list[_Waiting]] = {}
+        for one in waiting:
+            times.setdefault(one.asked.as_of, []).append(one)
+        for together in times.values():
+            self._answer(together)
 
     def _answer(self, together: list[_Waiting]) -> None:
         if self.trouble is not None and time.monotonic() < self._again_at:
@@ -118,10 +88,10 @@ class Lane:
             if self._reader is None:
                 self._reader = self._open()
                 opened = True
-            answers = catch_up(self._reader, [one.ask for one in together])
+            answers = catch_up(self._reader, [one.asked for one in together])
         except Exception as error:
             # Of a time that can't be read any more others need hear nothing: they have asked for another.
-            self._fail(together, error, pause=not opened or together[0].ask.as_of is None)
+            self._fail(together, error, pause=not opened or together[0].asked.as_of is None)
             return
         self.trouble = None
         for one, answer in zip(together, answers, strict=True):

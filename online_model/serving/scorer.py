@@ -1,20 +1,18 @@
 """The thread in which models score: whatever waits for the same model is scored together.
 
-A model computes for milliseconds and holds up nothing but this thread. Requests wait in a queue that is bounded. Each brings the model that it was
-given, so nothing that is switched meanwhile changes it.
+A model computes for milliseconds and holds up nothing but this thread. Each request brings the model that it was given, so nothing that is switched
+meanwhile changes it.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from flows.errors import TidemarkError
 from online_model.serving.errors import UnavailableError
+from online_model.serving.together import Together, Waiting
 
 if TYPE_CHECKING:
     # Not before a model is there: torch takes seconds to load.
@@ -25,14 +23,8 @@ _log = logging.getLogger(__name__)
 
 # Scored at once; a single request has fewer.
 _MOST_CANDIDATES = 4_096
-_CLOSE_S = 5.0
 
-
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    model: Model
-    request: Candidates
-    scores: Future[Scores] = field(default_factory=Future)
+_Waiting: TypeAlias = "Waiting[tuple[Model, Candidates], Scores]"
 
 
 class Scorer:
@@ -47,16 +39,16 @@ class Scorer:
     """
 
     def __init__(self, threads: int, most_waiting: int) -> None:
-        self._threads, self._most_waiting = threads, most_waiting
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._threads = threads
         self._set = False
-        self._thread = threading.Thread(target=self._work, name="scoring", daemon=True)
-        self._thread.start()
+        self._together: Together[tuple[Model, Candidates], Scores] = Together(
+            "scoring", self._work, lambda asked: len(asked[1]), _MOST_CANDIDATES, most_waiting, "the model"
+        )
 
     @property
     def waiting(self) -> int:
         """Requests that wait."""
-        return self._queue.qsize()
+        return self._together.waiting
 
     def score(self, model: Model, request: Candidates) -> Future[Scores]:
         """What a model says, in time; the future fails with a TidemarkError.
@@ -66,44 +58,25 @@ class Scorer:
         UnavailableError
             Too many wait already.
         """
-        if self.waiting >= self._most_waiting:
-            raise UnavailableError(f"{self.waiting} requests wait for the model already", "ask again later, or serve from more processes")
-        one = _Waiting(model, request)
-        self._queue.put(one)
-        return one.scores
+        return self._together.ask((model, request))
 
     def close(self) -> None:
         """End the thread; whoever still waits gets their answer first."""
-        self._queue.put(None)
-        self._thread.join(_CLOSE_S)
+        self._together.close()
 
     # In the thread -------------------------------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        ended = False
-        while not ended and (first := self._queue.get()) is not None:
-            batch, candidates = [first], len(first.request)
-            while candidates < _MOST_CANDIDATES:
-                try:
-                    one = self._queue.get_nowait()
-                except Empty:
-                    break
-                if one is None:
-                    ended = True
-                    break
-                batch.append(one)
-                candidates += len(one.request)
-            models: dict[int, list[_Waiting]] = {}
-            for one in batch:
-                if one.scores.set_running_or_notify_cancel():
-                    models.setdefault(id(one.model), []).append(one)
-            for together in models.values():
-                self._score(together)
+    def _work(self, waiting: list[_Waiting]) -> None:
+        models: dict[int, list[_Waiting]] = {}
+        for one in waiting:
+            models.setdefault(id(one.asked[0]), []).append(one)
+        for together in models.values():
+            self._score(together)
 
     def _score(self, together: list[_Waiting]) -> None:
         try:
             self._set_threads()
-            scores = together[0].model.score([one.request for one in together])
+            scores = together[0].asked[0].score([one.asked[1] for one in together])
         except Exception as error:
             if len(together) > 1:
                 # Whatever is wrong with one of them is nothing to the others.
@@ -115,10 +88,10 @@ class Scorer:
                 error = UnavailableError(
                     f"the model has failed: {type(error).__name__}", "see what the server has written to its standard error"
                 )
-            together[0].scores.set_exception(error)
+            together[0].answer.set_exception(error)
             return
         for one, each in zip(together, scores, strict=True):
-            one.scores.set_result(each)
+            one.answer.set_result(each)
 
     def _set_threads(self) -> None:
         if not self._set:

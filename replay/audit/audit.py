@@ -18,7 +18,7 @@ from flows.log import Log
 from flows.outputs import ACTIONS, REVISITS
 from flows.past import Past
 from flows.settings import Settings
-from flows.state.store import Meta
+from flows.state.meta import Meta
 from flows.state.tables import expiry
 from flows.state.task import task_path
 from flows.vocabulary import Vocabulary

@@ -14,9 +14,10 @@ from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import Judge, resume, state_fingerprint
+from flows.state.meta import Meta
 from flows.state.runs import Run, RunReader, Table
-from flows.state.store import Meta, TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from flows.vocabulary import Vocabulary
 from replay.audit.sample import Sample
 from replay.tasks import TaskName

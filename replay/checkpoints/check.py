@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from flows.errors import CorruptionError, DataDirectoryError
-from flows.state.store import Meta
+from flows.state.meta import Meta
 from replay.checkpoints.manifest import Manifest, Piece, directory, piece_path
 from replay.checkpoints.pieces import Pair, pairs_of
 from replay.checkpoints.side_by_side import side_by_side

@@ -9,7 +9,7 @@ from flows.corrections.history import History
 from flows.errors import CorruptionError, RetentionError
 from flows.log import Log
 from flows.outputs import ACTIONS
-from flows.state.store import FORMAT, READABLE
+from flows.state.meta import FORMAT, READABLE
 from replay.checkpoints.manifest import Manifest, UnfitError, listed, read
 from replay.place import Place
 from replay.tasks import TaskName

@@ -17,7 +17,7 @@ from replay.checkpoints.at_work import at_work
 from replay.checkpoints.make import Made, make
 from replay.commands.options import DRY, JSON, TASK, bar, chosen, now
 from replay.place import Place, PlaceError
-from replay.tasks import TaskName
+from replay.tasks import KEPT, TaskName
 
 
 @click.command(epilog="Example: tidemark replay checkpoint --keep 48 --keep-days 7")
@@ -40,7 +40,7 @@ def checkpoint(
     rows: list[dict[str, Any]] = []
     mended: list[str] = []
     failed: list[str] = []
-    tasks = chosen(settings, names)
+    tasks = chosen(settings, names, KEPT)
     if not as_json and not dry_run:
         age = "" if keep_days is None else f" and all of the last {keep_days:g} days"
         click.echo(f"a checkpoint of {len(tasks)} tasks in {place.url}; of each task the newest {keep}{age} are kept")
@@ -90,9 +90,9 @@ def _as_row(made: Made) -> dict[str, Any]:
 
 def _end(settings: Settings, task: TaskName) -> int | None:
     """Where a task's input ends."""
-    if not log_exists(settings, task.flow):
+    if not log_exists(settings, task.source):
         return None
-    with open_log(settings, task.flow, read_only=True) as log:
+    with open_log(settings, task.source, read_only=True) as log:
         return log.end_position(task.partition)
 
 

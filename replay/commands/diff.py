@@ -13,8 +13,8 @@ import click
 from flows.errors import DataDirectoryError
 from flows.open_log import open_log
 from flows.settings import Settings
-from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from replay import tasks as task_names
 from replay.commands.options import JSON, TASK, chosen, records_bar
 from replay.commands.showing import print_difference

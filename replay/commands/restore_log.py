@@ -13,8 +13,8 @@ from flows.archive.archive import Range
 from flows.errors import TidemarkError
 from flows.outputs import ACTIONS, EMBEDDINGS, OUTPUTS, SERVED
 from flows.settings import Settings
-from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from replay.commands.options import bar
 from replay.in_place import REPLACED
 from replay.restore_log import RestoredLog, restore_log

@@ -11,7 +11,7 @@ from flows.log import LocalLog
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.state.actions_task import ActionsTask
-from flows.state.store import write_state
+from flows.state.copy import write_state
 from flows.state.task import task_path
 from replay.checkpoints.check import pairs
 from replay.checkpoints.manifest import listed, read

@@ -16,8 +16,9 @@ from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import merged_labels, resumed, topics_in
+from flows.state.meta import Meta
 from flows.state.runs import BLOCK_ROWS, Run, RunReader, Table
-from flows.state.store import Meta, TaskView
+from flows.state.view import TaskView
 from flows.vocabulary import Vocabulary
 
 _SLICE_ROWS = 1 << 18

@@ -17,8 +17,8 @@ from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings
 from flows.state.actions_task import ActionsTask, state_fingerprint
 from flows.state.behind import Lanes
+from flows.state.copy import write_state
 from flows.state.revisits_task import RevisitsTask
-from flows.state.store import write_state
 from flows.state.task import Task, task_path
 from flows.vocabulary import Vocabulary
 from replay.checkpoints.check import Held, pairs

@@ -22,8 +22,8 @@ from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import ActionsTask, topics_in
 from flows.state.behind import Lanes
-from flows.state.store import TaskView
 from flows.state.task import Task, task_path
+from flows.state.view import TaskView
 from flows.vocabulary import Vocabulary
 from replay.place import Place
 from replay.realtime import first_time, realtime

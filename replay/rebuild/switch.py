@@ -19,9 +19,9 @@ from flows.settings import Settings
 from flows.state.actions_task import ActionsTask
 from flows.state.corrected_task import HELD, tell
 from flows.state.handover import task_taken
-from flows.state.store import TaskView
 from flows.state.task import task_path
 from flows.state.task_lock import opened_here
+from flows.state.view import TaskView
 from flows.vocabulary import Vocabulary
 from replay.in_place import put_in_place
 from replay.rebuild.plan import Part, Plan, Workplace

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks._example_stream import stream
 from benchmarks._examples import examples
+from flows.examples.picked import Picked
 from flows.examples.record import HEADS, MASKED, Kind
 from flows.examples.rows import ExampleRows
 from online_model.learner.config import LearnerConfig
@@ -238,7 +239,7 @@ def test_preparing_looks_at_no_table() -> None:
     rows, ranker = records(30), shaken(model())
     step, other = (Step(ranker, tables(), CONFIG) for _ in range(2))
     halves = [rows.take(np.arange(40)), rows.take(np.arange(40, len(rows)))]
-    ready = [prepare(half, ranker, CONFIG) for half in halves]
+    ready = [prepare(Picked.of(half), ranker, CONFIG) for half in halves]
     for half, batch in zip(halves, ready, strict=True):
         a, b = step.learn(half), other.learn_prepared(batch)
         assert a.logits.tobytes() == b.logits.tobytes()

@@ -18,6 +18,7 @@ import numpy as np
 
 import flows.directories
 import flows.log_file
+import flows.state.database
 import flows.state.store
 from flows.log import LedgerEntry, LocalLog
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
@@ -42,18 +43,11 @@ def settings_of(data: Path) -> Settings:
 @contextmanager
 def small_files() -> Iterator[None]:
     """State and logs so small that runs merge, memory tables are flushed and write-ahead logs move into their files all the time."""
-    made = flows.state.store._options
-
-    def options(create: bool = True) -> object:
-        out = made(create)
-        out.set_write_buffer_size(64 << 10)
-        return out
-
     with ExitStack() as stack:
         stack.enter_context(small())
         stack.enter_context(mock.patch.object(flows.log_file, "WAL_PAGES", 24))
         stack.enter_context(mock.patch.object(flows.log_file, "PAGE_BYTES", 4096))
-        stack.enter_context(mock.patch.object(flows.state.store, "_options", options))
+        stack.enter_context(mock.patch.object(flows.state.database, "WRITE_BUFFER_BYTES", 64 << 10))
         yield
 
 

@@ -20,8 +20,8 @@ from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings
 from flows.state.handover import task_taken
 from flows.state.lock import run_is_on
-from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from tests import driving
 from tests.processes import (
     Outcome,

@@ -28,10 +28,11 @@ from flows.settings import HOUR_MS, Settings
 from flows.state import tables
 from flows.state.actions_task import state_fingerprint
 from flows.state.runs import Table
-from flows.state.store import TaskStore, TaskView
+from flows.state.store import TaskStore
 from flows.state.tables import LONGEST_WINDOW_MS
 from flows.state.tables import REVISITS as REVISITS_TABLE
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from replay.arrived import Arrived
 from replay.audit.audit import Audited, Auditor
 from replay.audit.compare import differences

@@ -18,7 +18,7 @@ import pytest
 from flows.errors import CorruptionError, DataDirectoryError, SettingsError, StorageFullError
 from flows.outputs import ACTIONS, REVISITS
 from flows.settings import DAY_MS
-from flows.state.store import write_state
+from flows.state.copy import write_state
 from flows.state.task import task_path
 from replay.checkpoints.check import pairs
 from replay.checkpoints.keep import mend, sweep

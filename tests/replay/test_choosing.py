@@ -18,10 +18,9 @@ from fsspec.implementations.local import LocalFileSystem
 from flows.corrections.history import History
 from flows.errors import CorruptionError, DataDirectoryError, LogError, StorageFullError, TidemarkError
 from flows.outputs import ACTIONS, REVISITS
-from flows.state import store
-from flows.state.actions_task import state_fingerprint
-from flows.state.store import TaskView
+from flows.state import copy
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from replay.checkpoints.choose import Choice
 from replay.checkpoints.keep import mend
 from replay.checkpoints.make import make
@@ -65,7 +64,7 @@ def place_of(house: House) -> Place:
 
 
 def restorer(house: House) -> Restorer:
-    return Restorer(house.settings, place_of(house), state_fingerprint(house.settings, house.vocabulary), house.logs)
+    return Restorer(house.settings, place_of(house), house.vocabulary, house.logs)
 
 
 def manifests(house: House) -> list[Manifest]:
@@ -125,8 +124,8 @@ def test_what_a_disk_cannot_give_back_is_damaged(house: House) -> None:
 @pytest.mark.parametrize(
     ("what", "number", "kind"),
     [
-        ("flows.state.store.make_directory", errno.ENOSPC, StorageFullError),
-        ("flows.state.store.make_directory", errno.EROFS, DataDirectoryError),
+        ("flows.state.copy.make_directory", errno.ENOSPC, StorageFullError),
+        ("flows.state.copy.make_directory", errno.EROFS, DataDirectoryError),
         ("pathlib.Path.rename", errno.ENOSPC, StorageFullError),
         ("replay.in_place.sync", errno.EIO, DataDirectoryError),
     ],
@@ -144,7 +143,7 @@ def test_a_disk_that_refuses_ends_a_restore_with_a_word(house: House, what: str,
 @pytest.mark.parametrize("text", ["IO error: While open a file: Permission denied", "IO error: Input/output error"])
 def test_a_database_that_cannot_be_written_says_nothing_of_the_checkpoint(house: House, text: str) -> None:
     """Whatever was made of it is deleted: it would fill the disk, and nobody else would delete it."""
-    batch = store.WriteBatch
+    batch = copy.WriteBatch
 
     def failing(**more: Any) -> Any:
         if next(left, None) is None:
@@ -152,7 +151,7 @@ def test_a_database_that_cannot_be_written_says_nothing_of_the_checkpoint(house:
         return batch(**more)
 
     left = iter(range(0))
-    with mock.patch("flows.state.store.WriteBatch", failing):
+    with mock.patch("flows.state.copy.WriteBatch", failing):
         refused(house, DataDirectoryError, text)
 
 

@@ -14,7 +14,7 @@ import pytest
 from flows.errors import MAKE_ANEW
 from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings
-from flows.state import store
+from flows.state import meta
 from flows.state.actions_task import state_fingerprint
 from flows.status_command import digest_of
 from replay.checkpoints import choose, manifest
@@ -41,7 +41,7 @@ def of_today(data: Path) -> bool:
     settings, place = Settings(data=data, **SETTINGS), Place(str(data / "checkpoints"))
     [named] = manifest.listed(place, ACTIONS, 0)
     made = json.loads(place.read(named.name) or b"")
-    now = manifest.FORMAT, store.FORMAT, state_fingerprint(settings, settings.load_vocabulary())
+    now = manifest.FORMAT, meta.FORMAT, state_fingerprint(settings, settings.load_vocabulary())
     assert made["state_format"] == 2
     return (made["format"], 3, made["fingerprint"]) == now
 
@@ -49,8 +49,8 @@ def of_today(data: Path) -> bool:
 def another(monkeypatch: pytest.MonkeyPatch, module: Any, number: int) -> None:
     """From now on only a format of this number is read, and written."""
     monkeypatch.setattr(module, "FORMAT", number)
-    if module is store:
-        monkeypatch.setattr(store, "READABLE", (number,))
+    if module is meta:
+        monkeypatch.setattr(meta, "READABLE", (number,))
         # Named by its path it might be imported here for the first time, with the other number, and keep it after this test.
         monkeypatch.setattr(choose, "FORMAT", number)
         monkeypatch.setattr(choose, "READABLE", (number,))
@@ -70,9 +70,9 @@ def clean(data: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
 
 
 def test_state_of_an_older_format_is_refused_and_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.FORMAT > 1
+    assert meta.FORMAT > 1
     data = unpacked("state-1", tmp_path)
-    said = f"has format 1; this Tidemark reads format {store.FORMAT}"
+    said = f"has format 1; this Tidemark reads format {meta.FORMAT}"
     for arguments in (("run",), ("status",), ("features", "user", 1)):
         lines = called(data, monkeypatch, *arguments, code=1).err.splitlines()
         assert len(lines) == 1
@@ -124,7 +124,7 @@ def test_state_of_which_the_format_alone_is_another_is_put_back(tmp_path: Path, 
     data = unpacked("checkpoint-1", tmp_path)
     assert of_today(data), "formats or features have moved on: keep what today's version writes as a further fixture"
     with monkeypatch.context() as later:
-        another(later, store, 4)
+        another(later, meta, 4)
         assert "tidemark replay restore --all" in called(data, monkeypatch, "status", code=1).err
         restored = called(data, monkeypatch, "replay", "restore", "--all", "--json")["restored"]
     assert [(row["position"], len(row["passed_over"])) for row in restored] == [(0, 1), (0, 1)]
@@ -147,7 +147,7 @@ def test_the_first_checkpoints_are_restored_or_passed_over(tmp_path: Path, monke
         assert all(re.search("this Tidemark reads format|other features", reason) for row in plan for reason in row["passed_over"])
 
 
-@pytest.mark.parametrize(("module", "number"), [(manifest, 3), (store, 4)], ids=["manifest", "state"])
+@pytest.mark.parametrize(("module", "number"), [(manifest, 3), (meta, 4)], ids=["manifest", "state"])
 def test_checkpoints_of_another_format_are_passed_over_before_they_are_read(
     module: Any, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

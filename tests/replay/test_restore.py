@@ -21,7 +21,7 @@ import pytest
 from flows import directories
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, REVISITS
-from flows.state import store
+from flows.state import copy
 from flows.state.lock import run_lock
 from flows.state.task import task_path
 from replay import catching_up, in_place
@@ -225,7 +225,7 @@ def test_killed_anywhere_it_can_be_done_again(site: Checkpointed, step: int, tmp
     data = site.copy(tmp_path / "data")
     kills = partial(killing, iter(range(step)))
     with (
-        mock.patch("replay.restore.write_state", kills(store.write_state)),
+        mock.patch("replay.restore.write_state", kills(copy.write_state)),
         mock.patch("replay.restore.delete", kills(in_place.delete)),
         mock.patch("replay.in_place.delete", kills(in_place.delete)),
         mock.patch.object(Path, "rename", kills(Path.rename)),

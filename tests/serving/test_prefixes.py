@@ -19,8 +19,8 @@ from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
 from flows.positions import Positions
 from flows.settings import Settings
+from flows.state.meta import Meta
 from flows.state.runs import Table
-from flows.state.store import Meta
 from online_model.serving.options import Options
 from tests.online.redis_server import RedisServer
 from tests.processes import PATIENCE_S, Simulated, end_all, ended, ends, settings_of, start, tidemark, watching

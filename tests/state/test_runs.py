@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from flows.kernels.rows import fold_sums, sort_rows
 from flows.state import tables
 from flows.state.runs import PREFIX
-from flows.state.store import TaskStore, TaskView
+from flows.state.store import TaskStore
+from flows.state.view import TaskView
 from tests.state.small import small
 
 TABLE = tables.REVISITS

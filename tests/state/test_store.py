@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from rocksdict import Rdict
 
-import flows.state.store
 from flows.errors import CorruptionError, DataDirectoryError, LockedError, StateError, StorageFullError, TidemarkError
-from flows.state import tables
+from flows.state import copy, database, tables
+from flows.state.copy import write_state
+from flows.state.meta import FORMAT, Meta
 from flows.state.runs import PREFIX
-from flows.state.store import FORMAT, Meta, TaskStore, TaskView, check_files, write_state
+from flows.state.store import TaskStore
+from flows.state.view import TaskView, check_files
 from tests.state.small import small
 
 TABLES = (tables.REVISITS,)
@@ -192,7 +194,7 @@ def test_what_goes_through_a_damaged_block_does_not_end_there(at: float, path: P
     ],
 )
 def test_what_rocksdb_says_in_our_words(text: str, kind: type[TidemarkError]) -> None:
-    with pytest.raises(TidemarkError) as caught, flows.state.store._translated(Path("state")):
+    with pytest.raises(TidemarkError) as caught, database.state_errors(Path("state")):
         raise Exception(text)
     assert type(caught.value) is kind
 
@@ -250,14 +252,7 @@ def test_a_view_whose_directory_has_gone(path: Path) -> None:
 @pytest.mark.parametrize("buffer", [16 << 20, 64 << 10], ids=["in memory", "flushed all the time"])
 def test_a_view_sees_whole_commits_only_while_a_writer_writes(path: Path, buffer: int, reopened: bool) -> None:
     """Whatever is read equals the state at the position that is read with it."""
-    options = flows.state.store._options
-
-    def with_buffer(create: bool = True) -> object:
-        made = options(create)
-        made.set_write_buffer_size(buffer)
-        return made
-
-    with mock.patch.object(flows.state.store, "_options", with_buffer):
+    with mock.patch.object(database, "WRITE_BUFFER_BYTES", buffer):
         store = opened(path)
         commit(store, 0)
         done = threading.Event()
@@ -300,8 +295,7 @@ def test_a_view_sees_whole_commits_only_while_a_writer_writes(path: Path, buffer
 
 def test_opening_and_closing_leaves_no_lock_behind(path: Path) -> None:
     opened(path).close()
-    database = Rdict(str(path), flows.state.store._options())
-    database.close()
+    Rdict(str(path), database.task_options()).close()
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "mixed", "none"])
@@ -313,7 +307,7 @@ def test_a_database_is_made_of_pairs_in_any_order(order: str, path: Path) -> Non
         pairs.reverse()
     elif order == "mixed":
         pairs = [pairs[i] for i in np.argsort(np.arange(300) + rng.integers(0, 40, 300), kind="stable")]
-    with mock.patch.object(flows.state.store, "_TABLE_BYTES", 100_000):
+    with mock.patch.object(copy, "_TABLE_BYTES", 100_000):
         write_state(path, iter(pairs))
     db = Rdict(str(path))
     assert dict(db.items()) == dict(pairs)

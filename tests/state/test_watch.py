@@ -14,7 +14,7 @@ import pytest
 
 from flows.outputs import ACTIONS
 from flows.reading import FeatureReader
-from flows.state import store, watch
+from flows.state import view, watch
 from flows.state.watch import Watch
 from tests.state.house import House
 from tests.strategies import random_stream
@@ -141,7 +141,7 @@ def test_a_reader_looks_at_the_files_of_what_was_written_alone(tmp_path: Path) -
             reader.refresh()
             assert reader.positions()[ACTIONS][0] == task.position
             reader.refresh()
-            with mock.patch.object(store, "_sizes", side_effect=AssertionError("looked at files")):
+            with mock.patch.object(view, "_sizes", side_effect=AssertionError("looked at files")):
                 reader.refresh()
         task.close()
         made.finish([100])
