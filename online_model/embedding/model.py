@@ -26,6 +26,8 @@ from online_model.embedding.time_features import (
 CODES = 128
 """Codes of actions and surfaces are below it."""
 _CODE_DIM = 16
+_LOG_SCALE = 0.1
+"""Of logarithms of times, as the first layer takes them: that of today is 21, and would drown what lies between −1 and 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +175,9 @@ class PinnerFormer(nn.Module):
             "pin": lambda: self.vectors(batch.pin),
             "action": lambda: self.action(batch.action),
             "surface": lambda: self.surface(batch.surface),
-            "duration": lambda: log_seconds(batch.duration_ms),
-            "absolute_time": lambda: time_features(batch.time_ms, self.absolute_periods),
-            "gap": lambda: time_features(gaps(batch.time_ms), self.gap_periods),
+            "duration": lambda: log_seconds(batch.duration_ms) * _LOG_SCALE,
+            "absolute_time": lambda: _less_log(time_features(batch.time_ms, self.absolute_periods)),
+            "gap": lambda: _less_log(time_features(gaps(batch.time_ms), self.gap_periods)),
         }
         parts = [make() for name, make in of.items() if name in self.config.features]
         # Without any feature an action is its position alone.
@@ -188,6 +190,11 @@ class PinnerFormer(nn.Module):
     def pins(self, vectors: torch.Tensor) -> torch.Tensor:
         """Pins by their vectors, as `vectors` gives them: float32[..., D], of length 1."""
         return functional.normalize(self.pin_head(vectors), dim=-1)
+
+
+def _less_log(features: torch.Tensor) -> torch.Tensor:
+    """Features of times with the last one, the logarithm, scaled."""
+    return torch.cat([features[..., :-1], features[..., -1:] * _LOG_SCALE], -1)
 
 
 def _head(width: int, hidden: int, out: int) -> nn.Sequential:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.dataset as dataset
 
 from online_model.embedding.errors import VectorsError
 
@@ -71,14 +71,15 @@ def read_vectors(path: Path, dim: int | None = None) -> PinVectors:
         The file can't be read, lacks a column, or a vector is missing, of another size, not finite, or one of several of its pin.
     """
     try:
-        table = pq.read_table(path, columns=["pin_id", "vector"])
+        found = dataset.dataset(path, format="parquet")
+        missing = [name for name in ("pin_id", "vector") if name not in found.schema.names]
+        table = found.to_table(columns=["pin_id", "vector"]) if not missing else None
     except FileNotFoundError:
         raise VectorsError(f"vectors {path}: there is no such file; {_ADVICE}") from None
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException) as error:
         raise VectorsError(f"vectors {path}: can't be read ({str(error).splitlines()[0]}); {_ADVICE}") from error
-    for name in ("pin_id", "vector"):
-        if name not in table.column_names:
-            raise VectorsError(f"vectors {path}: there is no column '{name}'; {_ADVICE}")
+    if table is None:
+        raise VectorsError(f"vectors {path}: there is no column '{missing[0]}'; {_ADVICE}")
     ids, lists = table.column("pin_id").combine_chunks(), table.column("vector").combine_chunks()
     if not pa.types.is_integer(ids.type):
         raise VectorsError(f"vectors {path}: pin_id is {ids.type}; {_ADVICE}")
