@@ -14,13 +14,16 @@ import pytest
 from feature_repo.embedding_table import served_version
 from flows.settings import Settings
 from online_model.embedding.daily import keep_current
+from online_model.embedding.errors import SwitchError
 from online_model.embedding.retrieval import Retriever, open_retriever
 from online_model.embedding.switch import switch
-from tests.embedding.served_made import version
+from online_model.model.config import ModelConfig
+from online_model.model.embedding_input import TakenEmbedding
+from tests.embedding.served_made import D, version
 from tests.processes import await_true
 from tests.serving.conftest import Site
 from tests.serving.http import Running, running, served
-from tests.serving.models import PATIENT, published, rank, ready
+from tests.serving.models import PATIENT, SMALL, publish, published, rank, ready, serve
 from tests.serving.models import one_thread as one_thread
 
 
@@ -202,6 +205,42 @@ def test_candidates_of_a_ranking_are_the_users_nearest(settings: Settings, site:
         assert sorted(new["pins"]["pin_id"]) == sorted(retriever.table.manifest.popular[:500])
         named = rank(made, user=site.users[0], candidates=site.pins[:3])
         assert (named["candidates_from"], named["candidates"]) == ("request", 3)
+
+
+def test_a_ranker_that_takes_embeddings_switches_with_its_own(settings: Settings, site: Site) -> None:
+    """One write of models/current.json: users, pins, index and ranker are of one version before it, and of one behind it."""
+    for seed in (1, 2):
+        embedded(settings, site, seed, serve=False)
+    for seed in (1, 2):
+        table = open_retriever(settings, seed).table.manifest
+        config = {
+            "model": ModelConfig(**SMALL | {"seed": seed}).to_dict(),
+            **TakenEmbedding(seed, table.version_digest, table.dim).to_config(),
+        }
+        publish(settings, seed, site.users[::2], site.pins[::2], config=config)
+    wrong = TakenEmbedding(2, "0" * 32, D).to_config()
+    publish(settings, 3, site.users, site.pins, config={"model": ModelConfig(**SMALL | {"seed": 3}).to_dict(), **wrong})
+    serve(settings, 1)
+    with running(settings, PATIENT) as made:
+        ready(made, 1)
+        for number in (1, 2, 1):
+            serve(settings, number)
+            ready(made, number)
+            for _ in range(3):
+                answer = rank(made, user=site.users[0])
+                assert answer["base"] == answer["embedding"]["version"] == number
+            assert retrieve(made, user=site.users[0])["embedding"]["version"] == number
+            with pytest.raises(SwitchError, match=f"takes user embeddings of version {number}"):
+                switch(settings, 3 - number)
+        # One of another embedding of that number is never served.
+        serve(settings, 3)
+        await_true(lambda: "trouble" in made.client.ask("GET", "/readyz").json()["model"], "the trouble is told")
+        assert (
+            "of another embedding than the one that the ranker was trained on"
+            in made.client.ask("GET", "/readyz").json()["model"]["trouble"]
+        )
+        answer = rank(made, user=site.users[0])
+        assert answer["base"] == answer["embedding"]["version"] == 1
 
 
 def test_torch_is_not_needed_to_retrieve(settings: Settings, site: Site, tmp_path: Path) -> None:
