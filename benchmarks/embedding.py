@@ -1,9 +1,9 @@
 """What an embedding costs on one core: actions trained in a second beside a bare loop of the same transformer, and users inferred in a second.
 
-`python -m benchmarks.embedding [--json] [--quick] [--batches B] [--repeats R] [--seed S]`. What is trained is the command's own step: users of a
-batch chosen, examples and candidates drawn, own pins masked, the sketch asked, then forward, backward and AdamW. The bare loop has the same
-transformer, loss and optimiser, and every batch as tensors before it begins. Losses and weights of both, and vectors of users alone and among
-others, are compared before anything is timed.
+`python -m benchmarks.embedding [--json] [--quick] [--batches B] [--repeats R] [--pins P] [--seed S]`. A training is the command's own step:
+users of a batch chosen, examples and candidates drawn, own pins masked, the sketch asked, then forward, backward and AdamW. The bare loop has the
+same transformer, loss and optimiser, and every batch as tensors before it begins. Losses and weights of both, and vectors of users alone and among
+others, are compared before anything is timed. The index of pins beside exact search is measured by `_embedding_index.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks import _command, _measure
+from benchmarks import _command, _embedding_index, _measure
 from benchmarks._measure import CheckFailedError
 from online_model.embedding.config import EmbeddingConfig
 from online_model.embedding.embedding_model import EmbeddingModel
@@ -161,8 +161,8 @@ class Subject:
         self.figures.setdefault(name, []).append(value)
 
 
-def measure(batches: int, repeats: int, seed: int) -> dict[str, Any]:
-    """Training and inference, repeat by repeat.
+def measure(batches: int, repeats: int, seed: int, pins: int) -> dict[str, Any]:
+    """Training and inference, repeat by repeat; then the index of so many pins.
 
     Raises
     ------
@@ -180,6 +180,7 @@ def measure(batches: int, repeats: int, seed: int) -> dict[str, Any]:
             subject.bare.step()
             for _ in range(repeats):
                 subject.turn()
+            index, index_ratios = _embedding_index.measure(pins, subject.config.output_dim, min(200, pins), max(3, repeats), seed)
     finally:
         torch.set_num_threads(threads)
     figures = subject.figures
@@ -196,8 +197,9 @@ def measure(batches: int, repeats: int, seed: int) -> dict[str, Any]:
             "instruction_set": torch.backends.cpu.get_cpu_capability(),
             "weights": sum(p.numel() for p in subject.model.former.parameters()),
             **{name: _measure.spread(values, 1) for name, values in figures.items()},
+            "index": index,
         },
-        "ratios": ratios,
+        "ratios": ratios | index_ratios,
         "machine": _measure.machine(),
         "seed": seed,
     }
@@ -211,6 +213,12 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(
             f"{name}: {by_clock['median']:,.0f} ({by_clock['min']:,.0f} to {by_clock['max']:,.0f}); by cpu {by_cpu['median']:,.0f}"
         )
+    for name in ("exact", *_embedding_index.LIBRARIES):
+        if (of := results["index"].get(name)) is not None:
+            built = f"built in {of['build_cpu_s']:.1f} s of one core, " if "build_cpu_s" in of else ""
+            console.print(
+                f"{name}: {built}{of['query_cpu_us']['median']:,.0f} µs a query, recall@{results['index']['k']} {of['recall']:.4f}"
+            )
     _measure.show_ratios(result, console)
     console.print(f"wanted: train_vs_bare_loop {WANTED}; {results['note']}")
     console.print(f"{_measure.where(result)}; torch {results['torch']}; seed {result['seed']}")
@@ -221,11 +229,13 @@ def show(result: dict[str, Any], console: Console) -> None:
 @click.option("--quick", is_flag=True, help="Two batches in each of 3 repeats.")
 @click.option("--batches", type=click.IntRange(1), help="In a repeat. Default 6.")
 @click.option("--repeats", type=click.IntRange(1), help="Default 5; 3 with --quick.")
+@click.option("--pins", type=click.IntRange(200), help="In the index. Default 20000; 2000 with --quick.")
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
-def main(as_json: bool, quick: bool, batches: int | None, repeats: int | None, seed: int) -> None:
-    """What training an embedding and inferring users costs, beside a bare loop."""
+def main(as_json: bool, quick: bool, batches: int | None, repeats: int | None, pins: int | None, seed: int) -> None:
+    """What training an embedding and inferring users costs, beside a bare loop; and the index, beside exact search."""
     batches, repeats = batches or (2 if quick else 6), repeats or (3 if quick else 5)
-    _command.run("embedding", lambda scratch: measure(batches, repeats, seed), show, as_json)
+    pins = pins or (2_000 if quick else 20_000)
+    _command.run("embedding", lambda scratch: measure(batches, repeats, seed, pins), show, as_json)
 
 
 if __name__ == "__main__":

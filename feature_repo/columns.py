@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from feast.protos.feast.types.Value_pb2 import Int64List, StringList, Value
+from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, StringList, Value
 
 from feature_repo import views
+from feature_repo.embedding_reads import embeddings_at
 from feature_repo.readers import SharedReader
 from flows import features
 from flows.errors import SettingsError
@@ -119,6 +120,33 @@ class Sequences:
 
 
 @dataclass(frozen=True, eq=False)
+class Embeddings:
+    """The view of user embeddings.
+
+    Attributes
+    ----------
+    found : bool[n]
+    vectors : float32[n, D]
+    numbers : dict of str to int64[n]
+    """
+
+    found: npt.NDArray[np.bool_]
+    vectors: npt.NDArray[np.float32]
+    numbers: dict[str, npt.NDArray[np.int64]]
+
+    def python(self, name: str) -> list[Any]:
+        """See Columns."""
+        values = (self.vectors if name == "embedding" else self.numbers[name]).tolist()
+        return [value if found else None for found, value in zip(self.found.tolist(), values, strict=True)]
+
+    def protos(self, name: str) -> list[Value]:
+        """See Columns."""
+        if name == "embedding":
+            return [_NOTHING if value is None else Value(float_list_val=FloatList(val=value)) for value in self.python(name)]
+        return [_NOTHING if value is None else Value(int64_val=value) for value in self.python(name)]
+
+
+@dataclass(frozen=True, eq=False)
 class Repeated:
     """Columns of distinct entities, in the places where they were asked for: a user beside 500 pins is read once."""
 
@@ -193,10 +221,16 @@ def _topic_stats(shared: SharedReader, topics: list[str], as_of: int) -> Columns
     return Numbers(rows.found, rows.values, dict(features.TOPIC_STATS))
 
 
-# The views that are task state. Whatever is named here is read-only through Feast.
+def _embeddings(shared: SharedReader, users: npt.NDArray[np.int64], as_of: int) -> Columns:
+    found = embeddings_at(shared.settings, users, as_of)
+    return Embeddings(found.found, found.vectors, {"embedding_version": found.version, "embedding_position": found.position})
+
+
+# The views that are task state, and the one of user embeddings. Whatever is named here is read-only through Feast.
 VIEWS: dict[str, View] = {
     views.USER_ACTION_SEQUENCE: View(int, ACTIONS, tuple(views.SEQUENCE_PREFIX + name for name in features.SEQUENCE_FIELDS), _sequences),
     views.USER_REVISIT_COUNTERS: View(int, ACTIONS, features.USER_COUNTERS, _user_counters),
     views.PIN_REVISIT_COUNTERS: View(int, REVISITS, features.PIN_COUNTERS, _pin_counters),
     views.TOPIC_REVISIT_STATS: View(str, ACTIONS, tuple(name for name, _ in features.TOPIC_STATS), _topic_stats),
+    views.USER_EMBEDDING: View(int, ACTIONS, views.EMBEDDING_FEATURES, _embeddings),
 }

@@ -13,7 +13,7 @@ from http import HTTPStatus
 import click
 from feast.errors import FeastError
 
-from flows.errors import TidemarkError
+from flows.errors import CorruptionError, TidemarkError
 
 
 class FeatureRepositoryError(TidemarkError, FeastError):
@@ -33,6 +33,12 @@ class StateIsWrittenByItsLogError(FeatureRepositoryError):
     status = HTTPStatus.CONFLICT
 
     def __init__(self, view: str, action: str) -> None:
+        if view == "user_embedding":
+            super().__init__(
+                f"feature view '{view}': {action} is refused. Its values follow from the log by a trained embedding, and `tidemark embed infer` "
+                "writes them."
+            )
+            return
         super().__init__(
             f"feature view '{view}': {action} is refused. Its values are task state, which is written by its log alone, so that it stays a "
             "function of a log prefix. The flows keep it current by themselves (`tidemark run`); to change it, append events to the log."
@@ -63,6 +69,20 @@ class RegistryError(FeatureRepositoryError):
     """Feast's registry can't be read."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+class NoEmbeddingError(FeatureRepositoryError):
+    """No user embeddings are served, or none of the version that is asked for."""
+
+    status = HTTPStatus.NOT_FOUND
+    exit_code = 1
+
+
+class DamagedEmbeddingError(FeatureRepositoryError, CorruptionError):
+    """A table of user embeddings is not what was written, or only half of it is there."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    exit_code = 1
 
 
 @contextmanager

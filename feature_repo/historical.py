@@ -18,6 +18,7 @@ from feast import FeatureView
 from feature_repo import views
 from feature_repo.asking import check_fingerprint
 from feature_repo.columns import VIEWS
+from feature_repo.embedding_reads import Embedded, embeddings_at
 from feature_repo.entity_frame import EntityFrame
 from feature_repo.errors import HistoricalReadError
 from feature_repo.shelf import Shelf
@@ -44,12 +45,14 @@ _TYPES: dict[str, dict[str, pa.DataType]] = {
     views.USER_REVISIT_COUNTERS: dict.fromkeys(features.USER_COUNTERS, pa.int64()),
     views.PIN_REVISIT_COUNTERS: dict.fromkeys(features.PIN_COUNTERS, pa.int64()),
     views.TOPIC_REVISIT_STATS: {name: pa.type_for_alias(kind) for name, kind in features.TOPIC_STATS},
+    views.USER_EMBEDDING: {name: pa.list_(pa.float32()) if name == "embedding" else pa.int64() for name in views.EMBEDDING_FEATURES},
 }
 _KINDS = {
     views.USER_ACTION_SEQUENCE: "user",
     views.USER_REVISIT_COUNTERS: "user",
     views.PIN_REVISIT_COUNTERS: "pin",
     views.TOPIC_REVISIT_STATS: "topic",
+    views.USER_EMBEDDING: "embedding",
 }
 
 
@@ -60,7 +63,7 @@ class Group:
     Attributes
     ----------
     kind, key : str
-        user, pin or topic; the column.
+        user, pin, topic, or embedding (of a user); the column.
     columns : dict
         Name of an output column → view and feature.
     """
@@ -169,6 +172,10 @@ class Historical:
             for (kind, key), group in self._groups.items():
                 shelf = Shelf(group.schema(), directory, f"{kind}-{len(shelves)}")
                 shelves.append(shelf)
+                if kind == "embedding":
+                    users = np.asarray(self._entities[kind, key])
+                    shelf.put(np.arange(len(users)), _embedding_rows(group, embeddings_at(self._settings, users, moments.time)))
+                    continue
                 queries = Asked(self._entities[kind, key], moments.time, moments.arrived_by, moments.positions, moments.position)
                 asked.append(queries)
                 if kind == "user":
@@ -192,7 +199,7 @@ class Historical:
                         queries,
                         lambda part, group=group, shelf=shelf: shelf.put(part.query, _number_rows(group, part)),  # type: ignore[misc]
                     )
-            if len(self._frame):
+            if len(self._frame) and collectors:
                 point.run(collectors, *asked)
         return shelves
 
@@ -222,6 +229,19 @@ def _user_rows(group: Group, part: UserPart, names: tuple[dict[int, str], dict[i
         else:
             columns.append(pa.array(found.counters[:, features.USER_COUNTERS.index(feature)], mask=~found.found_counters))
     return pa.RecordBatch.from_arrays(columns, schema=group.schema())
+
+
+def _embedding_rows(group: Group, found: Embedded) -> pa.RecordBatch:
+    n, dim = found.vectors.shape
+    lists = pa.ListArray.from_arrays(
+        pa.array(np.arange(n + 1, dtype=np.int32) * dim), pa.array(found.vectors.reshape(-1)), mask=pa.array(~found.found)
+    )
+    columns = {
+        "embedding": lists,
+        "embedding_version": pa.array(found.version, mask=~found.found),
+        "embedding_position": pa.array(found.position, mask=~found.found),
+    }
+    return pa.RecordBatch.from_arrays([columns[feature] for _, feature in group.columns.values()], schema=group.schema())
 
 
 def _number_rows(group: Group, part: PinPart | TopicPart) -> pa.RecordBatch:

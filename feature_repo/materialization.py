@@ -15,9 +15,12 @@ from feast.infra.registry.base_registry import BaseRegistry
 
 from feature_repo.asking import check_fingerprint
 from feature_repo.columns import VIEWS
+from feature_repo.embedding_table import served_table, served_version
 from feature_repo.errors import plain_in_feast_commands
 from feature_repo.readers import CaughtUp, caught_up
+from feature_repo.views import USER_EMBEDDING
 from flows.run.display import moment
+from flows.settings import Settings
 
 
 class TaskStateComputeEngine(LocalComputeEngine):
@@ -28,6 +31,9 @@ class TaskStateComputeEngine(LocalComputeEngine):
             return super()._materialize_one(registry, task, **kwargs)
         with plain_in_feast_commands():
             check_fingerprint(task.feature_view)
+            if task.feature_view.name == USER_EMBEDDING:
+                print(_told_of_embeddings(self.repo_config.online_store.resolve()))
+                return LocalMaterializationJob(f"{task.feature_view.name}-{task.end_time}", MaterializationJobStatus.SUCCEEDED)
             with caught_up(self.repo_config.online_store.resolve()) as caught:
                 print(_told(task.feature_view.name, caught))
         return LocalMaterializationJob(f"{task.feature_view.name}-{task.end_time}", MaterializationJobStatus.SUCCEEDED)
@@ -43,3 +49,12 @@ def _told(view: str, caught: CaughtUp) -> str:
         f"{view}: nothing to write, the flows keep it current (`tidemark run`); it reflects the positions "
         f"{', '.join(f'{flow}/{p}: {position}' for p, position in enumerate(positions))}; {as_of}"
     )
+
+
+def _told_of_embeddings(settings: Settings) -> str:
+    begin = f"{USER_EMBEDDING}: nothing to write, `tidemark embed infer` keeps it current"
+    if served_version(settings.data) is None:
+        return f"{begin}; no version is served yet"
+    said = served_table(settings.data).manifest
+    positions = ", ".join(f"actions/{p}: {position}" for p, position in enumerate(said.actions))
+    return f"{begin}; version {said.version}, table {said.number} reflects the positions {positions}; as of {moment(said.as_of)} UTC ({said.as_of})"

@@ -13,7 +13,7 @@ from typing import Any
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, Project, PushSource, ValueType
 from feast.repo_config import RepoConfig
-from feast.types import Array, FeastType, Float64, Int64, String
+from feast.types import Array, FeastType, Float32, Float64, Int64, String
 
 from feature_repo.repository import PROJECT
 from flows import features
@@ -22,6 +22,9 @@ USER_ACTION_SEQUENCE = "user_action_sequence"
 USER_REVISIT_COUNTERS = "user_revisit_counters"
 PIN_REVISIT_COUNTERS = "pin_revisit_counters"
 TOPIC_REVISIT_STATS = "topic_revisit_stats"
+USER_EMBEDDING = "user_embedding"
+
+EMBEDDING_FEATURES = ("embedding", "embedding_version", "embedding_position")
 
 FINGERPRINT_TAG = "tidemark.fingerprint"
 SEQUENCE_PREFIX = "sequence_"
@@ -126,7 +129,13 @@ def definitions(offline: Path) -> Definitions:
             "Saves in a topic over 7, 30 and 90 days, and how many of them were clicked again, and when.",
         ),
     ]
-    by_name = {view.name: view for view in views}
+    embedding = view(
+        USER_EMBEDDING,
+        "user",
+        [(name, Array(Float32) if name == "embedding" else Int64) for name in EMBEDDING_FEATURES],
+        "A user as a vector of the embedding version that is served (`tidemark embed`), of length 1; its version, and the position it reflects.",
+    )
+    by_name = {view.name: view for view in [*views, embedding]}
     services = [
         FeatureService(
             name="ranking_v1",
@@ -142,6 +151,11 @@ def definitions(offline: Path) -> Definitions:
             name="ranking_v1_candidate",
             features=[by_name[PIN_REVISIT_COUNTERS]],
             description="The candidates' half of ranking_v1.",
+        ),
+        FeatureService(
+            name="retrieval_v1",
+            features=[embedding],
+            description="The user's vector alone, for whatever works with it; vectors of two versions mean nothing to each other.",
         ),
     ]
     project = Project(name=PROJECT, description="Streaming realtime features as functions of a log prefix.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import embedding
+from benchmarks import _embedding_index, embedding
 from benchmarks._measure import CheckFailedError
 from online_model.embedding.config import EmbeddingConfig
 from online_model.embedding.embedding_model import EmbeddingModel
@@ -37,7 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_prints_its_contract() -> None:
     threads = torch.get_num_threads()
-    ended = CliRunner().invoke(embedding.main, ["--json", "--batches", "1", "--repeats", "2", "--seed", "3"])
+    ended = CliRunner().invoke(embedding.main, ["--json", "--batches", "1", "--repeats", "2", "--pins", "600", "--seed", "3"])
     assert ended.exit_code == 0, ended.output
     assert torch.get_num_threads() == threads
     result = json.loads(ended.stdout)
@@ -47,7 +48,18 @@ def test_it_prints_its_contract() -> None:
         for of in ("", "cpu_"):
             figure = result["results"][of + name]
             assert 0 < figure["min"] <= figure["median"] <= figure["max"]
-    assert set(result["ratios"]) == {"train_vs_bare_loop", "train_vs_bare_loop_by_cpu_time"}
+    index = result["results"]["index"]
+    assert index["faiss"]["same_bytes_again"]
+    assert index["exact"]["recall"] == 1.0
+    assert index["faiss"]["recall"] > 0.9
+    assert index["faiss"]["query_cpu_us"]["median"] > 0
+    assert {"train_vs_bare_loop", "train_vs_bare_loop_by_cpu_time", "faiss_query_vs_exact"} <= set(result["ratios"])
+
+
+def test_an_index_that_finds_too_little_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_embedding_index.LIBRARIES, "faiss", lambda vectors: (lambda query: np.arange(100), b""))
+    with pytest.raises(CheckFailedError, match=r"faiss finds .* of the 100 nearest"):
+        _embedding_index.measure(600, 8, 20, 3, 1)
 
 
 def test_what_is_wrong_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:

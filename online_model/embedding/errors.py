@@ -23,3 +23,19 @@ class DamagedVersionError(CorruptionError):
 
 class OtherActionsError(FingerprintError):
     """Actions have other codes, or other vectors, than those that a version was trained with."""
+
+
+class NoActionsError(TidemarkError):
+    """The log holds no action that an embedding could be made of."""
+
+
+class OtherTimeError(InputError):
+    """A table of users is to be merged over one of a later time."""
+
+
+class DamagedIndexError(CorruptionError):
+    """Vectors of pins or their index are not what was written, or only half of them is there."""
+
+
+class SwitchError(TidemarkError):
+    """A version can't be served: it lacks users or pins, or the ranker that is served takes another one's."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
+from flows.sealed import sealed
 from online_model.registry import durable
 from online_model.registry.buckets import BUCKETS, bucket_of
 from online_model.registry.errors import DamagedModelError, NoModelError
-from online_model.registry.manifest import checked, digest_of
+from online_model.registry.manifest import checked
 
 FORMAT = 1
 CURRENT = "current.json"
@@ -207,11 +207,7 @@ def read_current(directory: Path) -> Current:
 
 def write_current(directory: Path, current: Current) -> None:
     """Put it in the place of what was said before, at once and durably."""
-    content = asdict(current)
-    # Tuples and lists are the same in JSON.
-    content = orjson.loads(orjson.dumps(content))
-    content["digest"] = digest_of(content)
-    durable.replace(directory / CURRENT, orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+    durable.replace(directory / CURRENT, sealed(asdict(current)))
 
 
 def _start(content: Mapping[str, Any]) -> Start:

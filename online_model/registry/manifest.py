@@ -6,7 +6,6 @@ its directory.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from flows.sealed import digest_of as digest_of
 from online_model.registry.errors import DamagedModelError, NewerFormatError
 
 FORMAT = 1
@@ -145,12 +145,6 @@ class Manifest:
 def is_allowed(name: str) -> bool:
     """Whether a base may have a file of this name: weights are safetensors, which no reader executes; and there is no way out of its directory."""
     return name == CALIBRATORS or _FILE.fullmatch(name) is not None
-
-
-def digest_of(content: Mapping[str, Any]) -> str:
-    """BLAKE2b, 16 bytes in hex, of a document: whatever the order of its keys."""
-    data = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def checked(data: bytes, where: str, newest: int) -> dict[str, Any]:

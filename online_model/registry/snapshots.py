@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import orjson
 
 from flows.directories import make_directory, translated
+from flows.sealed import sealed
 from online_model.registry import durable, tensors
 from online_model.registry.bases import SNAPSHOTS, Base
 from online_model.registry.current import Start
 from online_model.registry.errors import DamagedModelError, DraftError, NewerFormatError, NoModelError
-from online_model.registry.manifest import MANIFEST, TABLES, FileEntry, checked, digest_of
+from online_model.registry.manifest import MANIFEST, TABLES, FileEntry, checked
 from online_model.registry.tensors import State
 
 FORMAT = 1
@@ -146,9 +146,7 @@ def write_snapshot(base: Base, point: Point, tables: Mapping[str, State]) -> Sna
                 "point": asdict(point),
                 "files": {n: asdict(e) for n, e in files.items()},
             }
-            content = orjson.loads(orjson.dumps(content))
-            sealed = content | {"digest": digest_of(content)}
-            durable.write(draft / MANIFEST, orjson.dumps(sealed, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+            durable.write(draft / MANIFEST, sealed(content))
             # One of this number that is there is of a chain that was given up, or of this very delta.
             if os.path.lexists(path):
                 durable.delete_directory(path)

@@ -26,6 +26,7 @@ from online_model.serving.errors import BadRequestError, NotUtf8Error, ServingEr
 from online_model.serving.metrics import Metrics
 from online_model.serving.packing import Request as Asked
 from online_model.serving.rank_schema import RankRequest, parsed_rank
+from online_model.serving.retrieve_schema import RetrieveRequest, parsed_retrieve
 from online_model.serving.schema import MAX_BODY_BYTES, BatchRequest, GetQuery, checked, parsed, refused, said_once
 from online_model.serving.service import Service
 
@@ -33,7 +34,7 @@ _JSON = "application/json"
 # An answer holds for a moment.
 _HEADERS = {"cache-control": "no-store"}
 _NO_IDS = np.empty(0, np.int64)
-_FEATURES, _RANK = "/v1/features", "/v1/rank"
+_FEATURES, _RANK, _RETRIEVE = "/v1/features", "/v1/rank", "/v1/retrieve"
 _CLIENT_GONE = 499
 
 _Said = Annotated[GetQuery, Query()]
@@ -130,6 +131,17 @@ def _ranking(app: FastAPI, service: Service) -> None:
         said, wanted = parsed_rank(await _body(http, service.options.body_timeout_s))
         request = checked(said, timestamp, service.vocabulary, service.fingerprint)
         return Response(await service.rank(request, wanted), media_type=_JSON, headers=_HEADERS)
+
+    schema = RetrieveRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    sought = {"requestBody": {"required": True, "content": {_JSON: {"schema": schema, "examples": examples.RETRIEVE_REQUESTS}}}}
+
+    @app.post(_RETRIEVE, openapi_extra=sought, responses=examples.RETRIEVE, summary="Pins near to a user", tags=["ranking"])
+    async def retrieve(http: Request) -> Response:
+        """Candidates: of the embedding that is served, the nearest to the user, less what they have acted on; for somebody new, popular ones."""
+        timestamp = time.time_ns() // 1_000_000
+        said, wanted = parsed_retrieve(await _body(http, service.options.body_timeout_s))
+        request = checked(said, timestamp, service.vocabulary, service.fingerprint)
+        return Response(await service.retrieve(request, wanted), media_type=_JSON, headers=_HEADERS)
 
 
 def _operations(app: FastAPI, service: Service) -> None:
@@ -253,8 +265,8 @@ class _Measured:
 
 
 def _endpoint(path: str) -> str:
-    if path in (_FEATURES, _RANK):
-        return "batch" if path == _FEATURES else "rank"
+    if path in (_FEATURES, _RANK, _RETRIEVE):
+        return {_FEATURES: "batch", _RANK: "rank", _RETRIEVE: "retrieve"}[path]
     kind = path.removeprefix(_FEATURES + "/").partition("/")[0] if path.startswith(_FEATURES + "/") else path.removeprefix("/")
     allowed: dict[str, Any] = dict.fromkeys(("user", "pin", "topic") if path.startswith(_FEATURES) else ("healthz", "readyz", "metrics"))
     return kind if kind in allowed else "other"

@@ -73,6 +73,13 @@ class NoModelServedError(ServingError):
     retry_after_s = 5
 
 
+class NoEmbeddingServedError(ServingError):
+    """There are no user embeddings to retrieve with."""
+
+    status = 503
+    retry_after_s = 5
+
+
 class UnavailableError(ServingError):
     """The store doesn't answer, or too much waits for it, or what is served can't be kept as it must be."""
 

@@ -69,6 +69,8 @@ RANK = _responses(
         "base": 3,
         "delta": 117,
         "candidates": 3,
+        "candidates_from": "request",
+        "embedding": None,
         "pins": {
             "pin_id": [77, 1234],
             "found": [True, True],
@@ -89,6 +91,19 @@ RANK = _responses(
 )
 RANK[409]["description"] += " Or the model that is published was trained with others than are served."
 RANK[503]["description"] += " Or no model is served, or it does not answer."
+RETRIEVE = _responses(
+    {
+        **_HEAD,
+        "user_id": 42,
+        **_FOUND,
+        "embedding": {"version": 1, "table": 14, "index": 1, "as_of": 1_699_990_000_000, "positions": [1100, 1090]},
+        "source": "embedding",
+        "left_out": 1,
+        "pins": {"pin_id": [77, 905, 12], "score": [0.71, 0.69, 0.66]},
+    }
+)
+RETRIEVE[503]["description"] += " Or no user embeddings are served."
+RETRIEVE_REQUESTS = {"three pins": {"value": {"user": 42, "k": 3, "request_id": "4f1c0a7e"}}}
 RANK_REQUESTS = {
     "the best two of three": {
         "value": {"user": 42, "candidates": [1234, 77, "my-pin"], "surface": "homefeed", "k": 2, "request_id": "4f1c0a7e"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from online_model.deltas.table_rows import TableRows
 from online_model.model.calibration import Calibrators
 from online_model.model.config import ModelConfig
 from online_model.model.dense import load_dense
+from online_model.model.embedding_input import TakenEmbedding
 from online_model.model.inputs import inputs_of
 from online_model.model.ranker import Ranker
 from online_model.model.scoring import score_rows, utility_of
@@ -25,9 +26,12 @@ from online_model.registry.bases import Base
 from online_model.registry.errors import DamagedModelError
 from online_model.registry.manifest import CALIBRATORS, DENSE
 from online_model.serving.candidates import Candidates, columns_of
+from online_model.serving.rank_schema import OWN_CANDIDATES
 
-OWN_CANDIDATES = 500
-"""Candidates of a request that names none: the pins that were seen most often in what the base has learned from."""
+if TYPE_CHECKING:
+    # Not everybody has an index library.
+    from online_model.embedding.retrieval import Retriever
+
 # Some of them may have no row any more at a later delta.
 _KEPT = 4 * OWN_CANDIDATES
 
@@ -63,12 +67,15 @@ class Dense:
     calibrators : Calibrators
     frequent : int64[m]
         The pins that were seen most often, the most frequent first.
+    embedding : TakenEmbedding or None
+        Which user embeddings it takes; None: none.
     """
 
     base: Base
     ranker: Ranker
     calibrators: Calibrators
     frequent: np.ndarray
+    embedding: TakenEmbedding | None
 
     @classmethod
     def of(cls, base: Base) -> Self:
@@ -99,7 +106,7 @@ class Dense:
         # A table may have been made by others, who count nothing.
         counts = pins.get("counts", np.zeros(len(pins["ids"]), np.int32))
         order = np.lexsort((pins["ids"], -counts.astype(np.int64)))[:_KEPT]
-        return cls(base, ranker, calibrators, pins["ids"][order])
+        return cls(base, ranker, calibrators, pins["ids"][order], TakenEmbedding.of(base.manifest.about.config))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +123,8 @@ class Model:
         That the rows reflect, ms; -1: not known.
     candidates : int64[m]
         For requests that name none.
+    retriever : Retriever or None
+        Users, pins and index of the embedding version that the base takes; None: it takes none.
     """
 
     dense: Dense
@@ -123,10 +132,11 @@ class Model:
     tables: Mapping[str, TableRows]
     newest_event_time: int
     candidates: np.ndarray
+    retriever: Retriever | None = None
 
     @classmethod
-    def of(cls, dense: Dense, served: Served) -> Self:
-        """What a follower of the base's deltas has now.
+    def of(cls, dense: Dense, served: Served, retriever: Retriever | None = None) -> Self:
+        """What a follower of the base's deltas has now, with the users that it takes.
 
         Raises
         ------
@@ -141,7 +151,7 @@ class Model:
                     "roll back (`tidemark models rollback`)"
                 )
         there = dense.frequent[served.tables["pin"].rows_of(dense.frequent) >= 0]
-        return cls(dense, served.delta, served.tables, served.newest_event_time, there[:OWN_CANDIDATES])
+        return cls(dense, served.delta, served.tables, served.newest_event_time, there[:OWN_CANDIDATES], retriever)
 
     @property
     def base(self) -> int:

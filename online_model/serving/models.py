@@ -20,11 +20,13 @@ from flows.outputs import EMBEDDINGS
 from flows.settings import Settings
 from online_model.registry.current import Current, read_current
 from online_model.registry.errors import NoModelError
+from online_model.serving.embeddings import Embeddings
 from online_model.serving.rank_metrics import RankMetrics
 
 if TYPE_CHECKING:
     # Not before a model is there: torch takes seconds to load.
     from online_model.deltas.follower import Follower
+    from online_model.embedding.retrieval import Retriever
     from online_model.registry.bases import Base
     from online_model.registry.registry import Registry
     from online_model.serving.model import Dense, Model
@@ -47,16 +49,23 @@ class Now:
     current : Current
     models : mapping of str to Model
         By arm; "served" is among them.
+    own : Retriever or None
+        Of the embedding version that is served.
     """
 
     current: Current
     models: Mapping[str, Model]
+    own: Retriever | None = None
 
     def of_user(self, user: int) -> tuple[str, str, Model]:
         """The arm that a user is of, that whose model they get, and the model: where an arm has none, that which is served."""
         arm = self.current.role_of(user)
         gets = arm if arm in self.models else SERVED_ARM
         return arm, gets, self.models[gets]
+
+    def retriever_of(self, model: Model) -> Retriever | None:
+        """Where candidates for a model come from: of the embedding version that it takes, else of the one that is served."""
+        return model.retriever if model.retriever is not None else self.own
 
 
 class Models:
@@ -71,6 +80,7 @@ class Models:
     ----------
     now : Now or None
         None: there is no model that can be served.
+    embeddings : Embeddings
     trouble : TidemarkError or None
         Why there is none, or why one of them is not as new as it should be.
     """
@@ -78,6 +88,7 @@ class Models:
     def __init__(self, settings: Settings, metrics: RankMetrics) -> None:
         self._settings, self._metrics = settings, metrics
         self.now: Now | None = None
+        self.embeddings = Embeddings(settings)
         self.trouble: TidemarkError | None = None
         self._troubles: dict[str, TidemarkError] = {}
         self._serial = -1
@@ -94,6 +105,11 @@ class Models:
         """Whether the model of an arm is not as new as it should be, as far as it can be told."""
         return arm in self._troubles or (self.trouble is not None and not self._troubles)
 
+    def retriever_of(self, user: int) -> Retriever | None:
+        """Users, pins and index that a user's pins are retrieved from: those of their ranker's version, if it takes one."""
+        now = self.now
+        return self.embeddings.own if now is None else now.retriever_of(now.of_user(user)[2])
+
     def has_looked(self, seconds: float) -> bool:
         """Whether it has looked for the first time, within some seconds."""
         return self._looked.wait(seconds)
@@ -107,6 +123,7 @@ class Models:
 
     def _work(self) -> None:
         while True:
+            self.embeddings.look({m.retriever.version for m in (self.now.models.values() if self.now else ()) if m.retriever is not None})
             try:
                 trouble = self._look()
             except TidemarkError as error:
@@ -132,10 +149,10 @@ class Models:
         for arm in self._arms.values():
             if self._ended.is_set():
                 break
-            arm.look(current.serial, self._follower, self._dense_of, anew, self._ended.is_set)
+            arm.look(current.serial, self._follower, self._dense_of, self.embeddings.of, anew, self._ended.is_set)
         models = {role: arm.model for role, arm in self._arms.items() if arm.model is not None}
         if SERVED_ARM in models:
-            self.now = Now(current, models)
+            self.now = Now(current, models, self.embeddings.own)
             self._metrics.models({role: (m.base, m.delta, m.newest_event_time, self._arms[role].healed) for role, m in models.items()})
         in_use = {model.dense.base.digest for model in models.values()}
         self._dense = {digest: dense for digest, dense in self._dense.items() if digest in in_use}
@@ -204,6 +221,7 @@ class _Arm:
         serial: int,
         open_: Callable[[str], Follower],
         dense_of: Callable[[Base], Dense],
+        retriever_of: Callable[[int], Retriever],
         anew: bool,
         ended: Callable[[], bool],
     ) -> None:
@@ -213,8 +231,8 @@ class _Arm:
         ----------
         serial : int
             Of what is served now.
-        open_, dense_of : callable
-            Give a follower of a role, and what of a base never changes.
+        open_, dense_of, retriever_of : callable
+            Give a follower of a role, what of a base never changes, and the newest of an embedding version.
         anew : bool
             Whether what is served has been changed since the last look.
         ended : callable
@@ -226,7 +244,7 @@ class _Arm:
                 self.follower = open_(self._role)
             while self.follower.refresh() and not ended():
                 continue
-            self._take(serial, self.follower, dense_of)
+            self._take(serial, self.follower, dense_of, retriever_of)
             if self.follower.trouble is not None:
                 raise self.follower.trouble
         except Exception as error:
@@ -239,7 +257,7 @@ class _Arm:
         else:
             self.trouble, self._pause_s = None, _PAUSE_S
 
-    def _take(self, serial: int, follower: Follower, dense_of: Callable[[Base], Dense]) -> None:
+    def _take(self, serial: int, follower: Follower, dense_of: Callable[[Base], Dense], retriever_of: Callable[[int], Retriever]) -> None:
         from online_model.serving.model import Model
 
         served, model = follower.served, self.model
@@ -251,6 +269,9 @@ class _Arm:
                 "it stays until the learner has put out again what is missing"
             )
         # The same object as long as nothing is new: requests of one model are scored together.
-        if model is None or not same or model.tables is not served.tables:
-            self.model = Model.of(dense_of(served.base), served)
+        dense = dense_of(served.base)
+        # Before the model: a ranker without the users that it takes is not served.
+        retriever = None if dense.embedding is None else dense.embedding.checked(retriever_of(dense.embedding.version))
+        if model is None or not same or model.tables is not served.tables or model.retriever is not retriever:
+            self.model = Model.of(dense, served, retriever)
         self._serial = serial

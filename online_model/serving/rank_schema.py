@@ -12,6 +12,9 @@ from online_model.serving.schema import ALLOWING, AS_OF, FINGERPRINT, REQUEST_ID
 
 MOST_CANDIDATES = 1_000
 """Of one request; features of as many are read at once."""
+OWN_CANDIDATES = 500
+"""Of a request that names none: the nearest to the user, where embeddings are served, else the pins that were seen most often in what the base has
+learned from."""
 DEFAULT_K = 25
 
 _EXAMPLE: dict[str, JsonValue] = {"user": 42, "candidates": [1234, 77, "my-pin"], "surface": "homefeed", "k": 2, "request_id": "4f1c0a7e"}

@@ -17,27 +17,32 @@ import orjson
 
 from flows import stopping
 from flows.errors import TidemarkError
+from flows.features import SEQUENCE_LENGTH
 from flows.served import Status
 from flows.served_rows import Ranked
 from flows.settings import Settings
 from flows.vocabulary import Vocabulary
+from online_model.embedding.sources import Source
 from online_model.registry.errors import NoModelError, OtherFeaturesError, OtherVocabularyError
 from online_model.serving.answer import Answer, Ask, defaults
 from online_model.serving.candidates import Candidates
-from online_model.serving.errors import NoModelServedError, OtherModelError, UnavailableError
+from online_model.serving.errors import NoEmbeddingServedError, NoModelServedError, OtherModelError, UnavailableError
 from online_model.serving.exploring import Shown, shown_of
 from online_model.serving.models import Models
 from online_model.serving.options import Options
 from online_model.serving.packing import Packer, Request, one_said, said
 from online_model.serving.rank_metrics import ARM, DEFAULTED, MODEL_FAILED, NO_MODEL, OLD_MODEL, OTHER_MODEL, RankMetrics
-from online_model.serving.rank_schema import Wanted
+from online_model.serving.rank_schema import OWN_CANDIDATES, Wanted
+from online_model.serving.retrieving import Retrieving, embedding_said
 from online_model.serving.scorer import Scorer
 
 if TYPE_CHECKING:
     # Not before a model is there: torch takes seconds to load.
+    from online_model.embedding.retrieval import Retriever
     from online_model.serving.model import Model, Scores
 
 _LOOK_S = 0.1
+_NO_IDS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +57,19 @@ class Chosen:
     ask : Ask
         One user, and the candidates.
     k : int
+    come_from : str
+        "request"; else where the server has the candidates from: "embedding" or "popular" as `embedding.retrieval.Source` has them, or "base",
+        the pins seen most often in what the base has learned from.
+    retriever : Retriever or None
+        Where pins for this user are retrieved from.
     """
 
     arm: str
     model: Model
     ask: Ask
     k: int
+    come_from: str
+    retriever: Retriever | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +106,7 @@ class Rankings:
         self._surfaces = vocabulary.surfaces
         self.models = Models(settings, metrics)
         self._scorer = Scorer(options.model_threads, options.most_waiting)
+        self.retrieving = Retrieving(packer, options.model_threads, options.most_waiting, options.model_timeout_s)
 
     @property
     def waiting(self) -> int:
@@ -115,13 +128,16 @@ class Rankings:
         """Release everything."""
         self.models.close()
         self._scorer.close()
+        self.retrieving.close()
 
-    def choose(self, wanted: Wanted) -> Chosen:
+    async def choose(self, wanted: Wanted) -> Chosen:
         """The model and the candidates of a request.
 
         Raises
         ------
         NoModelServedError, OtherModelError
+        UnavailableError
+            The index does not answer.
         """
         now = self.models.now
         if now is None:
@@ -131,10 +147,28 @@ class Rankings:
             self._metrics.fell_back(ARM)
         elif self.models.is_old(arm):
             self._metrics.fell_back(OLD_MODEL)
-        pins = wanted.candidates if wanted.candidates is not None else model.candidates
+        retriever = now.retriever_of(model)
+        pins, come_from = wanted.candidates, "request"
+        if pins is None and retriever is not None:
+            # More than are ranked: which of them the user knows is read together with their features.
+            found = await self.retrieving.search(retriever, wanted.user, OWN_CANDIDATES + SEQUENCE_LENGTH, _NO_IDS)
+            pins, come_from = found.pins, found.source.value
+        if pins is None or not len(pins):
+            pins, come_from = model.candidates, "base"
         if not len(pins):
             raise NoModelServedError(f"base {model.base} knows no pin that could be a candidate", "name candidates")
-        return Chosen(arm, model, Ask(np.array([wanted.user], np.int64), pins, (), wanted.as_of), wanted.k)
+        return Chosen(arm, model, Ask(np.array([wanted.user], np.int64), pins, (), wanted.as_of), wanted.k, come_from, retriever)
+
+    def no_embedding(self) -> NoEmbeddingServedError:
+        """Why nothing can be retrieved."""
+        trouble = self.models.embeddings.trouble
+        if trouble is None:
+            return NoEmbeddingServedError(
+                "no user embeddings are served yet", "train some and infer users (`tidemark embed train`, `tidemark embed infer`)"
+            )
+        return NoEmbeddingServedError(
+            f"no user embeddings can be served: {trouble}", "see /readyz; they are taken as soon as they are sound"
+        )
 
     def _no_model(self) -> NoModelServedError | OtherModelError:
         trouble = self.models.trouble
@@ -168,6 +202,9 @@ class Rankings:
         read = time.perf_counter()
         if (answer.user_status == Status.DEFAULTED).all():
             self._metrics.fell_back(DEFAULTED)
+        if chosen.come_from in (Source.EMBEDDING, Source.POPULAR):
+            answer = _unknown(answer)
+            chosen = replace(chosen, ask=answer.ask)
         scores = await self._scored(request, chosen, answer)
         scored = time.perf_counter()
         shown = shown_of(scores.score, chosen.k, self._options.explore, request.request_id)
@@ -218,6 +255,8 @@ class Rankings:
             "base": ranked.base,
             "delta": ranked.delta,
             "candidates": len(chosen.ask.pins),
+            "candidates_from": chosen.come_from,
+            "embedding": None if chosen.retriever is None else embedding_said(chosen.retriever),
             "pins": pins,
         }
         return orjson.dumps(out, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -232,6 +271,18 @@ class Rankings:
                 for arm, m in now.models.items()
             }
         return out | ({"trouble": str(trouble)} if trouble is not None else {})
+
+    def embeddings_told(self) -> dict[str, Any]:
+        """How user embeddings are, for /readyz."""
+        own, trouble = self.models.embeddings.own, self.models.embeddings.trouble
+        out: dict[str, Any] = {"ok": own is not None and trouble is None}
+        return out | (embedding_said(own) if own is not None else {}) | ({"trouble": str(trouble)} if trouble is not None else {})
+
+
+def _unknown(answer: Answer) -> Answer:
+    """An answer with the pins that the user has not acted on, as many as are ranked; with all of them, where they know each."""
+    new = np.flatnonzero(~np.isin(answer.ask.pins, answer.sequences.pin_id))
+    return _part(answer, (new if len(new) else np.arange(len(answer.ask.pins)))[:OWN_CANDIDATES])
 
 
 def _part(answer: Answer, place: np.ndarray) -> Answer:

@@ -29,6 +29,7 @@ from online_model.serving.options import OnStoreError, Options
 from online_model.serving.packing import Packer, Request
 from online_model.serving.rank_schema import Wanted
 from online_model.serving.ranking import Rankings
+from online_model.serving.retrieving import Sought
 from online_model.serving.served_log import ServedLog
 
 _log = logging.getLogger(__name__)
@@ -120,12 +121,30 @@ class Service:
         OtherFingerprintError
         """
         self._check_room()
-        chosen = self.rankings.choose(wanted)
+        chosen = await self.rankings.choose(wanted)
         began = time.perf_counter()
         answer = await self._answered(chosen.ask)
         ranking = await self.rankings.rank(request, chosen, answer, began)
         self._keep(self.packer.served(request, ranking.answer, ranking.ranked), answer)
         return ranking.body
+
+    async def retrieve(self, request: Request, sought: Sought) -> bytes:
+        """The body of a retrieval. It is nothing that is shown, so SERVED keeps none: what is ranked of it, is kept by whoever ranks it.
+
+        Raises
+        ------
+        NoEmbeddingServedError
+            There are no user embeddings.
+        UnavailableError
+            The store or the index does not answer.
+        OtherFingerprintError
+        """
+        retriever = self.rankings.models.retriever_of(sought.user)
+        if retriever is None:
+            raise self.rankings.no_embedding()
+        answer = await self._answered(Ask(np.array([sought.user], np.int64), _NO_IDS, (), None))
+        self._last = answer
+        return await self.rankings.retrieving.answer(request, sought, retriever, answer)
 
     def _check_room(self) -> None:
         if self.options.require_log and not self.log.has_room():
@@ -186,6 +205,7 @@ class Service:
                 reasons.append("the flows have accepted no event yet; `tidemark run` applies what the log holds")
         # Features are served without a model too.
         said["model"] = self.rankings.told()
+        said["embedding"] = self.rankings.embeddings_told()
         trouble = self.log.trouble
         if trouble is not None and self.options.require_log:
             reasons.append(f"log 'served': {trouble}")

@@ -16,6 +16,8 @@ T0 = 1_790_000_000_123  # milliseconds that a float of seconds would not keep
 SAVE, CLICK = 4, 2
 HOMEFEED, SEARCH = 0, 2
 VIEWS = {"user_action_sequence", "user_revisit_counters", "pin_revisit_counters", "topic_revisit_stats"}
+"""Of task state."""
+ALL_VIEWS = VIEWS | {"user_embedding"}
 
 
 @dataclass

@@ -19,12 +19,12 @@ from feature_repo.response import ArrayResponse
 from feature_repo.views import FINGERPRINT_TAG, definitions
 from flows import features
 from flows.settings import Settings, load_settings
-from tests.feature_repo.fake import CLICK, HOMEFEED, T0, VIEWS, FakeReader, export_of
+from tests.feature_repo.fake import ALL_VIEWS, CLICK, HOMEFEED, T0, FakeReader, export_of
 
 
 def test_apply_registers_what_the_declaration_names(store: FeatureStore, settings: Settings, opened: list[FakeReader]) -> None:
     views = {view.name: view for view in store.list_feature_views()}
-    assert set(views) == VIEWS
+    assert set(views) == ALL_VIEWS
     assert {f.name for f in views["user_action_sequence"].features} == {f"sequence_{name}" for name in features.SEQUENCE_FIELDS}
     assert [f.name for f in views["user_revisit_counters"].features] == list(features.USER_COUNTERS)
     assert [f.name for f in views["pin_revisit_counters"].features] == list(features.PIN_COUNTERS)
@@ -120,7 +120,7 @@ def test_a_registry_that_cannot_be_read(store: FeatureStore, settings: Settings)
             open_store(settings)
         assert "\n" not in str(error.value)
     settings.registry.unlink()
-    assert {view.name for view in open_store(settings).list_feature_views()} == VIEWS
+    assert {view.name for view in open_store(settings).list_feature_views()} == ALL_VIEWS
 
 
 def sql_registry(settings: Settings) -> FeatureStore:
@@ -138,7 +138,7 @@ def test_a_registry_in_sql(settings: Settings, opened: list[FakeReader]) -> None
     readers.shared_reader(settings)
     opened[0].sequences[1] = [(12, CLICK, HOMEFEED, T0, 0)]
     again = sql_registry(settings)
-    assert {view.name for view in again.list_feature_views()} == VIEWS
+    assert {view.name for view in again.list_feature_views()} == ALL_VIEWS
     got = again.get_online_features(again.get_feature_service("ranking_v1_user"), [{"user_id": 1}])
     assert isinstance(got, ArrayResponse)
     assert got.to_dict()["sequence_pin_id"] == [[12]]

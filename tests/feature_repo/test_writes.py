@@ -22,7 +22,7 @@ from feast.types import Int64
 from feature_repo.errors import StateIsWrittenByItsLogError
 from feature_repo.reading import open_store
 from flows.settings import Settings
-from tests.feature_repo.fake import T0, VIEWS, FakeReader
+from tests.feature_repo.fake import ALL_VIEWS, T0, VIEWS, FakeReader
 
 
 def rows_of(store: FeatureStore, view: str) -> pd.DataFrame:
@@ -79,7 +79,7 @@ def test_the_stores_themselves_refuse_too(store: FeatureStore, view: str) -> Non
 
 def test_each_view_has_a_push_source_that_says_that_it_is_refused(store: FeatureStore) -> None:
     sources = {source.name: source for source in store.list_data_sources() if isinstance(source, PushSource)}
-    assert sources.keys() == VIEWS
+    assert sources.keys() == ALL_VIEWS
     for source in sources.values():
         assert "Written by its log alone: a push is refused" in source.description
     for view in store.list_feature_views():
@@ -98,14 +98,14 @@ def test_a_registry_from_before_there_were_push_sources_is_told_the_same(
     settings.registry.write_bytes(registry.SerializeToString())
     # As Feast's commands and servers open it.
     old = FeatureStore(config=store.config)
-    assert [view.stream_source for view in old.list_feature_views()] == [None] * len(VIEWS)
+    assert [view.stream_source for view in old.list_feature_views()] == [None] * len(ALL_VIEWS)
     for view in VIEWS:
         with pytest.raises(StateIsWrittenByItsLogError, match=f"'{view}': a push is refused"):
             old.push(view, pd.DataFrame())
     name = "revisits_click_all_7d_count"
     assert old.get_online_features([f"pin_revisit_counters:{name}"], [{"pin_id": 3}]).to_dict()[name] != [None]
     # `open_store` brings it up to date.
-    assert {view.name for view in open_store(settings).list_feature_views() if view.stream_source is not None} == VIEWS
+    assert {view.name for view in open_store(settings).list_feature_views() if view.stream_source is not None} == ALL_VIEWS
 
 
 def test_names_that_are_no_views_are_left_to_feast(store: FeatureStore) -> None:
@@ -173,4 +173,4 @@ def test_teardown_keeps_task_state(
     assert str(settings.state) in caplog.text
     assert "kept" in caplog.text
     assert opened == []
-    assert {view.name for view in open_store(settings).list_feature_views()} == VIEWS
+    assert {view.name for view in open_store(settings).list_feature_views()} == ALL_VIEWS

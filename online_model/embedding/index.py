@@ -1,0 +1,240 @@
+"""Pins of a version as vectors, and an index of them that finds a user's nearest: HNSW (Malkov and Yashunin 2018), by faiss.
+
+Vectors and index lie in one directory that appears whole and never changes, so an index is never of other vectors. It is built by one thread: the
+same vectors make the same bytes. How much of the exact answer it finds was measured when it was made, and stands in its manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.directories import make_directory, translated
+from flows.errors import SettingsError
+from flows.sealed import sealed, unsealed
+from online_model.embedding.errors import DamagedIndexError
+from online_model.registry import durable, tensors
+from online_model.registry.errors import DamagedModelError
+
+try:
+    import faiss
+except ImportError as error:
+    raise SettingsError(f"retrieval needs a package that is not installed ({error}): pip install 'tidemark[model]'") from error
+
+FORMAT = 1
+PINS, MANIFEST, VECTORS, GRAPH = "pins", "manifest.json", "pins.safetensors", "index.faiss"
+NEIGHBOURS, BUILD_WIDTH, LEAST_WIDTH = 32, 200, 256
+"""Of the graph: M, efConstruction, and the least efSearch. docs/embedding.md has what they cost and find."""
+RECALL_AT, RECALL_QUERIES = 100, 500
+KEPT = 2
+_ADVICE = "delete the directory and run `tidemark embed infer`"
+
+
+@dataclass(frozen=True)
+class PinsManifest:
+    """What a directory of pins is.
+
+    Attributes
+    ----------
+    version : int
+    version_digest : str
+    number : int
+        From 1 on, of the version's.
+    vectors : str
+        Digest of the vectors that the pin tower was given.
+    pins, dim : int
+    index : mapping
+        What it was built with.
+    recall : mapping
+        Share of the `at` nearest that it finds, over `queries` vectors: of users, or of pins where there are none.
+    files : mapping
+    digest : str
+    """
+
+    version: int
+    version_digest: str
+    number: int
+    vectors: str
+    pins: int
+    dim: int
+    index: Mapping[str, Any]
+    recall: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]
+    format: int = FORMAT
+    digest: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class PinIndex:
+    """Pins of one version, ready to be searched by many threads at once.
+
+    Attributes
+    ----------
+    path : Path
+    manifest : PinsManifest
+    pin_ids : int64[m]
+        Ascending.
+    graph : faiss index
+    """
+
+    path: Path
+    manifest: PinsManifest
+    pin_ids: np.ndarray
+    graph: Any
+
+    def nearest(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of each vector the k pins with the greatest inner product, the first first.
+
+        Parameters
+        ----------
+        vectors : float32[n, D]
+        k : int
+
+        Returns
+        -------
+        (int64[n, k], float32[n, k])
+            Places in `pin_ids`, and products; -1 where the graph has led to fewer.
+        """
+        k = min(k, len(self.pin_ids))
+        # Of this thread: a request must not start threads of its own.
+        faiss.omp_set_num_threads(1)
+        wide = faiss.SearchParametersHNSW(efSearch=max(LEAST_WIDTH, 2 * k))  # type: ignore[attr-defined]
+        products, places = self.graph.search(np.ascontiguousarray(vectors), k, params=wide)
+        return places, products
+
+
+def exact(vectors: np.ndarray, of: np.ndarray, k: int) -> np.ndarray:
+    """Of each vector the k rows with the greatest inner product, the lowest first among equal ones: int64[n, k]."""
+    found = []
+    for begin in range(0, len(vectors), 256):
+        products = vectors[begin : begin + 256] @ of.T
+        found.append(np.argsort(-products, axis=1, kind="stable")[:, :k])
+    return np.concatenate([np.empty((0, min(k, len(of))), np.int64), *found])
+
+
+def build(vectors: np.ndarray) -> Any:
+    """A graph of vectors, float32[m, D]: the same for the same vectors."""
+    faiss.omp_set_num_threads(1)
+    graph = faiss.IndexHNSWFlat(vectors.shape[1], NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = BUILD_WIDTH
+    graph.add(np.ascontiguousarray(vectors))
+    return graph
+
+
+def recall_of(index: PinIndex, vectors: np.ndarray, queries: np.ndarray, k: int = RECALL_AT) -> float:
+    """The share of the k nearest that the index finds: the mean over queries."""
+    k = min(k, len(vectors))
+    places, _ = index.nearest(queries, k)
+    right = exact(queries, vectors, k)
+    hits = [len(np.intersect1d(a, b, assume_unique=False)) for a, b in zip(places, right, strict=True)]
+    return float(np.mean(hits) / k)
+
+
+def numbers(version: Path) -> list[int]:
+    """Numbers of a version's directories of pins, in order."""
+    try:
+        return sorted(int(entry.name) for entry in os.scandir(version / PINS) if entry.name.isdecimal())
+    except FileNotFoundError:
+        return []
+
+
+def write_index(
+    version: Path, number_of_version: int, digest: str, source: str, pin_ids: np.ndarray, vectors: np.ndarray, queries: np.ndarray
+) -> PinIndex:
+    """Build the index of a version's pins and put both in place; the caller is the only one that does.
+
+    Parameters
+    ----------
+    source : str
+        Digest of what the vectors were made of.
+    pin_ids : int64[m]
+        Ascending.
+    vectors : float32[m, D]
+    queries : float32[q, D]
+        By which recall is measured.
+    """
+    place = (version / PINS).absolute()
+    number = max(numbers(version), default=0) + 1
+    graph = build(vectors)
+    held = {
+        VECTORS: tensors.to_bytes({"ids": pin_ids, "vectors": vectors}),
+        GRAPH: faiss.serialize_index(graph).tobytes(),
+    }
+    index = {
+        "library": f"faiss {faiss.__version__}",
+        "kind": "hnsw",
+        "m": NEIGHBOURS,
+        "ef_construction": BUILD_WIDTH,
+        "ef_search": LEAST_WIDTH,
+    }
+    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in held.items()}
+    said = PinsManifest(number_of_version, digest, number, source, len(pin_ids), vectors.shape[1], index, {}, files)
+    found = recall_of(PinIndex(place, said, pin_ids, graph), vectors, queries) if len(queries) else None
+    content = asdict(said) | {"recall": {"at": min(RECALL_AT, len(pin_ids)), "queries": len(queries), "share": found}}
+    del content["digest"]
+    draft = place / f"{durable.DRAFT}{number}"
+    with translated(f"can't write an index of pins to {place}"):
+        make_directory(place)
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        try:
+            for name, data in held.items():
+                durable.write(draft / name, data)
+            durable.write(draft / MANIFEST, sealed(content))
+            durable.put_in_place(draft, place / str(number))
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        for old in numbers(version)[:-KEPT]:
+            durable.delete_directory(place / str(old))
+        for left in place.iterdir():
+            if durable.is_leftover(left.name):
+                durable.clear(left)
+    return open_index(version, number)
+
+
+def read_pins_manifest(version: Path, number: int | None = None) -> PinsManifest:
+    """What a version's newest pins, or those of a number, say of themselves.
+
+    Raises
+    ------
+    DamagedIndexError
+        There are none, or they are not what was written.
+    """
+    known = numbers(version)
+    if not known or (number is not None and number not in known):
+        raise DamagedIndexError(f"embedding version {version} has no index of pins; `tidemark embed infer` makes one")
+    path = version / PINS / str(known[-1] if number is None else number)
+    try:
+        content = unsealed(durable.read(path / MANIFEST))
+        if content["format"] != FORMAT:
+            raise ValueError(f"it has format {content['format']}, and this Tidemark reads {FORMAT}")
+        return PinsManifest(**content)
+    except (DamagedModelError, ValueError, KeyError, TypeError) as error:
+        raise DamagedIndexError(f"{path / MANIFEST} is not what was written ({error}); {_ADVICE}") from error
+
+
+def open_index(version: Path, number: int | None = None) -> PinIndex:
+    """A version's newest pins, or those of a number, checked whole.
+
+    Raises
+    ------
+    DamagedIndexError
+    """
+    manifest = read_pins_manifest(version, number)
+    path = version / PINS / str(manifest.number)
+    try:
+        held = {name: durable.read(path / name, said["bytes"], said["sha256"]) for name, said in manifest.files.items()}
+        pin_ids = tensors.from_bytes(held[VECTORS], str(path / VECTORS))["ids"]
+        graph = faiss.deserialize_index(np.frombuffer(held[GRAPH], np.uint8))
+    except (DamagedModelError, KeyError, RuntimeError) as error:
+        raise DamagedIndexError(f"{path} can't be used ({error}); {_ADVICE}") from error
+    if graph.ntotal != len(pin_ids) or len(pin_ids) != manifest.pins:
+        raise DamagedIndexError(f"{path} has {graph.ntotal} pins in its index, and {len(pin_ids)} beside it; {_ADVICE}")
+    return PinIndex(path, manifest, pin_ids, graph)

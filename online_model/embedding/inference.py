@@ -1,0 +1,304 @@
+"""A version's users, inferred: those whose actions have changed since the table before, merged over it. `tidemark embed infer` from day to day.
+
+A table is a function of its version and of the prefix of the logs that it reflects. What a run is to do is fixed before it begins; killed anywhere
+and run again it goes on, and ends in the same bytes. A vector is never kept beyond what it was made of: each row bears a digest of its actions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feature_repo.embedding_table import EmbeddingTable, open_table, places_of, table_numbers
+from flows.directories import make_directory, translated
+from flows.errors import CorruptionError
+from flows.sealed import sealed, unsealed
+from flows.settings import Settings
+from flows.state.task_lock import holding
+from online_model.embedding.actions import LogPrefix, read_actions
+from online_model.embedding.embedding_model import EmbeddingModel
+from online_model.embedding.errors import NoActionsError, OtherTimeError
+from online_model.embedding.sequences import UserSequences
+from online_model.embedding.table import Rows, merged, sweep_tables, write_history, write_table
+from online_model.embedding.version import VersionManifest
+from online_model.registry import durable, tensors
+
+PART_USERS = 4_096
+"""So many users are kept together while a run is at work: what a kill costs at most."""
+POPULAR = 1_000
+_WORK, _PLAN, _LOCK = "work", "plan.json", "INFER"
+Stages = Callable[[str, int, int], None]
+"""Told of a stage how much is done, and of how much."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to do.
+
+    Attributes
+    ----------
+    version : int
+    version_digest : str
+    number : int
+        Of the table that it makes.
+    parent : int or None
+        The table that it is merged over; None: everyone is inferred.
+    until : LogPrefix
+    as_of : int
+        ms.
+    since : tuple of int or None
+        Users with a record of these positions or behind are inferred, whether their actions have changed or not.
+    """
+
+    version: int
+    version_digest: str
+    number: int
+    parent: int | None
+    until: LogPrefix
+    as_of: int
+    since: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, said: dict[str, Any]) -> Plan:
+        """What `asdict` made a document of."""
+        until = LogPrefix(tuple(said["until"]["actions"]), tuple(said["until"]["corrected_to"]))
+        since = None if said["since"] is None else tuple(said["since"])
+        return cls(said["version"], said["version_digest"], said["number"], said["parent"], until, said["as_of"], since)
+
+
+@dataclass(frozen=True, eq=False)
+class Inferred:
+    """What a run has done.
+
+    Attributes
+    ----------
+    table : EmbeddingTable
+    inferred, kept, gone : int
+        Users whose vector was made, was kept, and is no more.
+    resumed : bool
+        It went on with a run that was cut off, and reflects what that one was to reflect.
+    new : bool
+        False: the table was there, and reflects all that is asked for.
+    seconds : float
+        That the model took.
+    """
+
+    table: EmbeddingTable
+    inferred: int
+    kept: int
+    gone: int
+    resumed: bool
+    new: bool
+    seconds: float
+
+
+@contextmanager
+def alone(version: Path) -> Iterator[None]:
+    """One run at a time changes what a version has beside itself.
+
+    Raises
+    ------
+    LockedError
+    """
+    with holding(
+        version / _LOCK, lambda who: f"embedding version {version} is being inferred by another command ({who}); wait until it is done"
+    ):
+        yield
+
+
+def infer(
+    settings: Settings,
+    model: EmbeddingModel,
+    manifest: VersionManifest,
+    path: Path,
+    *,
+    full: bool = False,
+    since: tuple[int, ...] | None = None,
+    as_of: int | None = None,
+    stages: Stages = lambda stage, done, total: None,
+) -> Inferred:
+    """Make a version's next table, within `alone`.
+
+    Parameters
+    ----------
+    model, manifest, path
+        The version.
+    full : bool
+        Infer everyone, whatever the table before says.
+    since : tuple of int, optional
+        A position of each partition of ACTIONS: users with an accepted record there or behind are inferred too.
+    as_of : int, optional
+        No later action counts, ms; by default the newest that there is.
+
+    Raises
+    ------
+    NoActionsError
+        Nobody has done anything yet.
+    OtherTimeError
+        The table before is of a later time.
+    CorruptionError
+        What a run that was cut off has left is not what was written.
+    """
+    work = _Work(path)
+    plan = work.plan()
+    if plan is not None and (plan.version_digest != manifest.digest or plan.number in table_numbers(settings.data, manifest.version)):
+        # It was done, but for taking its plan away; or the version is another one of that number.
+        plan = None
+    if plan is None:
+        work.end()
+        sweep_tables(settings, manifest.version)
+    resumed = plan is not None
+    until = LogPrefix.now(settings) if plan is None else plan.until
+    sequences = read_actions(settings, until=until, progress=lambda done, total: stages("actions", done, total))
+    known = table_numbers(settings.data, manifest.version)
+    if plan is None:
+        newest = open_table(settings.data, manifest.version) if known else None
+        latest = int(sequences.time_ms.max()) if len(sequences.time_ms) else None
+        if latest is not None and newest is not None:
+            # A correction may have taken out the newest action; what was known at a time stays.
+            latest = max(latest, newest.manifest.as_of)
+        as_of = latest if as_of is None or latest is None else min(as_of, latest)
+        plan = _planned(manifest, until, as_of, newest, max(known, default=0) + 1, since)
+        plan = replace(plan, parent=None) if full else plan
+        if newest is not None and not full and since is None and _reflected(newest, plan):
+            return Inferred(newest, 0, len(newest), 0, False, False, 0.0)
+        work.begin(plan)
+    before = None if plan.parent is None else open_table(settings.data, manifest.version, plan.parent)
+    sequences = sequences.until(plan.as_of)
+    popular = _popular(sequences, plan.as_of - model.config.window_ms, model)
+    sequences = sequences.newest(model.config.length)
+    sequences = sequences.take(np.flatnonzero(sequences.lengths))
+    inputs = inputs_of(sequences)
+    due = _due(settings, sequences, inputs, before, plan)
+    began = time.perf_counter()
+    some = sequences.take(due)
+    rows = Rows(some.user_ids, _vectors(model, some, work, stages), inputs[due], some.time_ms[some.offsets[1:] - 1])
+    seconds = time.perf_counter() - began
+    gone = np.empty(0, np.int64) if before is None else np.setdiff1d(before.user_ids, sequences.user_ids)
+    said: dict[str, Any] = {name: getattr(plan, name) for name in ("version", "version_digest", "number", "parent", "as_of")}
+    said |= {"actions": plan.until.actions, "corrected_to": plan.until.corrected_to}
+    said |= {"inferred": len(rows), "gone": len(gone), "popular": popular}
+    write_history(settings, said, plan.until.actions, rows, gone)
+    table = write_table(settings, merged(before, rows, gone), said)
+    work.end()
+    sweep_tables(settings, plan.version)
+    return Inferred(table, len(rows), len(table) - len(rows), len(gone), resumed, True, seconds)
+
+
+def inputs_of(sequences: UserSequences) -> np.ndarray:
+    """A digest of each user's actions, of which the vector is a function: uint8[n, 16]."""
+    columns = (sequences.pin_ids[sequences.pin], sequences.action, sequences.surface, sequences.duration_ms, sequences.time_ms)
+    data = np.column_stack([column.astype("<i8") for column in columns]).tobytes()
+    width = 8 * len(columns)
+    offsets = (sequences.offsets * width).tolist()
+    digests = [hashlib.blake2b(data[begin:end], digest_size=16).digest() for begin, end in pairwise(offsets)]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+
+
+def _planned(
+    manifest: VersionManifest,
+    until: LogPrefix,
+    as_of: int | None,
+    parent: EmbeddingTable | None,
+    number: int,
+    since: tuple[int, ...] | None,
+) -> Plan:
+    if as_of is None:
+        raise NoActionsError("the log holds no action that an embedding could be made of; `tidemark ingest` puts some there")
+    if parent is not None and as_of < parent.manifest.as_of:
+        raise OtherTimeError(
+            f"table {parent.manifest.number} of embedding version {manifest.version} is of {parent.manifest.as_of}, later than {as_of}; "
+            "what was known at a time must not change: leave the time out, or give a later one"
+        )
+    return Plan(manifest.version, manifest.digest, number, None if parent is None else parent.manifest.number, until, as_of, since)
+
+
+def _reflected(table: EmbeddingTable, plan: Plan) -> bool:
+    said = table.manifest
+    return (said.actions, said.corrected_to, said.as_of) == (plan.until.actions, plan.until.corrected_to, plan.as_of)
+
+
+def _due(settings: Settings, sequences: UserSequences, inputs: np.ndarray, before: EmbeddingTable | None, plan: Plan) -> np.ndarray:
+    """Places of the users to infer: those of whom the table before has no row, or one of other actions; and those that were asked for."""
+    if before is None:
+        return np.arange(len(sequences))
+    rows = before.rows_of(sequences.user_ids)
+    due = rows < 0
+    due[~due] = (before.inputs[rows[~due]] != inputs[~due]).any(axis=1)
+    if plan.since is not None:
+        touched = read_actions(settings, until=plan.until, since=plan.since).user_ids
+        due |= places_of(touched, sequences.user_ids) >= 0
+    return np.flatnonzero(due)
+
+
+def _popular(sequences: UserSequences, after: int, model: EmbeddingModel) -> tuple[int, ...]:
+    """Pins with a vector that were acted on the most, of late; of as many, the lowest ID first."""
+    counted = (sequences.time_ms > after) & (sequences.action != sequences.actions["hide"])
+    counts = np.bincount(sequences.pin[counted], minlength=len(sequences.pin_ids))
+    counts[model.vectors.rows_of(sequences.pin_ids) < 0] = 0
+    order = np.lexsort((sequences.pin_ids, -counts))[:POPULAR]
+    return tuple(sequences.pin_ids[order[counts[order] > 0]].tolist())
+
+
+def _vectors(model: EmbeddingModel, sequences: UserSequences, work: _Work, stages: Stages) -> np.ndarray:
+    """Vectors of users, a part at a time; parts that are there are taken."""
+    out = np.empty((len(sequences), model.config.output_dim), np.float32)
+    for number, begin in enumerate(range(0, len(sequences), PART_USERS)):
+        places = np.arange(begin, min(begin + PART_USERS, len(sequences)))
+        found = work.part(number, sequences.user_ids[places])
+        if found is None:
+            found = model.users(sequences.take(places))
+            work.keep(number, sequences.user_ids[places], found)
+        out[places] = found
+        stages("users", int(places[-1]) + 1, len(sequences))
+    return out
+
+
+class _Work:
+    """What a run has done so far, in a directory beside the version's tables."""
+
+    def __init__(self, version: Path) -> None:
+        self._directory = (version / _WORK).absolute()
+
+    def plan(self) -> Plan | None:
+        path = self._directory / _PLAN
+        if not path.exists():
+            return None
+        try:
+            return Plan.of(unsealed(durable.read(path)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptionError(f"{path} is not what was written ({error}); delete {self._directory} and infer again") from error
+
+    def begin(self, plan: Plan) -> None:
+        self.end()
+        with translated(f"can't write to {self._directory}"):
+            make_directory(self._directory)
+        durable.replace(self._directory / _PLAN, sealed(asdict(plan)))
+
+    def part(self, number: int, user_ids: np.ndarray) -> np.ndarray | None:
+        path = self._directory / f"{number}.safetensors"
+        if not path.exists():
+            return None
+        held = tensors.from_bytes(durable.read(path), str(path))
+        if not np.array_equal(held["user_ids"], user_ids):
+            raise CorruptionError(f"{path} is of other users than it should be; delete {self._directory} and infer again")
+        return held["vectors"]
+
+    def keep(self, number: int, user_ids: np.ndarray, vectors: np.ndarray) -> None:
+        durable.replace(self._directory / f"{number}.safetensors", tensors.to_bytes({"user_ids": user_ids, "vectors": vectors}))
+
+    def end(self) -> None:
+        with translated(f"can't delete {self._directory}"):
+            # The plan first: without it, what is left belongs to nothing.
+            (self._directory / _PLAN).unlink(missing_ok=True)
+            if self._directory.exists():
+                shutil.rmtree(self._directory)
