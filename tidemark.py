@@ -31,6 +31,7 @@ COMMANDS = {
     "online": ("flows.online.command:online", "Redis beside task state: fill it, and see where it stands."),
     "serve": ("online_model.serving.command:serve", "Features over HTTP, each answer kept in a log."),
     "retrain": ("online_model.retrain.command:retrain_command", "A new base from the last one, served if it is not worse."),
+    "embed": ("online_model.embedding.command:embed", "Users and pins as vectors of one space, from what users did."),
     "models": ("online_model.registry.commands:models", "Which models there are, and which one is served to whom."),
     "skew": ("flows.skew.command:skew", "Whether what was served is what the log says, and how it moves."),
     "examples": ("flows.examples.command:examples", "What was seen, and what came of it: examples to learn from."),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.decode_json import JsonLane
 from flows.decode_values import (
@@ -34,7 +35,17 @@ from flows.decode_values import (
     rows_without,
     timestamps_of,
 )
-from flows.events import EVENT_SCHEMA, INT64_MAX, MAX_EVENT_TIME, MAX_RAW_BYTES, RAW_SCHEMA, REQUIRED_FIELDS, SCHEMA_VERSION, hash_id
+from flows.events import (
+    EVENT_SCHEMA,
+    HEARTBEAT,
+    INT64_MAX,
+    MAX_EVENT_TIME,
+    MAX_RAW_BYTES,
+    RAW_SCHEMA,
+    REQUIRED_FIELDS,
+    SCHEMA_VERSION,
+    hash_id,
+)
 from flows.kernels.layout import ROLE_CLICK, ROLE_RELATED_PINS, ROLE_REVISIT, ROLE_SAVE
 from flows.partition import partition_of
 from flows.vocabulary import GRID_CLICK, IMPRESSION, OWN_PROFILE, RELATED_PINS, SAVE, Vocabulary
@@ -65,6 +76,8 @@ class Columns:
         Indexes, ascending → of each of these records, for dead letters: as JSON, its first MAX_RAW_BYTES bytes, and how many it has.
     topics : dict of int to str
         The name of every topic among them, and maybe of others.
+    heartbeats : int
+        How many of the records are heartbeats: bad, and without a fault.
     request : int64[n] or int64[0]
         Where the decoder was asked for it: `flows.decode_values.hash_texts` of request_id, 0 for none.
     """
@@ -83,6 +96,7 @@ class Columns:
     faults: Faults
     raw: Callable[[Sequence[int]], list[tuple[bytes, int]]]
     topics: dict[int, str]
+    heartbeats: int = 0
     request: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
@@ -99,6 +113,7 @@ class _Filling:
         self.topic, self.timestamp = np.empty(n, np.int64), np.empty(n, np.int64)
         self.bad = np.zeros(n, np.bool_)
         self.faults: Faults = {}
+        self.heartbeats = 0
 
     def drop_bad(self) -> None:
         """Mark the bad records, and put zeros in their place."""
@@ -159,6 +174,8 @@ class Decoder:
             _check(c.integers["event_time"][rows], 0, MAX_EVENT_TIME, "impossible_time", faults)
             _check(c.integers["duration_ms"][rows], 0, INT64_MAX, "negative_duration", faults)
             _check(version, SCHEMA_VERSION, SCHEMA_VERSION, "unknown_schema_version", faults)
+            if faults:
+                self._pass_heartbeats(records, c, rows, faults)
             c.faults.update({start + i: fault for i, fault in faults.items()})
         c.drop_bad()
         if self._home is not None:
@@ -176,7 +193,7 @@ class Decoder:
         i = c.integers
         return Columns(
             i["event_id"], i["user_id"], i["pin_id"], c.action, c.surface, i["event_time"], i["duration_ms"], c.topic, c.timestamp, role, c.bad,
-            c.faults, raw, self.topics, c.request,
+            c.faults, raw, self.topics, c.heartbeats, c.request,
         )  # fmt: skip
 
     def _fill_as_agreed(self, records: pa.RecordBatch, c: _Filling, rows: slice, faults: Faults) -> np.ndarray | None:
@@ -259,6 +276,13 @@ class Decoder:
         c.timestamp[rows] = timestamps_of(records)
         return version
 
+    def _pass_heartbeats(self, records: pa.RecordBatch, c: _Filling, rows: slice, faults: Faults) -> None:
+        """Of heartbeats only the timestamp counts, as of bad records; and that they lack an event is no fault."""
+        for i in heartbeats_among(records).tolist():
+            del faults[i]
+            c.bad[rows.start + i] = True
+            c.heartbeats += 1
+
     def _values(self, values: list[Any], faults: Faults) -> tuple[tuple[np.ndarray, ...], np.ndarray, list[str | None]]:
         """Raw values one by one → their columns, and the schema version and the request of each."""
         objects = parse_json([_bytes(v) for v in values], faults)
@@ -301,6 +325,18 @@ class Decoder:
             known = self._topic_ids[name] = hash_id(name)
             self.topics[known] = name
         return known
+
+
+def heartbeats_among(records: pa.RecordBatch) -> np.ndarray:
+    """Which of some records are heartbeats of this log, and no event: indexes."""
+    producer = column_named(records, "producer")
+    if producer is None or not (pa.types.is_dictionary(producer.type) and pa.types.is_string(producer.type.value_type)):
+        return np.empty(0, np.int64)
+    said = pc.equal(producer.cast(pa.string()), HEARTBEAT).fill_null(False).to_numpy(zero_copy_only=False)
+    for name in REQUIRED_FIELDS:
+        column = column_named(records, name)
+        said &= True if column is None else column.is_null().to_numpy(zero_copy_only=False)
+    return np.flatnonzero(said)
 
 
 def _joined(batches: tuple[pa.RecordBatch, ...]) -> tuple[pa.RecordBatch, ...]:

@@ -38,7 +38,16 @@ EVENT_SCHEMA = pa.schema(
 RAW_SCHEMA = pa.schema([pa.field("value", pa.binary()), pa.field("timestamp", pa.int64())])
 REQUIRED_FIELDS = ("event_id", "user_id", "pin_id", "action", "event_time")
 
+HEARTBEAT = "tidemark heartbeat"
+"""What a record of ACTIONS without an event says in place of a producer: nothing but that so much time has passed."""
+
 _DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
+def heartbeat(timestamp: int) -> pa.RecordBatch:
+    """A record that says that so much time has passed, ms."""
+    given = {"producer": HEARTBEAT, "schema_version": SCHEMA_VERSION, "timestamp": timestamp}
+    return pa.RecordBatch.from_arrays([pa.array([given.get(f.name)]).cast(f.type) for f in EVENT_SCHEMA], schema=EVENT_SCHEMA)
 
 
 def hash_id(text: str) -> int:

@@ -6,6 +6,8 @@ lies in, contiguous from 0. Delivery is at least once and in order; a reader app
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import pyarrow as pa
 
@@ -15,6 +17,7 @@ from flows.examples.record import EXAMPLES
 ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS = "actions", "revisits", "late", "deadletters", "corrections"
 SERVED, EMBEDDINGS = "served", "embeddings"
 LOGS = (ACTIONS, REVISITS, LATE, DEADLETTERS, CORRECTIONS, SERVED, EXAMPLES, EMBEDDINGS)
+Records = TypeVar("Records", pa.RecordBatch, pa.Table)
 OUTPUTS = (REVISITS, LATE, DEADLETTERS)
 """What the tasks of a run put out: it follows from the other logs."""
 NUMBERED = (*OUTPUTS, EXAMPLES)
@@ -65,12 +68,12 @@ DEADLETTER_SCHEMA = pa.schema(
 )
 
 
-def take_next(records: pa.RecordBatch, applied: dict[int, int], where: str) -> pa.RecordBatch:
+def take_next(records: Records, applied: dict[int, int], where: str) -> Records:
     """The records that come next of their origins; repeats are left out.
 
     Parameters
     ----------
-    records : RecordBatch
+    records : RecordBatch or Table
         Records of one partition, in offset order, with columns origin and sequence.
     applied : dict of int to int
         Origin → the last sequence number applied; moved on to what is returned.

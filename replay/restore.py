@@ -15,13 +15,15 @@ from flows.settings import Settings
 from flows.state.copy import write_state
 from flows.state.corrected_task import refuse_lost
 from flows.state.handover import task_taken
+from flows.vocabulary import Vocabulary
 from replay.arrived import Arrived, DamagedLogError
 from replay.checkpoints.check import Held, pairs
 from replay.checkpoints.choose import Choice, Chooser
 from replay.checkpoints.manifest import Manifest, UnfitError
 from replay.in_place import delete, put_in_place
 from replay.place import Place
-from replay.tasks import TaskName
+from replay.tasks import TaskName, mark_of
+from replay.verify import ahead_of
 
 _RESTORING = ".restoring"
 
@@ -33,8 +35,7 @@ class Restorer:
     ----------
     settings : Settings
     place : Place
-    fingerprint : str
-        Of the present features and settings.
+    vocabulary : Vocabulary
     logs : mapping of name to Log
         All of them, with their archives.
     advance : callable, optional
@@ -45,13 +46,13 @@ class Restorer:
         self,
         settings: Settings,
         place: Place,
-        fingerprint: str,
+        vocabulary: Vocabulary,
         logs: Mapping[str, Log],
         advance: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._settings = settings
         self._place = place
-        self._fingerprint = fingerprint
+        self._vocabulary = vocabulary
         self._logs = logs
         self._arrived = Arrived(logs)
         self._advance = advance
@@ -125,11 +126,21 @@ class Restorer:
         history = History.of(self._settings, task.partition) if task.flow == ACTIONS else History()
         if task.flow == ACTIONS:
             refuse_lost(history, self._logs[REVISITS], task.partition)
-        return Chooser(self._place, task, self._logs[task.flow], self._fingerprint, history).choose(use)
+        mark = mark_of(self._settings, self._vocabulary, task.flow)
+        return Chooser(self._place, task, self._logs[task.source], mark, history).choose(use)
 
     def _refuse_ahead(self, held: Held, manifest: Manifest) -> None:
-        """Refuse what has put out records that a log no longer has: from an older checkpoint the task puts them out again."""
+        """Refuse what no log continues: it reflects more of an input than there is, needs what is gone, or has put out what is lost.
+
+        From an older checkpoint the task puts out again what a log no longer has.
+        """
         meta = held.meta()
+        where = f"checkpoint of {manifest.flow}/{manifest.partition} at position {manifest.position}"
+        if (ahead := next(ahead_of(meta, self._logs[TaskName(meta.flow, meta.partition).source], self._logs), None)) is not None:
+            raise UnfitError(f"{where} {ahead}")
+        for name, (begin, _) in meta.anchor_inputs.items():
+            if begin < (start := self._logs[name].start_positions()[meta.partition]):
+                raise UnfitError(f"{where} needs log '{name}' from offset {begin}, and it begins at {start}")
         try:
             gone = next(self._arrived.missing(held, meta), None)
         except DamagedLogError as error:
@@ -138,4 +149,4 @@ class Restorer:
                 f"{error}; restore that log first, by `tidemark replay restore --log {error.log}`, then run this again"
             ) from error
         if gone is not None:
-            raise UnfitError(f"checkpoint of {manifest.flow}/{manifest.partition} at position {manifest.position} {gone}")
+            raise UnfitError(f"{where} {gone}")

@@ -82,4 +82,4 @@ def standing(settings: Settings, place: Place, task: TaskName, log: Log) -> Stan
 
 def standings(settings: Settings, place: Place, tasks: list[TaskName], logs: Mapping[str, Log]) -> list[Standing]:
     """Of tasks whose logs are there."""
-    return [standing(settings, place, task, logs[task.flow]) for task in tasks if task.flow in logs]
+    return [standing(settings, place, task, logs[task.source]) for task in tasks if task.source in logs]

@@ -15,11 +15,13 @@ from flows.archive.checking import verify as verify_archive
 from flows.archive.names import ARCHIVER
 from flows.corrections.history import History
 from flows.errors import CorruptionError, DataDirectoryError, LogError, RetentionError, TidemarkError
+from flows.examples.record import EXAMPLES
+from flows.examples.saved import resumed_judge
 from flows.log import LocalLog, Log, read_before
 from flows.open_log import log_exists, open_log
 from flows.outputs import NUMBERED, REVISITS, take_next
 from flows.settings import Settings
-from flows.state.actions_task import FLOW, resumed, state_fingerprint
+from flows.state.actions_task import FLOW, resumed
 from flows.state.corrected_task import refuse_lost
 from flows.state.meta import Meta
 from flows.state.runs import Table
@@ -31,9 +33,10 @@ from replay.arrived import Arrived
 from replay.checkpoints.check import Checker
 from replay.checkpoints.manifest import UnfitError, listed, read
 from replay.place import Place, PlaceError
-from replay.tasks import TaskName
+from replay.tasks import TaskName, mark_of
 
 _READ_RECORDS = 65_536
+_TABLES: dict[str, tuple[Table, ...]] = {FLOW: ACTIONS_TABLES, REVISITS: PIN_TABLES, EXAMPLES: ()}
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,11 @@ def verify_state(
     settings: Settings, vocabulary: Vocabulary, task: TaskName, logs: Mapping[str, Log], arrived: Arrived, advance: Advance
 ) -> Iterator[Problem]:
     """A task's state: its files' checksums, its meta record, that its runs are whole and sorted, its saved working set, its place in the logs."""
-    path, fingerprint = task_path(settings, task.flow, task.partition), state_fingerprint(settings, vocabulary)
+    path, fingerprint = task_path(settings, task.flow, task.partition), mark_of(settings, vocabulary, task.flow)
+    log = logs[task.source]
     where, remedy = f"state {task}", f"`tidemark replay restore --task {task}`"
     # Told after the commit, so what is read of the state afterwards can't be behind it, unless something was lost.
-    reached = logs[task.flow].group_positions(task.flow).get(task.partition, 0)
+    reached = log.group_positions(task.flow).get(task.partition, 0)
     if not (path / "CURRENT").exists():
         if reached:
             yield Problem("state", where, f"is gone from {path}, though the task has been at position {reached}", remedy)
@@ -137,7 +141,8 @@ def verify_state(
             meta = view.meta or Meta(task.flow, task.partition, fingerprint)
             if meta.position < reached:
                 what = f"is at position {meta.position}, though it has been at {reached}: commits were lost"
-                yield Problem("behind", where, what, "`tidemark run` applies them anew")
+                again = "`tidemark examples run`" if task.flow == EXAMPLES else "`tidemark run`"
+                yield Problem("behind", where, what, f"{again} applies them anew")
             if meta.fingerprint != fingerprint:
                 yield Problem(
                     "state",
@@ -154,13 +159,13 @@ def verify_state(
                 what = f"is without correction {history.generation}, which changes records from offset {right} on"
                 yield Problem("state", where, what, remedy)
                 return
-            for what in _faults(view, meta, ACTIONS_TABLES if task.flow == FLOW else PIN_TABLES):
+            for what in _faults(view, meta, _TABLES[task.flow]):
                 yield Problem("state", where, what, remedy)
-            end = logs[task.flow].end_position(task.partition)
-            if meta.position > end:
-                yield Problem("state", where, f"is at position {meta.position}, but its log ends at {end}", remedy)
-            elif task.flow == FLOW:
-                judge = resumed(settings, vocabulary, view, meta, logs[task.flow])
+            ahead = list(ahead_of(meta, log, logs))
+            for what in ahead:
+                yield Problem("state", where, what, remedy)
+            if task.source == FLOW and not ahead:
+                judge = (resumed_judge if task.flow == EXAMPLES else resumed)(settings, vocabulary, view, meta, log)
                 if judge.working_set.watermark != meta.watermark:
                     yield Problem("state", where, f"the log up to position {meta.position} doesn't lead to its watermark", remedy)
             for what in arrived.missing(view, meta):
@@ -171,6 +176,17 @@ def verify_state(
         yield Problem("state", where, str(error), "bring back the archive's segments")
     except (CorruptionError, DataDirectoryError) as error:
         yield Problem("state", where, str(error), remedy)
+
+
+def ahead_of(meta: Meta, source: Log, logs: Mapping[str, Log]) -> Iterator[str]:
+    """Of which of its inputs a state reflects more than there is, in words."""
+    end = source.end_position(meta.partition)
+    if meta.position > end:
+        yield f"is at position {meta.position}, but its log ends at {end}"
+    for name, (position, _) in meta.inputs.items():
+        end = logs[name].end_position(meta.partition) if name in logs else 0
+        if position > end:
+            yield f"is at position {position} of log '{name}', which ends at {end}"
 
 
 def _faults(view: TaskView, meta: Meta, tables: tuple[Table, ...]) -> Iterator[str]:
@@ -203,7 +219,7 @@ def verify_checkpoints(place: Place, task: TaskName, logs: Mapping[str, Log], ad
     for named in listed(place, task.flow, task.partition):
         where = f"checkpoint {task} at {named.position}"
         try:
-            end = logs[task.flow].end_position(task.partition) if task.flow in logs else None
+            end = logs[task.source].end_position(task.partition) if task.source in logs else None
             checker.check(read(place, named), end)
         except PlaceError as error:
             yield Problem("checkpoint", where, str(error), "see to it that it can be read, then verify again")

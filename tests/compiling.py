@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +37,18 @@ def learn_nothing() -> None:
     EmbeddingTable.from_state(table.config, table.state())
 
 
+def run_a_little() -> None:
+    """What flows, reads and examples need."""
+    with tempfile.TemporaryDirectory() as directory:
+        made = simulate(Path(directory), events=500)
+        tidemark("backfill", "--kinds", "all", "--out", Path(directory) / "examples", data=made.ingested)
+
+
 if __name__ == "__main__":
     done = CACHE / "compiled-before-tests"
     if not done.exists():
-        with tempfile.TemporaryDirectory() as directory:
-            made = simulate(Path(directory), events=500)
-            tidemark("backfill", "--kinds", "all", "--out", Path(directory) / "examples", data=made.ingested)
-        explain_nothing()
-        learn_nothing()
+        # What depends on none of the others, side by side.
+        with ProcessPoolExecutor(3) as pool:
+            for one in [pool.submit(work) for work in (run_a_little, explain_nothing, learn_nothing)]:
+                one.result()
         done.touch()

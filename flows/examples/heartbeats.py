@@ -1,7 +1,8 @@
-"""Heartbeats in SERVED: that so much time has passed, where nobody was served.
+"""Heartbeats: that so much time has passed, in a partition where nothing else says so.
 
-Without them, actions would wait for the next request of their partition. A heartbeat has the arrival of the newest action, so it never runs ahead of
-what the log of actions says, and where nothing moves there is none.
+In SERVED, where nobody was served: without them, actions would wait for the next request of their partition. In ACTIONS, where nobody did anything:
+without them, whoever reads examples of all partitions in order would wait for the users of the idle one. Either has the arrival of the newest
+action, so none runs ahead of what the log of actions says, and where nothing moves there is none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flows.decode_values import timestamps_of
+from flows.events import heartbeat as heartbeat_in_actions
+from flows.kernels.joining import HEARTBEAT_MS
 from flows.kernels.layout import NEVER
 from flows.log import Log
 from flows.served_versions import heartbeat
@@ -39,6 +42,33 @@ def beat(actions: Log, served: Log, since: Sequence[int]) -> list[int]:
     if beats:
         served.append(beats)
     return ends
+
+
+def beat_idle(actions: Log, since: Sequence[int] | None) -> list[int]:
+    """Append a heartbeat to each partition of ACTIONS that lies so far behind the newest action of any that its examples would be told to have none.
+
+    Parameters
+    ----------
+    since : sequence of int or None
+        Where each partition ended when this was last done; None before: nothing is known to have moved.
+
+    Returns
+    -------
+    list of int
+        Where it ends now.
+    """
+    ends = actions.end_positions()
+    if since is None or ends == list(since):
+        return ends
+    moved = [arrival_before(actions, p, end) for p, (before, end) in enumerate(zip(since, ends, strict=True)) if end > before]
+    newest = max((arrival for arrival in moved if arrival is not None), default=None)
+    if newest is None:
+        return ends
+    idle = [p for p, end in enumerate(ends) if actions.position_for_time(p, newest - HEARTBEAT_MS + 1) >= end]
+    if idle:
+        # Whatever follows there has arrived then, or later: a log's arrival never runs back.
+        actions.append([(p, heartbeat_in_actions(newest)) for p in idle])
+    return [end + (p in idle) for p, end in enumerate(ends)]
 
 
 def arrival_before(log: Log, partition: int, end: int) -> int | None:

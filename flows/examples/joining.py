@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from flows.examples.rows import ExampleRows, UserFeatures
+from flows.examples.record import SEQUENCE_ENTRY
+from flows.examples.rows import ExampleRows, FeatureRows, joined_users
+from flows.kernels.requests import requests_in_order
+
+Rows = TypeVar("Rows", bound=FeatureRows)
 
 # Columns that point into a tuple beside them.
 _CODES = (("topic", "topics"), ("fingerprint", "fingerprints"), ("position", "positions"))
@@ -30,7 +34,7 @@ def joined(parts: Sequence[ExampleRows]) -> ExampleRows:
     out["request"] = np.concatenate([part.request + before for part, before in zip(parts, first[:-1].tolist(), strict=True)]).astype(
         np.int32
     )
-    out["users"] = _users([part.users for part in parts])
+    out["users"] = joined_users([part.users for part in parts])
     out["request_id"] = pa.chunked_array([part.request_id for part in parts], pa.string()).combine_chunks()
     return ExampleRows(**out)
 
@@ -52,40 +56,24 @@ def cut(stretches: Iterable[ExampleRows], rows: int) -> Iterator[ExampleRows]:
         yield joined(waiting)
 
 
-def with_requests_in_order(rows: ExampleRows) -> ExampleRows:
+def with_requests_in_order(rows: Rows, starts: Sequence[int] = (0,)) -> Rows:
     """The same rows, with their user features numbered by first use: one number for each user, time of request and content.
 
     How features are numbered and shared otherwise says how records were read, and who computes in that order would too.
+
+    Parameters
+    ----------
+    rows : FeatureRows
+        n of them.
+    starts : sequence of int
+        Where batches begin that are to share no number; ascending from 0.
     """
     if not len(rows):
         return rows
-    code, time, user = rows.request, rows.request_time, rows.user_id
-    order = np.lexsort((code, time, user))
-    other = np.ones(len(order), bool)
-    other[1:] = (user[order][1:] != user[order][:-1]) | (time[order][1:] != time[order][:-1])
-    new = other.copy()
-    new[1:] |= code[order][1:] != code[order][:-1]
-    first = order[new]
-    same = np.arange(len(first))
-    # What was read apart may be there twice.
-    for i in np.flatnonzero(~other[new]).tolist():
-        low = i - 1
-        while low >= 0 and user[first[low]] == user[first[i]] and time[first[low]] == time[first[i]]:
-            if _equal(rows.users, int(code[first[low]]), int(code[first[i]])):
-                same[i] = same[low]
-                break
-            low -= 1
-    group = np.empty(len(order), np.int64)
-    group[order] = same[np.cumsum(new) - 1]
-    used, at, request = np.unique(group, return_index=True, return_inverse=True)
-    rank = np.empty(len(used), np.int32)
-    rank[np.argsort(at)] = np.arange(len(used))
-    return replace(rows, request=rank[request], users=rows.users.take(code[np.sort(at)]))
-
-
-def _equal(users: UserFeatures, one: int, other: int) -> bool:
-    entries = [users.sequence[users.offsets[code] : users.offsets[code + 1]] for code in (one, other)]
-    return np.array_equal(users.counters[one], users.counters[other]) and entries[0].tobytes() == entries[1].tobytes()
+    users, bounds = rows.users, np.array([*starts, len(rows)], np.int64)
+    entries = users.sequence.view(np.uint8).reshape(-1, SEQUENCE_ENTRY.itemsize)
+    request, code = requests_in_order(bounds, rows.user_id, rows.request_time, rows.request, users.counters, users.offsets, entries)
+    return replace(rows, request=request, users=users.take(code))
 
 
 def _united(parts: Sequence[tuple[np.ndarray, tuple]]) -> tuple[np.ndarray, tuple]:
@@ -96,11 +84,3 @@ def _united(parts: Sequence[tuple[np.ndarray, tuple]]) -> tuple[np.ndarray, tupl
         own = np.array([*(place.setdefault(value, len(place)) for value in values), -1], np.int32)
         codes.append(own[code])
     return np.concatenate(codes), tuple(place)
-
-
-def _users(parts: Sequence[UserFeatures]) -> UserFeatures:
-    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    # A part may be some of the requests whose entries it holds.
-    entries = [part.sequence[part.offsets[0] : part.offsets[-1]] for part in parts]
-    return UserFeatures(np.concatenate([part.counters for part in parts]), offsets, np.concatenate(entries))

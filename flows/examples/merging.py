@@ -7,12 +7,13 @@ sequence by count, and by the times that it says; how much is read at once, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from flows.errors import CorruptionError
-from flows.examples.joining import joined
+from flows.examples.picked import Picked
 from flows.examples.record import EXAMPLES
 from flows.examples.rows import ExampleRows
 from flows.examples.store import READ_RECORDS, Examples, Fingerprints, Once, Stretch
@@ -27,31 +28,83 @@ class MergedBatch:
 
     Attributes
     ----------
-    rows : ExampleRows
-        n of them.
+    picked : Picked
+        n of them, out of what was read.
     partition : int32[n]
-    offset : int64[n]
+    offset, ready_time : int64[n]
     positions : list of int
         Where each partition goes on behind these rows, and behind the heartbeats of times before the last one's: to begin there is to go on with
         the next row.
     """
 
-    rows: ExampleRows
+    picked: Picked
     partition: np.ndarray
     offset: np.ndarray
+    ready_time: np.ndarray
     positions: list[int]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.picked)
+
+    @cached_property
+    def rows(self) -> ExampleRows:
+        """The same, copied."""
+        return self.picked.rows()
+
+
+@dataclass(frozen=True, eq=False)
+class _Sequence:
+    """Rows whose turn has come: `row` of `sources[source]`, which are stretches with their partition."""
+
+    sources: list[tuple[int, Stretch]]
+    source: np.ndarray
+    row: np.ndarray
+    ready_time: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def part(self, low: int, high: int | None = None) -> _Sequence:
+        """Some neighbours, with the sources that they are of."""
+        source = self.source[low:high]
+        used = np.bincount(source, minlength=len(self.sources)) > 0
+        sources = [one for one, there in zip(self.sources, used.tolist(), strict=True) if there]
+        return _Sequence(sources, (np.cumsum(used) - 1)[source], self.row[low:high], self.ready_time[low:high])
+
+    def followed_by(self, other: _Sequence) -> _Sequence:
+        source = np.concatenate([self.source, other.source + len(self.sources)])
+        row, ready_time = np.concatenate([self.row, other.row]), np.concatenate([self.ready_time, other.ready_time])
+        return _Sequence([*self.sources, *other.sources], source, row, ready_time)
+
+    def batch(self, positions: list[int]) -> MergedBatch:
+        """All of it, where those before it ended at `positions`."""
+        # Of each source the rows follow one another, so they lie between the first and the last one.
+        low, high = np.full((2, len(self.sources)), -1)
+        high[self.source] = self.row + 1
+        low[self.source[::-1]] = self.row[::-1]
+        sizes = high - low
+        index = (np.cumsum(sizes) - sizes - low)[self.source] + self.row
+        spans = list(zip(self.sources, low.tolist(), high.tolist(), strict=True))
+        positions = list(positions)
+        offset = np.concatenate([stretch.offset[first:behind] for (_, stretch), first, behind in spans])[index]
+        for (partition, stretch), _, behind in spans:
+            positions[partition] = max(positions[partition], int(stretch.offset[behind - 1]) + 1)
+        partitions = np.array([partition for partition, _ in self.sources], np.int32)[self.source]
+        picked = Picked([(stretch.rows, first, behind) for (_, stretch), first, behind in spans], index)
+        return MergedBatch(picked, partitions, offset, self.ready_time, positions)
 
 
 @dataclass(eq=False)
 class _Partition:
-    """What was read of a partition and not handed on; `watermark` is the latest time of a record that was read, `heartbeats` are as of `Stretch`."""
+    """What was read of a partition and not handed on; `watermark` is the latest time of a record that was read, `heartbeats` are as of `Stretch`.
+
+    Of the first stretch that waits, `taken` rows have been handed on.
+    """
 
     once: Once
     watermark: int
     waiting: list[Stretch]
+    taken: int = 0
     heartbeats: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     def passed(self, time: int) -> int:
@@ -74,7 +127,7 @@ class Merged:
         Rows of each batch.
     span_ms : int, optional
         A batch's rows became known in one span of so many ms, counted from 1970: then it may be smaller, and nobody waits until few make many.
-    fingerprint : str, optional
+    fingerprint : str or Fingerprints, optional
         As of `flows.examples.store.final_rows`.
     read_records : int
         Records decoded together. Never changes a result.
@@ -85,18 +138,18 @@ class Merged:
         examples: Examples,
         positions: Sequence[int],
         batch_rows: int,
-        fingerprint: str | None = None,
+        fingerprint: str | Fingerprints | None = None,
         read_records: int = READ_RECORDS,
         span_ms: int | None = None,
     ) -> None:
-        self._batch_rows, self._span_ms, self._checked = batch_rows, span_ms, Fingerprints(fingerprint)
+        self._batch_rows, self._span_ms, self._checked = batch_rows, span_ms, Fingerprints.of(fingerprint)
         self._parts = [
             _Partition(Once(examples, p, position, read_records), _time_before(examples, p, position), [])
             for p, position in enumerate(positions)
         ]
         self._positions = list(positions)
         # Rows whose turn has come, and how many of them were handed on.
-        self._merged: MergedBatch | None = None
+        self._merged: _Sequence | None = None
         self._at = 0
 
     def next(self, ended: bool = False) -> MergedBatch | None:
@@ -114,15 +167,13 @@ class Merged:
         if not size:
             return None
         assert self._merged is not None
-        rows = slice(self._at, self._at + size)
-        self._at = rows.stop
-        partition, offset = self._merged.partition[rows], self._merged.offset[rows]
-        for p in np.unique(partition).tolist():
-            self._positions[p] = int(offset[partition == p][-1]) + 1
+        found = self._merged.part(self._at, self._at + size)
+        self._at += size
         # All of those have been read: the last row is handed on because each partition has reached its time.
-        last = int(self._merged.rows.ready_time[self._at - 1])
-        self._positions = [max(at, part.passed(last)) for at, part in zip(self._positions, self._parts, strict=True)]
-        return MergedBatch(self._merged.rows.at(rows), partition, offset, list(self._positions))
+        last = int(found.ready_time[-1])
+        batch = found.batch(self._positions)
+        self._positions = [max(at, part.passed(last)) for at, part in zip(batch.positions, self._parts, strict=True)]
+        return replace(batch, positions=list(self._positions))
 
     def _left(self) -> int:
         return len(self._merged) - self._at if self._merged is not None else 0
@@ -131,7 +182,7 @@ class Merged:
         """How many rows the next batch has, by what is merged; 0 if more may belong to it."""
         n = min(self._left(), self._batch_rows)
         if self._merged is not None and n and self._span_ms is not None:
-            times = self._merged.rows.ready_time[self._at : self._at + n]
+            times = self._merged.ready_time[self._at : self._at + n]
             n = int(np.searchsorted(times, self._span_end(), "left"))
         return n if n == self._batch_rows or n < self._left() else 0
 
@@ -142,14 +193,11 @@ class Merged:
     def _span_end(self) -> int:
         assert self._merged is not None
         assert self._span_ms is not None
-        return (int(self._merged.rows.ready_time[self._at]) // self._span_ms + 1) * self._span_ms
+        return (int(self._merged.ready_time[self._at]) // self._span_ms + 1) * self._span_ms
 
-    def _append(self, taken: MergedBatch) -> None:
+    def _append(self, taken: _Sequence) -> None:
         if self._merged is not None and self._left():
-            rest = np.arange(self._at, len(self._merged))
-            partition = np.concatenate([self._merged.partition[rest], taken.partition])
-            offset = np.concatenate([self._merged.offset[rest], taken.offset])
-            taken = MergedBatch(joined([self._merged.rows.take(rest), taken.rows]), partition, offset, [])
+            taken = self._merged.part(self._at).followed_by(taken)
         self._merged, self._at = taken, 0
 
     def _advance(self, ended: bool) -> bool:
@@ -179,28 +227,28 @@ class Merged:
             bounds[bound[1]] = (_ENDED, bound[1])
         return False
 
-    def _take(self, time: int, partition: int) -> MergedBatch | None:
+    def _take(self, time: int, partition: int) -> _Sequence | None:
         """The waiting rows up to (time, partition), in order; None if there are none."""
-        found: list[tuple[int, ExampleRows, np.ndarray]] = []
+        sources, rows, times = [], [], []
         for p, part in enumerate(self._parts):
             while part.waiting:
-                first = part.waiting[0]
-                n = int(np.searchsorted(first.rows.ready_time, time, "right" if p <= partition else "left"))
-                if n:
-                    found.append((p, first.rows.take(np.arange(n)), first.offset[:n]))
-                if n < len(first.rows):
-                    if n:
-                        rest = first.rows.take(np.arange(n, len(first.rows)))
-                        part.waiting[0] = Stretch(rest, first.offset[n:], first.end, first.watermark, first.heartbeats)
+                first, low = part.waiting[0], part.taken
+                high = int(np.searchsorted(first.rows.ready_time, time, "right" if p <= partition else "left"))
+                if high > low:
+                    sources.append((p, first))
+                    rows.append(np.arange(low, high))
+                    times.append(first.rows.ready_time[low:high])
+                    part.taken = high
+                if high < len(first.rows):
                     break
                 part.waiting.pop(0)
-        if not found:
+                part.taken = 0
+        if not sources:
             return None
-        rows = joined([rows for _, rows, _ in found])
-        partitions = np.repeat(np.array([p for p, _, _ in found], np.int32), [len(rows) for _, rows, _ in found])
-        offsets = np.concatenate([offset for _, _, offset in found])
-        order = np.lexsort((offsets, partitions, rows.ready_time))
-        return MergedBatch(rows.at(order), partitions[order], offsets[order], [])
+        # By partition and offset they are in order already.
+        source, row, ready_time = np.repeat(np.arange(len(rows)), [len(one) for one in rows]), np.concatenate(rows), np.concatenate(times)
+        order = np.argsort(ready_time, kind="stable")
+        return _Sequence(sources, source[order], row[order], ready_time[order])
 
 
 def _refuse_running_back(stretch: Stretch, before: int, partition: int) -> None:

@@ -62,3 +62,9 @@ EXAMPLE_SCHEMA = pa.schema(
         pa.field("pin_counters", pa.list_(pa.int64(), 24)),  # features.PIN_COUNTERS
     ]
 )
+
+
+def is_of_examples(records: pa.RecordBatch) -> bool:
+    """Whether records have the columns of EXAMPLES."""
+    schema = records.schema
+    return schema.equals(EXAMPLE_SCHEMA) or (schema.names == EXAMPLE_SCHEMA.names and schema.types == EXAMPLE_SCHEMA.types)

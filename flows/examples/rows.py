@@ -7,10 +7,12 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.errors import CorruptionError
-from flows.examples.record import EXAMPLE_SCHEMA, HEADS, MASKED, SEQUENCE_ENTRY, Kind
+from flows.examples.record import EXAMPLE_SCHEMA, HEADS, MASKED, SEQUENCE_ENTRY, Kind, is_of_examples
 from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, USER_COUNTERS
+from flows.kernels.requests import copy_spans, unpack
 
 _COUNTER_BYTES = 8 * len(USER_COUNTERS)
 
@@ -41,17 +43,53 @@ class UserFeatures:
             low, high = int(which[0]), int(which[-1]) + 1
             offsets = self.offsets[low : high + 1]
             return UserFeatures(self.counters[low:high], offsets - offsets[0], self.sequence[offsets[0] : offsets[-1]])
-        lengths = np.diff(self.offsets)[which]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        entries = np.repeat(self.offsets[which] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        starts, stops = self.offsets[which], self.offsets[which + 1]
+        offsets = np.concatenate([[0], np.cumsum(stops - starts)]).astype(np.int64)
+        sequence = np.empty(offsets[-1], SEQUENCE_ENTRY)
+        self.copy_sequences(starts, stops, sequence, offsets)
+        return UserFeatures(self.counters[which], offsets, sequence)
+
+    def copy_sequences(self, starts: np.ndarray, stops: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
+        """Copy ranges of `sequence`, int64[k] each, to where `at` says, int64[k] or more."""
         # As bytes: fields would be copied one by one.
-        packed = self.sequence.view(f"V{SEQUENCE_ENTRY.itemsize}")
-        return UserFeatures(self.counters[which], offsets, packed[entries].view(SEQUENCE_ENTRY))
+        copy_spans(np.ascontiguousarray(self.sequence).view(np.uint8), starts, stops, SEQUENCE_ENTRY.itemsize, out.view(np.uint8), at)
 
 
 @dataclass(frozen=True, eq=False)
-class ExampleRows:
-    """n records of EXAMPLES, in order.
+class FeatureRows:
+    """What a model is given of n records of EXAMPLES; nothing of what came of them.
+
+    Attributes
+    ----------
+    user_id, pin_id : int64[n]
+    surface : int16[n]
+        Code of the vocabulary, -1 for none.
+    slot : int16[n]
+        -1: not known.
+    request_time : int64[n]
+        ms.
+    pin_counters : int64[n, 24]
+        In the order of features.PIN_COUNTERS.
+    request, users : int32[n], UserFeatures
+        Which of the user features are a record's.
+    """
+
+    user_id: np.ndarray
+    pin_id: np.ndarray
+    surface: np.ndarray
+    slot: np.ndarray
+    request_time: np.ndarray
+    pin_counters: np.ndarray
+    request: np.ndarray
+    users: UserFeatures
+
+    def __len__(self) -> int:
+        return len(self.pin_id)
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleRows(FeatureRows):
+    """n records of EXAMPLES, in order: beside what a model is given, what they are and what came of them.
 
     Attributes
     ----------
@@ -61,15 +99,10 @@ class ExampleRows:
         `flows.examples.record.Kind`.
     request_id : pa.StringArray
         n of them.
-    user_id, pin_id : int64[n]
-    surface : int16[n]
-        Code of the vocabulary, -1 for none.
     topic, topics : int32[n], tuple of str
         The first points into the second, -1 for none; so do `fingerprint` and `position`.
-    request_time, impression_time : int64[n]
+    impression_time : int64[n]
         ms.
-    slot : int16[n]
-        -1: not known.
     propensity, score : float32[n]
         nan: not known.
     explored : bool[n]
@@ -81,23 +114,14 @@ class ExampleRows:
     position, positions : int32[n], tuple of bytes
     as_of : int64[n]
         -1: not known.
-    pin_counters : int64[n, 24]
-        In the order of features.PIN_COUNTERS.
-    request, users : int32[n], UserFeatures
-        Which of the user features are a record's.
     """
 
     ready_time: np.ndarray
     kind: np.ndarray
     request_id: pa.Array
-    user_id: np.ndarray
-    pin_id: np.ndarray
-    surface: np.ndarray
     topic: np.ndarray
     topics: tuple[str, ...]
-    request_time: np.ndarray
     impression_time: np.ndarray
-    slot: np.ndarray
     propensity: np.ndarray
     explored: np.ndarray
     score: np.ndarray
@@ -109,12 +133,6 @@ class ExampleRows:
     position: np.ndarray
     positions: tuple[bytes, ...]
     as_of: np.ndarray
-    pin_counters: np.ndarray
-    request: np.ndarray
-    users: UserFeatures
-
-    def __len__(self) -> int:
-        return len(self.kind)
 
     def take(self, rows: np.ndarray) -> ExampleRows:
         """Some of the records (indices or a mask), with the user features that they use."""
@@ -131,6 +149,19 @@ class ExampleRows:
         out |= {name: values[rows] for name, values in out.items() if name not in shared}
         request_id = self.request_id[rows] if isinstance(rows, slice) else self.request_id.take(pa.array(rows))
         return ExampleRows(**(out | {"request_id": request_id}))
+
+
+def joined_users(parts: Sequence[UserFeatures]) -> UserFeatures:
+    """User features, one part after another."""
+    if len(parts) == 1:
+        return parts[0]
+    lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(part.offsets) for part in parts)])
+    counters = np.concatenate([np.empty((0, len(USER_COUNTERS)), np.int64), *(part.counters for part in parts)])
+    # A part may be some of the requests whose entries it holds.
+    entries = [part.sequence[part.offsets[0] : part.offsets[-1]].view(np.uint8) for part in parts]
+    # As bytes: fields would be copied one by one.
+    sequence = np.concatenate([np.empty(0, np.uint8), *entries]).view(SEQUENCE_ENTRY)
+    return UserFeatures(counters, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), sequence)
 
 
 def batch_of(rows: ExampleRows, generation: int, origin: int, first_sequence: int) -> pa.RecordBatch:
@@ -179,19 +210,18 @@ def rows_of(batches: Sequence[pa.RecordBatch], where: str) -> ExampleRows:
         Something among them is no record of EXAMPLES.
     """
     for batch in batches:
-        if batch.schema.names != EXAMPLE_SCHEMA.names or batch.schema.types != EXAMPLE_SCHEMA.types:
+        if not is_of_examples(batch):
             raise CorruptionError(f"{where}: holds records that are none of EXAMPLES'; find out what else has written there")
-    table = pa.Table.from_batches([batch.replace_schema_metadata(None) for batch in batches], EXAMPLE_SCHEMA).unify_dictionaries()
-    whole = table.combine_chunks().to_batches()
-    column = (whole[0] if whole else pa.RecordBatch.from_pylist([], EXAMPLE_SCHEMA)).column
-    topic, topics = _codes(column("topic"))
-    fingerprint, fingerprints = _codes(column("fingerprint"))
-    position, positions = _codes(column("positions"))
-    request, packed = _codes(column("user_features"))
+    table = pa.Table.from_batches([batch.replace_schema_metadata(None) for batch in batches], EXAMPLE_SCHEMA)
+    column = table.column
+    # User features are larger than all the rest: what two batches share of them is kept twice rather than looked for.
+    small = table.select(["topic", "fingerprint", "positions"]).unify_dictionaries()
+    (topic, topics), (fingerprint, fingerprints), (position, positions) = (_codes(one) for one in small.columns)
+    request, users = _user_features(column("user_features"), where)
     return ExampleRows(
         ready_time=_plain(column("timestamp")),
         kind=_plain(column("kind")),
-        request_id=column("request_id"),
+        request_id=column("request_id").combine_chunks(),
         user_id=_plain(column("user_id")),
         pin_id=_plain(column("pin_id")),
         surface=_plain(column("surface")),
@@ -211,9 +241,9 @@ def rows_of(batches: Sequence[pa.RecordBatch], where: str) -> ExampleRows:
         position=position,
         positions=positions,
         as_of=_plain(column("as_of"), -1),
-        pin_counters=column("pin_counters").flatten().to_numpy(zero_copy_only=False).reshape(-1, len(PIN_COUNTERS)),
+        pin_counters=_plain(pc.list_flatten(column("pin_counters"))).reshape(-1, len(PIN_COUNTERS)),
         request=request,
-        users=_unpacked(packed, where),
+        users=users,
     )
 
 
@@ -247,22 +277,41 @@ def user_features(counters: np.ndarray, offsets: np.ndarray, columns: dict[str, 
     return UserFeatures(np.asarray(counters, np.int64), np.asarray(offsets, np.int64), sequence)
 
 
-def _unpacked(packed: tuple[bytes, ...], where: str) -> UserFeatures:
-    sizes = np.fromiter(map(len, packed), np.int64, len(packed)) - _COUNTER_BYTES
+def _user_features(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, UserFeatures]:
+    """Which of them is each record's, and all that there are."""
+    chunks = [chunk for chunk in column.chunks if len(chunk)]
+    firsts = np.cumsum([0, *(len(chunk.dictionary) for chunk in chunks)])
+    codes = [chunk.indices.fill_null(-1).to_numpy() for chunk in chunks]
+    # Compiled loops do not ask.
+    if not all(0 <= code.min() <= code.max() < len(chunk.dictionary) for code, chunk in zip(codes, chunks, strict=True)):
+        raise CorruptionError(f"{where}: a record has no user features; restore the log from its archive")
+    begins = [_begins(chunk.dictionary) for chunk in chunks]
+    sizes = np.concatenate([np.empty(0, np.int64), *(np.diff(begin) for begin in begins)]) - _COUNTER_BYTES
     if (sizes < 0).any() or (sizes % SEQUENCE_ENTRY.itemsize).any():
         raise CorruptionError(f"{where}: user features are not as long as they must be; restore the log from its archive")
-    counters = np.frombuffer(b"".join(one[:_COUNTER_BYTES] for one in packed), "<i8").reshape(-1, len(USER_COUNTERS))
-    sequence = np.frombuffer(b"".join(one[_COUNTER_BYTES:] for one in packed), SEQUENCE_ENTRY)
-    return UserFeatures(counters, np.concatenate([[0], np.cumsum(sizes // SEQUENCE_ENTRY.itemsize)]).astype(np.int64), sequence)
+    offsets = np.concatenate([[0], np.cumsum(sizes // SEQUENCE_ENTRY.itemsize)]).astype(np.int64)
+    counters, sequence = np.empty((len(sizes), len(USER_COUNTERS)), np.int64), np.empty(offsets[-1], SEQUENCE_ENTRY)
+    for chunk, begin, low, high in zip(chunks, begins, firsts[:-1], firsts[1:], strict=True):
+        own = sequence[offsets[low] : offsets[high]]
+        unpack(np.frombuffer(chunk.dictionary.buffers()[2], np.uint8), begin, counters[low:high].view(np.uint8), own.view(np.uint8))
+    request = [code + np.int32(first) for code, first in zip(codes, firsts[:-1], strict=True)]
+    return np.concatenate([np.empty(0, np.int32), *request]), UserFeatures(counters, offsets, sequence)
+
+
+def _begins(values: pa.BinaryArray) -> np.ndarray:
+    """Where each of them begins in their bytes, and the last one ends."""
+    return np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
 
 
 def _dictionary(codes: np.ndarray, values: Sequence[object], kind: pa.DataType) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32), mask=codes < 0), pa.array(list(values), kind))
 
 
-def _codes(column: pa.Array) -> tuple[np.ndarray, tuple]:
-    return np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32), tuple(column.dictionary.to_pylist())
+def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, tuple]:
+    """Of chunks that share a dictionary."""
+    codes = [np.asarray(chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32) for chunk in column.chunks]
+    return np.concatenate([np.empty(0, np.int32), *codes]), tuple(column.chunk(0).dictionary.to_pylist()) if codes else ()
 
 
-def _plain(column: pa.Array, null: object = None) -> np.ndarray:
-    return np.asarray((column if null is None else column.fill_null(null)).to_numpy(zero_copy_only=False))
+def _plain(column: pa.ChunkedArray, null: object = None) -> np.ndarray:
+    return np.asarray((column if null is None else column.fill_null(null)).to_numpy())

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from flows.errors import CorruptionError, DataDirectoryError, FingerprintError, LogError
 from flows.examples.joining import cut
-from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, Kind
+from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, Kind, is_of_examples
 from flows.examples.rows import ExampleRows, rows_of
 from flows.log import LogBatch
 from flows.open_log import log_exists, open_log
@@ -61,7 +61,7 @@ def final_rows(
     examples: Examples,
     begin: Sequence[int] | None = None,
     end: Sequence[int] | None = None,
-    fingerprint: str | None = None,
+    fingerprint: str | Fingerprints | None = None,
     chunk_rows: int = CHUNK_ROWS,
     read_records: int = READ_RECORDS,
 ) -> Iterator[ExampleRows]:
@@ -72,7 +72,7 @@ def final_rows(
     examples : Examples
     begin, end : sequence of int, optional
         A position of each partition; by default all that is there.
-    fingerprint : str, optional
+    fingerprint : str or Fingerprints, optional
         What features must have been made under, as a rule `flows.state.actions_task.state_fingerprint`; without it any, but all of one.
     chunk_rows : int
         Rows of each chunk but the last.
@@ -91,7 +91,7 @@ def final_rows(
     lows = list(begin) if begin is not None else [0] * examples.partitions
     highs = list(end) if end is not None else examples.end_positions()
     _check_range(examples, lows, highs)
-    yield from cut(_final(examples, lows, highs, Fingerprints(fingerprint), read_records), chunk_rows)
+    yield from cut(_final(examples, lows, highs, Fingerprints.of(fingerprint), read_records), chunk_rows)
 
 
 def _final(
@@ -149,10 +149,10 @@ class Once:
             return None
         batches = self._batches(high)
         offsets = np.concatenate([batch.offsets_of_records() for batch in batches])
-        records = self._joined(batches)
+        records = self._table(batches)
         times = records.column("timestamp").to_numpy()
         kept = take_next(records.append_column("offset", pa.array(offsets)), self._applied, self._where)
-        rows = rows_of([kept.select(EXAMPLE_SCHEMA.names)], self._where)
+        rows = rows_of(kept.select(EXAMPLE_SCHEMA.names).to_batches(), self._where)
         self.position = batches[-1].end_offset
         # It says no more than that time has gone on.
         known = rows.kind < Kind.HEARTBEAT
@@ -174,14 +174,11 @@ class Once:
             raise CorruptionError(f"{self._where}: records from offset {self.position} on are missing; restore the log")
         return batches
 
-    def _joined(self, batches: list[LogBatch]) -> pa.RecordBatch:
+    def _table(self, batches: list[LogBatch]) -> pa.Table:
         for batch in batches:
-            if batch.records.schema.names != EXAMPLE_SCHEMA.names or batch.records.schema.types != EXAMPLE_SCHEMA.types:
+            if not is_of_examples(batch.records):
                 raise CorruptionError(f"{self._where}: holds records that are none of EXAMPLES'; find out what else has written there")
-        if len(batches) == 1:
-            return batches[0].records.replace_schema_metadata(None)
-        table = pa.Table.from_batches([batch.records.replace_schema_metadata(None) for batch in batches], EXAMPLE_SCHEMA)
-        return table.unify_dictionaries().combine_chunks().to_batches()[0]
+        return pa.Table.from_batches([batch.records.replace_schema_metadata(None) for batch in batches], EXAMPLE_SCHEMA)
 
     def _applied_before(self, position: int) -> dict[int, int]:
         """The last number of each origin before a position.
@@ -222,6 +219,11 @@ class Fingerprints:
 
     def __init__(self, wanted: str | None) -> None:
         self._wanted, self._given = wanted, wanted is not None
+
+    @classmethod
+    def of(cls, wanted: str | Fingerprints | None) -> Fingerprints:
+        """One that was given, or one that refuses all but this."""
+        return wanted if isinstance(wanted, Fingerprints) else cls(wanted)
 
     def check(self, rows: ExampleRows, partition: int) -> None:
         """Look at some rows.

@@ -24,8 +24,8 @@ from flows.examples.interleaving import Merger, Side, Stretch
 from flows.examples.making import make_rows
 from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, HEADS
 from flows.examples.rows import ExampleRows, batch_of
+from flows.examples.saved import ANEW, examples_fingerprint, saved_sets, sealed_sets
 from flows.examples.steps import groups_of, judged_steps, served_steps
-from flows.features import fingerprint
 from flows.kernels.examples import Joined, JoinSet
 from flows.kernels.joining import (
     FINAL,
@@ -45,15 +45,12 @@ from flows.kernels.layout import NEVER
 from flows.log import Log, LogBatch
 from flows.outputs import SERVED
 from flows.settings import Settings
-from flows.state.actions_task import ANCHOR, SEAL_BYTES, TOPIC, Judge, seal, state_fingerprint, topics_in
+from flows.state.actions_task import ANCHOR, TOPIC, Judge, topics_in
 from flows.state.behind import Lanes
 from flows.state.task import Since, Task
 from flows.vocabulary import OWN_PROFILE, Vocabulary
 
 FLOW = EXAMPLES
-# Of what is stored and put out; a change of its meaning is a new number.
-_FORMAT = "examples 2"
-_ANEW = "`tidemark examples restore` has it made anew from the logs"
 # Records of a stretch: what it leads to carries features, some KiB of each request.
 _ACTIONS, _SERVED = 16_384, 2_048
 # Records of EXAMPLES in a batch of their own, with the features of their requests.
@@ -78,7 +75,7 @@ class Found:
     watermark : int or None
     records : int
         Of both inputs.
-    saved : bytes or None
+    saved : (bytes, bytes) or None
         The working sets after the stretch, if it is time to save them.
     """
 
@@ -89,7 +86,7 @@ class Found:
     served: tuple[int, int]
     watermark: int | None
     records: int
-    saved: bytes | None
+    saved: tuple[bytes, bytes] | None
 
 
 class ExamplesTask(Task):
@@ -129,7 +126,7 @@ class ExamplesTask(Task):
         # What was backfilled stays ahead of what goes out: nothing of it became known earlier.
         self._backfilled = backfilled(examples, partition)
         self._join = JoinSet(settings.allowed_lateness_ms, self._backfilled.until)
-        mark = fingerprint(state_fingerprint(settings, vocabulary), _FORMAT)
+        mark = examples_fingerprint(settings, vocabulary)
         super().__init__(settings, FLOW, partition, mark, (), actions, {EXAMPLES: examples}, lanes, path)
 
     # Reading -----------------------------------------------------------------------------------------------------------------------
@@ -237,15 +234,14 @@ class ExamplesTask(Task):
         self._put_anchor(batch, self._working_sets())
         return True
 
-    def _put_anchor(self, batch: WriteBatch, data: bytes) -> None:
+    def _put_anchor(self, batch: WriteBatch, sets: tuple[bytes, bytes]) -> None:
         meta = self.store.meta
         meta.anchor, meta.anchor_inputs = meta.position, {name: list(place) for name, place in meta.inputs.items()}
         meta.anchor_sequences = {name: list(numbers) for name, numbers in meta.sequences.items()}
-        batch.put(ANCHOR, _sealed(self.store.meta, data) + data)
+        batch.put(ANCHOR, sealed_sets(meta, *sets))
 
-    def _working_sets(self) -> bytes:
-        judging, joining = self._judging.working_set.to_bytes(), self._join.to_bytes()
-        return len(judging).to_bytes(8, "big") + judging + joining
+    def _working_sets(self) -> tuple[bytes, bytes]:
+        return self._judging.working_set.to_bytes(), self._join.to_bytes()
 
     # Starting ----------------------------------------------------------------------------------------------------------------------
 
@@ -284,7 +280,7 @@ class ExamplesTask(Task):
         if self._judging.working_set.watermark != meta.watermark or emitted + self._emitted != sum(meta.sequences[EXAMPLES]):
             raise StateError(
                 f"state {self.store.path}: going through logs '{self.source.name}' and '{SERVED}', partition {self.partition}, again from positions "
-                f"{meta.anchor} and {anchor[0]} does not lead to the committed state; a log or the state was altered: {_ANEW}"
+                f"{meta.anchor} and {anchor[0]} does not lead to the committed state; a log or the state was altered: {ANEW}"
             )
         self._saved_at = meta.anchor + anchor[0]
         arrival = self._judging.working_set.arrival
@@ -312,15 +308,9 @@ class ExamplesTask(Task):
             )
 
     def _restore_anchor(self) -> None:
-        meta, saved = self.store.meta, self.store.get(ANCHOR)
-        if not meta.anchor_inputs:
-            return
-        if saved is None or saved[:SEAL_BYTES] != _sealed(meta, saved[SEAL_BYTES:]):
-            raise StateError(f"state {self.store.path}: the working sets saved at position {meta.anchor} are not what was written; {_ANEW}")
-        data = saved[SEAL_BYTES:]
-        split = 8 + int.from_bytes(data[:8], "big")
-        self._judging.working_set.restore(data[8:split])
-        self._join.restore(data[split:])
+        if (sets := saved_sets(self.store, self.store.meta)) is not None:
+            self._judging.working_set.restore(sets[0])
+            self._join.restore(sets[1])
 
     # What it knows -----------------------------------------------------------------------------------------------------------------
 
@@ -352,7 +342,3 @@ def _counted(out: np.ndarray) -> dict[str, int]:
         "heartbeats_out": int((kind == HEARTBEAT).sum()),
     }
     return counts | {f"positive.{head}": n for head, n in zip(HEADS, by_head, strict=True)}
-
-
-def _sealed(meta: Any, data: bytes) -> bytes:
-    return seal(meta, repr(sorted(meta.anchor_inputs.items())).encode() + data)

@@ -8,6 +8,7 @@ Nothing here knows what the policy is, and no slice's length changes what happen
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -130,12 +131,21 @@ class ClosedLoop:
         explored = looked_at(site.served, site.pins)
         self._aims = aims_of(parameters)
         self._totals = totals_of(explored, site.appeal, self._aims)
-        self._begin = self._next = int(np.searchsorted(site.served.time, begin_ms))
-        self._now = begin_ms
+        self._begin, self._begin_ms = int(np.searchsorted(site.served.time, begin_ms)), begin_ms
+        self._start()
+
+    def _start(self) -> None:
+        self._next, self._now = self._begin, self._begin_ms
         self._saves = 0
         self._pending = _nothing()
         self._open_pairs, self._open_times = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self._counts = np.zeros((2, parameters.users), np.int64)
+        self._counts = np.zeros((2, self._parameters.users), np.int64)
+
+    def anew(self) -> ClosedLoop:
+        """The same site at the first moment, for another policy. What was drawn, which takes longest, is shared; nothing changes it."""
+        other = copy(self)
+        other._start()
+        return other
 
     @property
     def end_ms(self) -> int:

@@ -237,12 +237,13 @@ class ActionsTask(CorrectedTask):
         self._put_late(batch, done)
         self._put_deadletters(batch, done)
         by_status, by_action = tally(judged.status, c.action)
-        excluded = np.count_nonzero(c.bad) - len(c.faults)
+        excluded = np.count_nonzero(c.bad) - len(c.faults) - c.heartbeats
         for name, n in (
             ("records", len(c)),
             ("accepted", by_status[ACCEPTED]),
             ("duplicate", by_status[DUPLICATE]),
             ("excluded", excluded),
+            ("heartbeats", c.heartbeats),
         ):
             self._count(name, int(n))
         for code in np.flatnonzero(by_action).tolist():

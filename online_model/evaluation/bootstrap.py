@@ -66,6 +66,25 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
+class Drawn:
+    """One scoring under draws of users.
+
+    Attributes
+    ----------
+    heads : dict of str to Head
+        Each user counting once.
+    drawn : float64[heads, metrics, resamples]
+        Metrics in the order in which the heads have them. nan where a resample has no such metric.
+    users, seed : int
+    """
+
+    heads: dict[str, Head]
+    drawn: np.ndarray
+    users: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
 class Resamples:
     """Both scorings under the same draws of users.
 
@@ -73,8 +92,8 @@ class Resamples:
     ----------
     heads : dict of str to (Head, Head)
         Of the first scoring and of the second, each user counting once.
-    drawn : float64[heads, 2, len(METRICS), resamples]
-        nan where a resample has no such metric.
+    drawn : float64[heads, 2, metrics, resamples]
+        As of `Drawn`.
     users, seed : int
     """
 
@@ -111,16 +130,43 @@ def resample(
 ) -> Resamples:
     """What `compare` is made of; parameters and errors are its own."""
     refuse_other_rows(rows, against)
-    heads = [head for head in rows.heads if head in against.labels]
-    sides = [[Measuring(side, head) for head in heads] for side in (rows, against)]
-    users = len(rows.user_id)
-    drawn = np.empty((len(heads), 2, len(METRICS), resamples))
-    for start, weights in _weights(users, resamples, seed):
-        for side, measuring in enumerate(sides):
-            for i, head in enumerate(measuring):
-                drawn[i, side, :, start : start + weights.shape[1]] = head.under(weights)
+    return paired(*draw((rows, against), seed, resamples, told))
+
+
+def draw(
+    sides: Sequence[ScoredRows], seed: int, resamples: int = RESAMPLES, told: Callable[[int], None] = lambda n: None
+) -> tuple[Drawn, ...]:
+    """Several scorings of the same rows under the same draws of users, so that any two of them are a pair.
+
+    Parameters
+    ----------
+    sides : sequence of ScoredRows
+        Of the same rows and labels (`refuse_other_rows`).
+    seed : int
+    resamples : int
+    told : callable
+        Called with how many resamples are done.
+    """
+    measuring = [{head: Measuring(side, head) for head in side.heads} for side in sides]
+    users = len(sides[0].user_id)
+    out = [np.empty((len(heads), len(METRICS), resamples)) for heads in measuring]
+    for start, weights in weights_of(users, resamples, seed):
+        for heads, values in zip(measuring, out, strict=True):
+            for i, head in enumerate(heads.values()):
+                values[i, :, start : start + weights.shape[1]] = head.under(weights)
         told(weights.shape[1])
-    return Resamples({head: (one.told(), other.told()) for head, one, other in zip(heads, *sides, strict=True)}, drawn, users, seed)
+    return tuple(
+        Drawn({name: head.told() for name, head in heads.items()}, values, users, seed)
+        for heads, values in zip(measuring, out, strict=True)
+    )
+
+
+def paired(one: Drawn, other: Drawn) -> Resamples:
+    """Two that were drawn together, in the heads that both have."""
+    heads = [head for head in one.heads if head in other.heads]
+    at = [[list(side.heads).index(head) for head in heads] for side in (one, other)]
+    values = np.stack([side.drawn[index] for side, index in zip((one, other), at, strict=True)], axis=1)
+    return Resamples({head: (one.heads[head], other.heads[head]) for head in heads}, values, one.users, one.seed)
 
 
 def pooled(parts: Sequence[Resamples]) -> Comparison:
@@ -138,7 +184,7 @@ def pooled(parts: Sequence[Resamples]) -> Comparison:
     users = sum(part.users for part in parts)
     differences = []
     for i, head in enumerate(parts[0].heads):
-        for j, name in enumerate(METRICS):
+        for j, name in enumerate(parts[0].heads[head][0].metrics):
             value, other = (_mean([part.heads[head][side].metrics[name] for part in parts]) for side in (0, 1))
             differences.append(_difference(head, name, value, other, users, drawn[i, :, j]))
     return Comparison(users, drawn.shape[-1], parts[0].seed, tuple(differences))
@@ -181,7 +227,7 @@ def _mean(values: Sequence[Value]) -> Value:
     return Value(sum(known) / len(known), sum(one.counted for one in values), values[0].unit)
 
 
-def _weights(users: int, resamples: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+def weights_of(users: int, resamples: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of resamples: where each begins, and how often each user was drawn, float32[users, b]."""
     random = np.random.default_rng(seed)
     for start in range(0, resamples, _BLOCK):

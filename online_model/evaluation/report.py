@@ -62,7 +62,8 @@ def verdict(one: Difference) -> str:
         return "unknown"
     if one.low <= 0 <= one.high:
         return "within chance"
-    better = HIGHER_IS_BETTER[one.metric]
+    # Of what users do, which is no metric of a scoring, more is better.
+    better = HIGHER_IS_BETTER.get(one.metric, True)
     if better is None:
         return "differs"
     return "better" if (one.low > 0) == better else "worse"

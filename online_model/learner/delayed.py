@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from flows.examples.record import HEADS, MASKED, Kind
-from flows.examples.rows import ExampleRows
 
 
 class DelayedLabels(StrEnum):
@@ -38,36 +37,39 @@ KINDS: Mapping[DelayedLabels, tuple[Kind, ...]] = {
 """What is learned from; other records are passed over."""
 
 
-def learned_from(rows: ExampleRows, way: DelayedLabels) -> tuple[ExampleRows, np.ndarray, np.ndarray]:
-    """The records that are learned from.
+def learned_from(kind: np.ndarray, way: DelayedLabels) -> np.ndarray:
+    """Which records are learned from: bool[n], of records of these kinds, int8[n]."""
+    kept = np.zeros(len(kind), np.bool_)
+    for one in KINDS[way]:
+        kept |= kind == int(one)
+    return kept
+
+
+def labels_of(kind: np.ndarray, labels: np.ndarray, way: DelayedLabels) -> tuple[np.ndarray, np.ndarray]:
+    """What records that are learned from say.
 
     Parameters
     ----------
-    rows : ExampleRows
+    kind : int8[n]
+    labels : int8[n, 5]
+        As they lie in EXAMPLES.
     way : DelayedLabels
 
     Returns
     -------
-    rows : ExampleRows
-        k of them, in their order.
-    labels : int8[k, 5]
+    labels : int8[n, 5]
         In the order of HEADS: 0, 1, or MASKED for what isn't learned.
-    sighted : bool[k]
+    sighted : bool[n]
         Whether a record counts as a sighting of its user and pin: one record for each time that a pin was seen.
     """
-    kept = np.zeros(len(rows), np.bool_)
-    for kind in KINDS[way]:
-        kept |= rows.kind == kind
-    if not kept.all():
-        rows = rows.at(np.flatnonzero(kept))
-    labels = rows.labels
     if way == DelayedLabels.FAKE_NEGATIVE:
-        return rows, labels, rows.kind == Kind.NEGATIVE
-    final = rows.kind == Kind.FINAL
+        return labels, kind == Kind.NEGATIVE
+    final = kind == Kind.FINAL
+    # Of a save there are two final records: the first says nothing of revisits, the second of nothing else.
+    sighted = final & (labels[:, : len(HEADS) - 1] != MASKED).any(1)
     if way == DelayedLabels.POSITIVES_FIRST:
         labels = np.where(final[:, None] & (labels == 1), np.int8(MASKED), labels)
-    # Of a save there are two final records: the first says nothing of revisits, the second of nothing else.
-    return rows, labels, final & (rows.labels[:, : len(HEADS) - 1] != MASKED).any(1)
+    return labels, sighted
 
 
 def weights_for(logits: torch.Tensor, labels: torch.Tensor, way: DelayedLabels) -> torch.Tensor:

@@ -12,8 +12,9 @@ from typing import Self
 import numpy as np
 
 from flows.errors import InputError
-from flows.examples.rows import ExampleRows, rows_of
+from flows.examples.rows import FeatureRows, rows_of
 from flows.vocabulary import LAST_CODE
+from online_model.model.padding import logs_of_small, padded
 
 CODES = LAST_CODE + 2
 """Actions and surfaces are 1 + their code; 0 is padding, or that none was named."""
@@ -70,6 +71,16 @@ class Features:
     def __len__(self) -> int:
         return len(self.pin_id)
 
+    def part(self, low: int, high: int, first: int, behind: int) -> Features:
+        """Candidates low to high, which are those of the requests first to behind; nothing but `context` is copied."""
+        requests = {"user_counters", "hour", "weekday"}
+        whole = {field.name: getattr(self, field.name) for field in fields(self)}
+        cut = {
+            name: values[first:behind] if name in requests or name.startswith("sequence_") else values[low:high]
+            for name, values in whole.items()
+        }
+        return Features(**cut | {"context": cut["context"] - first})
+
 
 @dataclass(frozen=True, eq=False)
 class ExampleColumns:
@@ -105,7 +116,7 @@ class ExampleColumns:
         return len(self.pin_id)
 
     @classmethod
-    def of(cls, chunks: Iterable[ExampleRows]) -> Self:
+    def of(cls, chunks: Iterable[FeatureRows]) -> Self:
         """Rows, one chunk after another.
 
         Raises
@@ -114,6 +125,8 @@ class ExampleColumns:
             An action or a surface has no code of a vocabulary, or a slot or a counter can't be.
         """
         parts = [_columns(rows) for rows in chunks] or [_columns(rows_of([], "no chunk"))]
+        if len(parts) == 1:
+            return cls(**parts[0])
         requests = np.cumsum([0, *(len(part["request_time"]) for part in parts)])
         entries = np.cumsum([0, *(len(part["action"]) for part in parts)])
         for part, first_request, first_entry in zip(parts, requests[:-1], entries[:-1], strict=True):
@@ -132,21 +145,22 @@ class ExampleColumns:
             So many of the newest actions; shorter sequences are padded.
         """
         used, context = np.unique(self.request[index], return_inverse=True)
-        start, time = self.offsets[used], self.request_time[used]
-        mask = np.arange(length) < (self.offsets[used + 1] - start)[:, None]
-        # Where there is no action, any entry will do: it is masked.
-        entry = np.where(mask, start[:, None] + np.arange(length), 0)
-        if not len(self.action):
-            nothing = np.zeros(entry.shape, np.int64)
-            pin, action, surface, age = nothing, nothing, nothing, nothing.astype(np.float32)
-        else:
-            pin = np.where(mask, self.action_pin_id[entry], 0)
-            action, surface = (np.where(mask, codes[entry] + np.int64(1), 0) for codes in (self.action, self.action_surface))
-            age = np.where(mask, np.maximum(time[:, None] - self.action_time[entry], 0) / HOUR_MS, 0).astype(np.float32)
+        return self._batch(index, used, context.astype(np.int64), length)
+
+    def all_features(self, length: int) -> Features:
+        """All of them as a batch, as `features`."""
+        return self._batch(slice(None), np.arange(len(self.request_time)), self.request, length)
+
+    def _batch(self, index: np.ndarray | slice, used: np.ndarray, context: np.ndarray, length: int) -> Features:
+        time = self.request_time[used]
+        pin, action, surface = np.empty((3, len(used), length), np.int64)
+        age, mask = np.empty((len(used), length), np.float32), np.empty((len(used), length), np.bool_)
+        actions = (self.action_pin_id, self.action_time, self.action, self.action_surface)
+        padded(self.offsets, used, time, *actions, np.float64(HOUR_MS), pin, action, surface, age, mask)
         return Features(
             user_id=self.user_id[index],
             pin_id=self.pin_id[index],
-            context=context.astype(np.int64),
+            context=context,
             sequence_pin_id=pin,
             sequence_action=action,
             sequence_surface=surface,
@@ -167,22 +181,31 @@ class ExampleColumns:
 
 def logged(counters: np.ndarray) -> np.ndarray:
     """log1p of counters, float32, at most COUNTER_LIMIT."""
+    out = np.empty(counters.shape, np.float32)
+    # Most are small, and looked up.
+    if logs_of_small(_LOGGED, counters.reshape(-1), out.reshape(-1)) < counters.size:
+        large = (counters < 0) | (counters >= len(_LOGGED))
+        out[large] = _logged(counters[large])
+    return out
+
+
+def _logged(counters: np.ndarray) -> np.ndarray:
     return np.minimum(np.log1p(counters.astype(np.float64)), COUNTER_LIMIT).astype(np.float32)
 
 
-def _columns(rows: ExampleRows) -> dict[str, np.ndarray]:
+_LOGGED = _logged(np.arange(4_096))
+
+
+def _columns(rows: FeatureRows) -> dict[str, np.ndarray]:
     users = rows.users
-    _refuse_beyond("the action of a step in the sequence", users.sequence["action"], 0)
-    _refuse_beyond("the surface of a step in the sequence", users.sequence["surface"], 0)
     _refuse_beyond("the surface", rows.surface, -1)
-    for what, counters in (("pin", rows.pin_counters), ("user", users.counters)):
-        if (counters < 0).any():
-            where = int(np.argwhere(counters < 0)[0, 0])
-            raise InputError(
-                f"examples: a {what} counter of row {where} is {counters[where].min()}; counters never are; make the examples anew"
-            )
+    _refuse_below_zero("pin", rows.pin_counters)
+    _refuse_below_zero("user", users.counters)
     which, request = _requests(rows)
     shared = users.take(rows.request[which])
+    pins, times, action, surface = (np.ascontiguousarray(shared.sequence[name]) for name in ("pin_id", "event_time", "action", "surface"))
+    _refuse_beyond("the action of a step in the sequence", action, 0)
+    _refuse_beyond("the surface of a step in the sequence", surface, 0)
     return {
         "user_id": rows.user_id,
         "pin_id": rows.pin_id,
@@ -193,18 +216,23 @@ def _columns(rows: ExampleRows) -> dict[str, np.ndarray]:
         "user_counters": logged(shared.counters),
         "request_time": rows.request_time[which],
         "offsets": shared.offsets,
-        "action_pin_id": np.ascontiguousarray(shared.sequence["pin_id"]),
-        "action_time": np.ascontiguousarray(shared.sequence["event_time"]),
-        "action": np.ascontiguousarray(shared.sequence["action"]),
-        "action_surface": np.ascontiguousarray(shared.sequence["surface"]),
+        "action_pin_id": pins,
+        "action_time": times,
+        "action": action,
+        "action_surface": surface,
     }
 
 
-def _requests(rows: ExampleRows) -> tuple[np.ndarray, np.ndarray]:
+def _requests(rows: FeatureRows) -> tuple[np.ndarray, np.ndarray]:
     """The first row of each request, and which request each row is of.
 
     User features are stored once where they are equal, so requests of several times may share them, and those of several users without actions.
     """
+    first = np.full(len(rows.users), -1)
+    first[rows.request[::-1]] = np.arange(len(rows))[::-1]
+    if (first >= 0).all() and np.array_equal(rows.request_time[first][rows.request], rows.request_time):
+        # Each is of one time, and all are used.
+        return first, rows.request.astype(np.int64)
     order = np.lexsort((rows.request_time, rows.request))
     code, time = rows.request[order], rows.request_time[order]
     first = np.ones(len(order), bool)
@@ -214,7 +242,15 @@ def _requests(rows: ExampleRows) -> tuple[np.ndarray, np.ndarray]:
     return order[first], request
 
 
+def _refuse_below_zero(what: str, counters: np.ndarray) -> None:
+    if counters.size and counters.min() < 0:
+        where = int(np.argwhere(counters < 0)[0, 0])
+        raise InputError(
+            f"examples: a {what} counter of row {where} is {counters[where].min()}; counters never are; make the examples anew"
+        )
+
+
 def _refuse_beyond(what: str, codes: np.ndarray, least: int) -> None:
-    wrong = (codes > LAST_CODE) | (codes < least)
-    if wrong.any():
+    if len(codes) and not least <= codes.min() <= codes.max() <= LAST_CODE:
+        wrong = (codes > LAST_CODE) | (codes < least)
         raise InputError(f"examples: {what} has code {int(codes[wrong][0])}; codes are {least} to {LAST_CODE}, make the examples anew")

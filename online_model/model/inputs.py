@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from flows.errors import InputError
-from flows.examples.rows import ExampleRows
+from flows.examples.rows import FeatureRows
 from online_model.model.columns import ExampleColumns, Features
 from online_model.model.config import ModelConfig
+from online_model.table.kernels.updates import first_unusable
 
 VECTOR_LIMIT = 100.0
 """No component of an ID's vector counts for more. Learned ones lie within a few units; beyond, products of the cross layers would overflow."""
@@ -81,7 +82,7 @@ CONTEXT_FIELDS = (
 """The fields of `Inputs` that have a row per request; the others have one per candidate."""
 
 
-def features_of(rows: ExampleRows, config: ModelConfig) -> Features:
+def features_of(rows: FeatureRows, config: ModelConfig) -> Features:
     """Rows as one batch, in their order.
 
     Raises
@@ -89,8 +90,7 @@ def features_of(rows: ExampleRows, config: ModelConfig) -> Features:
     InputError
         A row holds what no vocabulary and no counter can say.
     """
-    columns = ExampleColumns.of([rows])
-    return columns.features(np.arange(len(columns)), config.sequence_length)
+    return ExampleColumns.of([rows]).all_features(config.sequence_length)
 
 
 def inputs_of(features: Features, user: np.ndarray, pin: np.ndarray, sequence_pin: np.ndarray) -> Inputs:
@@ -132,15 +132,19 @@ def inputs_of(features: Features, user: np.ndarray, pin: np.ndarray, sequence_pi
 
 def _numbers(what: str, values: np.ndarray) -> np.ndarray:
     values = np.ascontiguousarray(values, np.float32)
-    # Both are NaN where any value is.
-    if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
+    if _beyond(values, np.finfo(np.float32).max):
         row = int(np.argwhere(~np.isfinite(values))[0, 0])
         raise InputError(f"model: {what} is not a finite number (row {row}); restore the table or the features that it came from")
     return values
 
 
+def _beyond(values: np.ndarray, limit: np.float32) -> bool:
+    """Whether a value is not within ±limit, or no number."""
+    return values.size > 0 and bool(first_unusable(values.reshape(-1, values.shape[-1]), limit) >= 0)
+
+
 def _bounded(what: str, values: np.ndarray) -> np.ndarray:
     values = np.ascontiguousarray(values, np.float32)
-    if values.size and not (values.max() <= VECTOR_LIMIT and values.min() >= -VECTOR_LIMIT):
+    if _beyond(values, np.float32(VECTOR_LIMIT)):
         return np.clip(_numbers(what, values), -VECTOR_LIMIT, VECTOR_LIMIT)
     return values

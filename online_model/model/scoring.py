@@ -40,12 +40,14 @@ def score_rows(ranker: Ranker, inputs: Inputs) -> np.ndarray:
     float32[B, heads]
     """
     training = ranker.training
-    ranker.eval()
+    if training:  # either way takes as long as a block of rows
+        ranker.eval()
     try:
         with torch.inference_mode():
             return _scored(ranker, inputs)
     finally:
-        ranker.train(training)
+        if training:
+            ranker.train()
 
 
 def _scored(ranker: Ranker, inputs: Inputs) -> np.ndarray:

@@ -87,6 +87,11 @@ class GateOption(click.ParamType):
     help="How both models learn on in the gate, and the new one in shadow. By default as the served base does, else fake-negative.",
 )
 @click.option(
+    "--any-fingerprint",
+    is_flag=True,
+    help="Learn from examples too that were made under other settings, if their columns mean the same; the manifest names them.",
+)
+@click.option(
     "--memory", type=click.IntRange(1), default=8_192, show_default=True, metavar="MIB", help="What the window's examples may take."
 )
 @click.option("--threads", type=click.IntRange(1), help="Of torch; they decide bits, and stand in the manifest.")
@@ -110,6 +115,7 @@ def retrain_command(
     gate: tuple[str, str],
     tolerance: float,
     delayed_labels: str | None,
+    any_fingerprint: bool,
     memory: int,
     threads: int | None,
     metrics_port: int | None,
@@ -130,7 +136,7 @@ def retrain_command(
     files = read_model_file(model_file) if model_file is not None else {}
     held = HeldBack(hold_back if hold_back is not None else (FROM_SCRATCH if from_scratch else HeldBack()).evaluation_ms, calibrate)
     learner = {"delayed_labels": delayed_labels} if delayed_labels is not None else {}
-    request = Request(held, Rule(*gate, tolerance), from_scratch, since, seed, learner=learner, **files)
+    request = Request(held, Rule(*gate, tolerance), from_scratch, since, seed, learner=learner, any_fingerprint=any_fingerprint, **files)
     if threads is not None:
         torch.set_num_threads(threads)
     if dry_run:

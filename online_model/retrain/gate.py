@@ -14,7 +14,7 @@ from flows.errors import InputError, SettingsError
 from flows.examples.merging import Merged
 from flows.examples.record import HEADS, Kind
 from flows.examples.rows import ExampleRows
-from flows.examples.store import Examples, Once
+from flows.examples.store import Examples, Fingerprints, Once
 from flows.settings import HOUR_MS
 from online_model.evaluation.bootstrap import Difference, compare
 from online_model.evaluation.metrics import HIGHER_IS_BETTER, METRICS, measure
@@ -105,7 +105,7 @@ def judge(
     incumbent: tuple[Model, tuple[int, ...]] | None,
     config: LearnerConfig,
     rule: Rule,
-    fingerprint: str,
+    fingerprint: str | Fingerprints,
     seed: int,
     told: Told = lambda stage, done, total: None,
 ) -> Judged:
@@ -126,7 +126,7 @@ def judge(
         How both learn on.
     rule : Rule
         Of a head that both have.
-    fingerprint : str
+    fingerprint : str or Fingerprints
         Of the features.
     seed : int
         Of the bootstrap.
@@ -157,7 +157,7 @@ def _scored(
     learned: tuple[int, ...],
     config: LearnerConfig,
     at: Kind,
-    fingerprint: str,
+    fingerprint: str | Fingerprints,
     told: Told,
     name: str,
 ) -> ScoredRows:

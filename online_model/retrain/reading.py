@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from flows import stopping
 from flows.examples.rows import ExampleRows
-from flows.examples.store import Examples, final_rows
+from flows.examples.store import Examples, Fingerprints, final_rows
 from online_model.retrain.errors import EmptyWindowError, ExamplesTooLargeError
 from online_model.training.errors import TrainingStoppedError
 from online_model.training.examples import TrainingExamples
@@ -22,6 +22,7 @@ def read_window(
     fingerprint: str,
     memory_bytes: int,
     told: Callable[[int, int], None] = lambda done, total: None,
+    every: Fingerprints | None = None,
 ) -> TrainingExamples | None:
     """The final rows of [begin, end), by partition and offset; None if there are none.
 
@@ -35,6 +36,8 @@ def read_window(
         What the columns may take.
     told : callable
         Told rows read, and records in all, of which final rows are a part.
+    every : Fingerprints, optional
+        What says of which other fingerprints rows are taken too.
 
     Raises
     ------
@@ -47,7 +50,7 @@ def read_window(
 
     def chunks() -> Iterator[ExampleRows]:
         nonlocal done, held
-        for rows in final_rows(examples, begin, end, fingerprint):
+        for rows in final_rows(examples, begin, end, every or fingerprint):
             if stopping.requested():
                 raise TrainingStoppedError("retrain: stopped while examples were read; the same command goes on")
             done += len(rows)
@@ -69,7 +72,7 @@ def read_window(
         yield first
         yield from rows
 
-    return TrainingExamples.of(whole(), fingerprint)
+    return TrainingExamples.of(whole(), fingerprint, several=every is not None)
 
 
 def refuse_empty(read: TrainingExamples | None, where: str) -> TrainingExamples:

@@ -15,7 +15,7 @@ import orjson
 
 from flows.directories import translated
 from flows.errors import CorruptionError, FingerprintError
-from flows.examples.store import Examples, open_examples
+from flows.examples.store import Examples, Fingerprints, Once, open_examples
 from flows.run.display import moment
 from flows.settings import DAY_MS, Settings
 from online_model.learner.config import LearnerConfig
@@ -28,6 +28,7 @@ from online_model.registry.bases import Base
 from online_model.registry.errors import DamagedModelError
 from online_model.registry.manifest import DENSE, MANIFEST, Build, Described, FileEntry, Manifest
 from online_model.registry.registry import Registry
+from online_model.retrain.fingerprints import AnyFingerprint, known_vocabularies
 from online_model.retrain.gate import Judged, judge
 from online_model.retrain.plan import Planned, Request, incumbent_of, planned
 from online_model.retrain.reading import read_window, refuse_empty
@@ -147,6 +148,7 @@ class _Retrain:
         self._settings, self._registry, self._examples, self._work = settings, registry, examples, work
         self._request, self._memory_bytes, self._told = request, memory_bytes, told
         self._fingerprint = registry.bases.expected.features
+        self._every = AnyFingerprint(settings.load_vocabulary(), known_vocabularies(registry)) if request.any_fingerprint else None
 
     def run(self, as_of: int, go_on: bool, now: Callable[[], int]) -> Outcome:
         plan, resumed = self._plan(as_of, go_on)
@@ -205,13 +207,17 @@ class _Retrain:
         work.clear_draft()
         window = self._read(spans.begin, spans.learned)
         examples = refuse_empty(window, f"between {_described(spans, plan)}")
+        taken = sorted(self._every.taken) if self._every is not None else []
         held_out = self._read(spans.learned, spans.calibrated)
+        self._refuse_others_behind(spans)
         start, config = self._start(plan, spans)
         trained = train(
             start, examples, held_out, config, work.draft, work.checkpoints, lambda done, total: self._told("training", done, total)
         )
         columns = examples.columns.nbytes() + examples.labels.nbytes + examples.seen_at.nbytes
         trained.metrics["bytes_per_example"] = round(columns / len(examples))
+        if taken:
+            trained.metrics["fingerprints"] = taken
         kept = {name: getattr(trained, name) for name in ("config", "feature_fingerprint", "metrics")}
         work.write(_TRAINED, kept | {"build": asdict(trained.build), "files": work.files()})
         return trained
@@ -222,7 +228,20 @@ class _Retrain:
 
         if any(low > high for low, high in zip(begin, end, strict=True)):
             return None
-        return read_window(self._examples, begin, end, self._fingerprint, self._memory_bytes, told)
+        try:
+            return read_window(self._examples, begin, end, self._fingerprint, self._memory_bytes, told, self._every)
+        except FingerprintError as error:
+            if self._every is not None:
+                raise
+            raise FingerprintError(f"{error}, or take them all the same: --any-fingerprint") from error
+
+    def _refuse_others_behind(self, spans: Spans) -> None:
+        """Before all the work: the new base is learned on from where its window ends, and that takes examples of one fingerprint only."""
+        if self._every is not None:
+            for partition, low in enumerate(spans.learned):
+                checked = Fingerprints(self._fingerprint)
+                for stretch in Once(self._examples, partition, low).until(self._examples.end_position(partition)):
+                    checked.check(stretch.rows, partition)
 
     def _start(self, plan: Planned, spans: Spans) -> tuple[Start, TrainingConfig]:
         request, parent = self._request, plan.parent
@@ -250,7 +269,15 @@ class _Retrain:
         candidate = Model.load(trained.draft, ModelConfig.from_dict(trained.config["model"]))
         request = self._request
         judged = judge(
-            self._examples, spans, candidate, incumbent, self._config(plan), request.rule, self._fingerprint, request.seed, self._told
+            self._examples,
+            spans,
+            candidate,
+            incumbent,
+            self._config(plan),
+            request.rule,
+            self._every or self._fingerprint,
+            request.seed,
+            self._told,
         )
         self._work.write(_JUDGED, asdict(judged))
         # As it is read back: what a manifest says must not depend on whether there was a stop in between.

@@ -15,7 +15,8 @@ from online_model.learner.config import LearnerConfig
 from online_model.learner.delayed import DelayedLabels
 from online_model.model.columns import ExampleColumns
 from online_model.studies.bases import probabilities_of
-from online_model.studies.plan import FULL, QUICK
+from online_model.studies.measuring import by_scores
+from online_model.studies.plan import FULL_LEARNED, QUICK
 from online_model.studies.serving import served
 from online_model.studies.study import Against, Bench, Direction, Scores, Study
 
@@ -71,8 +72,8 @@ STUDY = Study(
         Direction("fake_negative_over_wait", "click", "auc", True, _KTENA, _SHORT),
         Direction("fake_negative_over_wait", "click", "logloss", False, _KTENA, _SHORT),
     ],
-    score=_score,
-    full=FULL,
+    measure=by_scores(_score),
+    full=FULL_LEARNED,
     quick=QUICK,
     bucket_ms=DAY_MS,
 )

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from online_model.model.columns import ExampleColumns
 from online_model.model.config import Encoder, ModelConfig
+from online_model.studies.measuring import by_scores
 from online_model.studies.plan import FULL, QUICK, Days
 from online_model.studies.ranked import ranked
 from online_model.studies.study import Against, Bench, Direction, Scores, Study
@@ -58,7 +59,7 @@ STUDY = Study(
         Direction("transact_v1_0_over_vanilla", "save", "hit@3", True, _BLOG, _DATA),
         Direction("transact_v1_0_over_vanilla", "hide", "hit@3", False, _BLOG, _DATA),
     ],
-    score=_score,
+    measure=by_scores(_score),
     full=replace(FULL, model=_MODEL, days=Days(train=12, calibrate=19, evaluate=20, until=23)),
     quick=replace(QUICK, model=replace(_MODEL, sequence_length=8), days=Days(train=5, calibrate=9, evaluate=10, until=13)),
 )

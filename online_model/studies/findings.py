@@ -3,75 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
-
-from flows.examples.record import HEADS
-from online_model.evaluation.bootstrap import Comparison, Difference, Resamples, pooled, resample
-from online_model.evaluation.metrics import METRICS, Head, measure
+from online_model.evaluation.bootstrap import Comparison, Difference, pooled
+from online_model.evaluation.metrics import Head
 from online_model.evaluation.report import verdict as usual_verdict
-from online_model.evaluation.scored import ScoredRows
 from online_model.evaluation.user_sums import RANKING
-from online_model.model.scoring import utility_of
 from online_model.studies.plan import Plan
-from online_model.studies.stream import Evaluated
-from online_model.studies.study import Direction, Scores, Study
-
-
-@dataclass(frozen=True, eq=False)
-class Seed:
-    """What one history has shown.
-
-    Attributes
-    ----------
-    seed : int
-    rows, users : int
-        Examples that were evaluated, and whose.
-    arms : dict of str to dict of str to Head
-    best : dict of str to Head
-        Of the true chances.
-    by_time : dict of str to list of dict of str to Head
-        By arm and bucket; empty where the study doesn't ask.
-    resamples : dict of str to Resamples
-        By name of the difference.
-    by_score : bool
-        Whether requests are ranked by one score for all heads.
-    """
-
-    seed: int
-    rows: int
-    users: int
-    arms: dict[str, dict[str, Head]]
-    best: dict[str, Head]
-    by_time: dict[str, list[dict[str, Head]]]
-    resamples: dict[str, Resamples]
-    by_score: bool
-
-
-def seed_of(study: Study, plan: Plan, seed: int, evaluated: Evaluated, scores: Mapping[str, Scores]) -> Seed:
-    """Measure what the arms have said of one history."""
-    rows = {name: one.measured(evaluated) for name, one in scores.items()}
-    by_score = any(one.score is not None for one in scores.values())
-    best = Scores(HEADS, evaluated.chances, utility_of(evaluated.chances, HEADS) if by_score else None).measured(evaluated)
-    return Seed(
-        seed=seed,
-        rows=len(evaluated),
-        users=len(best.user_id),
-        arms={name: measure(one) for name, one in rows.items()},
-        best=measure(best),
-        by_time={} if study.bucket_ms is None else {name: _by_time(one, plan, study.bucket_ms) for name, one in rows.items()},
-        resamples={one.name: resample(rows[one.this], rows[one.against], seed, plan.resamples) for one in study.differences},
-        by_score=by_score,
-    )
-
-
-def _by_time(rows: ScoredRows, plan: Plan, bucket_ms: int) -> list[dict[str, Head]]:
-    begin, end = plan.days.moment("evaluate"), plan.days.moment("until")
-    which = np.clip(rows.request_time - begin, 0, end - begin - 1) // bucket_ms
-    return [measure(rows.take(which == bucket)) for bucket in range(-(-(end - begin) // bucket_ms))]
+from online_model.studies.study import Direction, Seed, Study
 
 
 def findings(study: Study, plan: Plan, quick: bool, worlds: Mapping[str, Sequence[Seed]], build: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +43,7 @@ def findings(study: Study, plan: Plan, quick: bool, worlds: Mapping[str, Sequenc
         "question": study.question,
         "quick": quick,
         "shown": [list(one) for one in study.shown],
+        "unit": study.unit,
         "configuration": plan.to_dict() | {"arms": dict(study.arms)},
         "build": dict(build),
         "results": results,
@@ -137,7 +78,7 @@ def _world(study: Study, seeds: Sequence[Seed], compared: Mapping[str, Compariso
 def _heads(sides: Sequence[Mapping[str, Head]]) -> dict[str, Any]:
     return {
         head: {"rows": sum(side[head].rows for side in sides), "positives": sum(side[head].positives for side in sides)}
-        | {metric: _values([side[head].metrics[metric].value for side in sides]) for metric in METRICS}
+        | {metric: _values([side[head].metrics[metric].value for side in sides]) for metric in sides[0][head].metrics}
         for head in sides[0]
     }
 

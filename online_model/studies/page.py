@@ -46,7 +46,7 @@ def write_page(found: Mapping[str, Any], out: Path) -> None:
         ("Worlds", number(len(worlds)), ", ".join(worlds)),
         ("Seeds", number(len(plan["seeds"])), ", ".join(map(str, plan["seeds"]))),
         ("Arms", number(len(plan["arms"])), ", ".join(list(plan["arms"])[:6])),
-        ("Pins", number(examples), "that were shown, and scored by every arm"),
+        (found["unit"].capitalize(), number(examples), "of every arm, the same for all"),
     ]
     footer = "Worlds, days, seeds and settings lie in the repository and were fixed before a result was looked at."
     write_document(document(f"Tidemark study: {found['study']}", found["question"], tiles, parts, footer), out)

@@ -15,6 +15,7 @@ from flows.settings import DAY_MS
 from online_model.model.columns import ExampleColumns
 from online_model.model.config import Encoder, ModelConfig
 from online_model.studies.bases import Window
+from online_model.studies.measuring import by_scores
 from online_model.studies.plan import FULL, QUICK, Days
 from online_model.studies.ranked import ranked
 from online_model.studies.study import Against, Bench, Direction, Scores, Study
@@ -110,7 +111,7 @@ STUDY = Study(
         Direction("realtime_over_none_never", "save", "hit@3", True, "TransAct, 2306.00248: realtime sequence over none", _IDS),
         Direction("realtime_over_none_twice_weekly", "save", "hit@3", True, "TransAct, 2306.00248: realtime sequence over none", _IDS),
     ],
-    score=_score,
+    measure=by_scores(_score),
     full=replace(FULL, days=Days(train=0, calibrate=13, evaluate=14, until=34.5)),
     quick=replace(QUICK, days=Days(train=0, calibrate=6, evaluate=7, until=20.5)),
     bucket_ms=7 * DAY_MS,

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from online_model.model.columns import ExampleColumns
 from online_model.model.config import ModelConfig
+from online_model.studies.measuring import by_scores
 from online_model.studies.plan import FULL, QUICK
 from online_model.studies.ranked import ranked
 from online_model.studies.study import Against, Bench, Direction, Scores, Study
@@ -64,7 +65,7 @@ STUDY = Study(
         *(Direction("both_over_neither", "revisit", metric, True, _PAPER, _SAVES) for metric in ("ndcg@3", "map@3", "recall@3", "hit@3")),
         Direction("both_over_neither", "save", "hit@3", None, _PAPER, "the utility gives revisits weight that saves had"),
     ],
-    score=_score,
+    measure=by_scores(_score),
     full=FULL,
     quick=QUICK,
 )

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from online_model.registry.build import build_of
-from online_model.studies.findings import Seed, findings, seed_of
+from online_model.studies.findings import findings
 from online_model.studies.kept import Kept
 from online_model.studies.plan import Plan
 from online_model.studies.stream import open_stream
-from online_model.studies.study import Bench, Progress, Study
+from online_model.studies.study import Bench, Progress, Seed, Study
 
 
 def run(study: Study, plan: Plan, work: Path, quick: bool = False, progress: Progress = lambda what, done, total: None) -> dict[str, Any]:
@@ -53,10 +53,7 @@ def _seed(study: Study, plan: Plan, world: str, seed: int, work: Path, progress:
 
     stream = open_stream(plan.world(world, seed), work / "histories", told)
     bench = Bench(plan, stream, seed, work, Kept(work / study.name), told)
-    evaluated = stream.evaluated(*bench.span)
-    scores = study.score(bench)
-    told("measuring")
-    return seed_of(study, plan, seed, evaluated, scores)
+    return study.measure(study, bench)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from flows.examples.record import HEADS
+from online_model.evaluation.bootstrap import Resamples
+from online_model.evaluation.metrics import Head
 from online_model.evaluation.scored import ScoredRows, scored_rows
 from online_model.model.config import ModelConfig
 from online_model.studies.bases import Base, Window, base_of
@@ -162,6 +164,36 @@ class Bench:
         return {name: out[name] for name in names}
 
 
+@dataclass(frozen=True, eq=False)
+class Seed:
+    """What one history has shown.
+
+    Attributes
+    ----------
+    seed : int
+    rows, users : int
+        How much was measured, in the study's unit, and of how many users.
+    arms : dict of str to dict of str to Head
+    best : dict of str to Head
+        Of the true chances.
+    by_time : dict of str to list of dict of str to Head
+        By arm and bucket; empty where the study doesn't ask.
+    resamples : dict of str to Resamples
+        By name of the difference.
+    by_score : bool
+        Whether requests are ranked by one score for all heads.
+    """
+
+    seed: int
+    rows: int
+    users: int
+    arms: dict[str, dict[str, Head]]
+    best: dict[str, Head]
+    by_time: dict[str, list[dict[str, Head]]]
+    resamples: dict[str, Resamples]
+    by_score: bool
+
+
 @dataclass(frozen=True)
 class Study:
     """See the module.
@@ -180,13 +212,15 @@ class Study:
         Head and metric: what is told in the terminal and on the page. JSON has all.
     directions : sequence of Direction
         Of the first world; a control has none.
-    score : callable
-        Bench to scores of every arm.
+    measure : callable
+        Of this study and a bench: what every arm does on its history. Most say it by scores, `measuring.by_scores`.
     full, quick : Plan
     bucket_ms : int or None
         Arms are told by time too, in buckets of so long.
     published : mapping of str to str
         Figures of others, to be held against.
+    unit : str
+        What is counted.
     """
 
     name: str
@@ -196,8 +230,9 @@ class Study:
     main: tuple[str, str, str, str]
     shown: Sequence[tuple[str, str]]
     directions: Sequence[Direction]
-    score: Callable[[Bench], Mapping[str, Scores]]
+    measure: Callable[[Study, Bench], Seed]
     full: Plan
     quick: Plan
     bucket_ms: int | None = None
     published: Mapping[str, str] = field(default_factory=dict)
+    unit: str = "pins"

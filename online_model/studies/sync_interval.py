@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from flows.settings import DAY_MS, HOUR_MS
 from online_model.learner.config import LearnerConfig
-from online_model.studies.plan import FULL, QUICK
+from online_model.studies.measuring import by_scores
+from online_model.studies.plan import FULL_LEARNED, QUICK
 from online_model.studies.serving import SPAN_MS, served
 from online_model.studies.study import Against, Bench, Direction, Scores, Study
 
@@ -50,8 +51,8 @@ STUDY = Study(
         Direction("1h_over_5h", "click", "auc", True, _MONOLITH, _SMALL),
         Direction("1min_over_1h", "click", "auc", True, "Monolith, 2209.07663: 30 min over 1 h by 0.02 points", _SMALL),
     ],
-    score=_score,
-    full=FULL,
+    measure=by_scores(_score),
+    full=FULL_LEARNED,
     quick=QUICK,
     bucket_ms=DAY_MS,
     published={"batch": "79.42 to 79.44", "5h": "79.66", "1h": "79.78", "30min": "79.80"},

@@ -31,7 +31,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     plan = found["configuration"]
     lines = []
     for name, world in found["worlds"].items():
-        seeds = ", ".join(f"{seed} ({of['rows']:,} pins of {of['users']:,} users)" for seed, of in world["seeds"].items())
+        seeds = ", ".join(f"{seed} ({of['rows']:,} {found['unit']} of {of['users']:,} users)" for seed, of in world["seeds"].items())
         lines.append(f"{name}: means over seeds {seeds}")
     lines.append(
         f"differences: {LEVEL:.0%} intervals of {plan['resamples']:,} resamples of users, of these histories; detectable: the least true difference "

@@ -42,7 +42,7 @@ class TrainingExamples:
         return len(self.labels)
 
     @classmethod
-    def of(cls, chunks: Iterable[ExampleRows], fingerprint: str | None = None) -> Self:
+    def of(cls, chunks: Iterable[ExampleRows], fingerprint: str | None = None, several: bool = False) -> Self:
         """The final rows of chunks.
 
         Parameters
@@ -50,6 +50,8 @@ class TrainingExamples:
         chunks : iterable of ExampleRows
         fingerprint : str, optional
             What the features must have been made under; without it, all rows must agree.
+        several : bool
+            The caller has made sure that features of other fingerprints mean the same: all are taken as of the one that is given.
 
         Raises
         ------
@@ -78,7 +80,7 @@ class TrainingExamples:
             raise InputError(
                 "training: the window holds no final example; widen it, or wait until labels have matured (30 minutes, saves a week)"
             )
-        found = _one_of(fingerprints)
+        found = fingerprint if several and fingerprint is not None else _one_of(fingerprints)
         if fingerprint is not None and found != fingerprint:
             raise FingerprintError(
                 f"training: the examples' features were made under fingerprint {found}, not {fingerprint}; "

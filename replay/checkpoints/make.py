@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from flows.errors import CorruptionError
-from flows.outputs import ACTIONS
+from flows.outputs import REVISITS
 from flows.settings import Settings
 from flows.state.task import task_path
 from flows.state.view import TaskView
@@ -72,7 +72,7 @@ def make(settings: Settings, place: Place, flow: str, partition: int, advance: C
     made_at = time.time_ns() // 1_000_000
     pieces = tuple(piece for piece, _ in written)
     # A start runs the kernels over what came after the saved working set, to have it as it was.
-    needs_from = meta.anchor if flow == ACTIONS else meta.position
+    needs_from = meta.position if flow == REVISITS else meta.anchor
     manifest = Manifest(
         flow, partition, meta.position, needs_from, meta.corrected_to, meta.watermark, meta.fingerprint, meta.format, made_at, pieces
     )

@@ -21,7 +21,7 @@ from replay.checkpoints.make import Made, make
 from replay.checkpoints.metrics import Metrics
 from replay.commands.options import DRY, JSON, TASK, bar, chosen, now
 from replay.place import Place, PlaceError
-from replay.tasks import TaskName
+from replay.tasks import KEPT, TaskName
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def checkpoint(
 def _round(settings: Settings, names: tuple[str, ...], asked: _Asked, metrics: Metrics) -> _Round:
     """A checkpoint of each task, and what is said of it."""
     place = Place(settings.checkpoint_place)
-    tasks = chosen(settings, names)
+    tasks = chosen(settings, names, KEPT)
     if not asked.as_json and not asked.dry_run:
         age = "" if asked.keep_days is None else f" and all of the last {asked.keep_days:g} days"
         click.echo(f"a checkpoint of {len(tasks)} tasks in {place.url}; of each task the newest {asked.keep}{age} are kept")
@@ -152,9 +152,9 @@ def _as_row(made: Made) -> dict[str, Any]:
 
 def _end(settings: Settings, task: TaskName) -> int | None:
     """Where a task's input ends."""
-    if not log_exists(settings, task.flow):
+    if not log_exists(settings, task.source):
         return None
-    with open_log(settings, task.flow, read_only=True) as log:
+    with open_log(settings, task.source, read_only=True) as log:
         return log.end_position(task.partition)
 
 

@@ -30,12 +30,12 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 DRY = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
 
 
-def chosen(settings: Settings, names: tuple[str, ...]) -> list[TaskName]:
+def chosen(settings: Settings, names: tuple[str, ...], flows: tuple[str, ...] = task_names.FLOWS) -> list[TaskName]:
     """The tasks that were named, or all, of a data directory that is one."""
     refuse_gone(settings, ACTIONS)
     if not log_exists(settings, ACTIONS):
         raise DataDirectoryError(f"there is no log in {settings.logs}; `tidemark ingest` makes one")
-    return task_names.named(settings, names) if names else task_names.every(settings)
+    return task_names.named(settings, names, flows) if names else task_names.every(settings, flows)
 
 
 def refuse_gone(settings: Settings, name: str) -> None:

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.directories import translated
+from flows.examples.record import EXAMPLES
 from flows.log import LocalLog, Log
 from flows.open_log import log_exists, open_log
-from flows.outputs import ACTIONS, LOGS, OUTPUTS
+from flows.outputs import ACTIONS, LOGS, OUTPUTS, SERVED
 from flows.run.display import LiveDisplay, moment
 from flows.run.main_job import run_flows
 from flows.settings import Settings
-from flows.state.actions_task import state_fingerprint
 from flows.state.lock import lock_beside_run
 from flows.vocabulary import Vocabulary
 from replay import tasks as task_names
@@ -60,7 +60,8 @@ def restore(
     Without --task or --all: those whose state `tidemark replay verify` finds damaged. The old state stays beside the new one
     (state/<flow>/<partition>.replaced) until the next time.
 
-    A run that is on need not be stopped: it lets go of one task at a time, goes on with all others, and then catches up by itself.
+    A run that is on need not be stopped: it lets go of one task at a time, goes on with all others, and then catches up by itself. Tasks of
+    examples are brought up by `tidemark examples run`.
     """
     if damaged_logs:
         if names or everything:
@@ -68,36 +69,37 @@ def restore(
         restore_logs(settings, damaged_logs, dry_run, as_json)
         return
     place, vocabulary = Place(settings.checkpoint_place), settings.load_vocabulary()
-    asked = chosen(settings, names)
+    asked = chosen(settings, names, task_names.KEPT)
+    inputs = (SERVED, EXAMPLES) if any(task.flow == EXAMPLES for task in asked) else ()
     with ExitStack() as stack:
         beside_run = not dry_run and not stack.enter_context(lock_beside_run(settings.state))
-        logs = {name: _opened(settings, name, dry_run, stack) for name in (ACTIONS, *OUTPUTS)}
+        logs = {name: _opened(settings, name, dry_run, stack) for name in (ACTIONS, *OUTPUTS, *inputs)}
         if names or everything:
-            wanted = task_names.every(settings) if everything else asked
+            wanted = task_names.every(settings, task_names.KEPT) if everything else asked
         else:
             arrived = Arrived(logs)
             with bar(as_json, "verify state") as advance:
                 wanted = [task for task in asked if _damaged(verify_state(settings, vocabulary, task, logs, arrived, advance))]
-        mark = state_fingerprint(settings, vocabulary)
-        looking = Restorer(settings, place, mark, logs)
+        looking = Restorer(settings, place, vocabulary, logs)
         intended = [looking.intended(task) for task in wanted]
         if not as_json and not dry_run:
             _print_choices("To be restored", intended)
         size = sum(one.manifest.bytes for one in intended if one.manifest is not None)
         with bar(as_json, "read checkpoints" if dry_run else "restore", size) as advance:
-            restorer = Restorer(settings, place, mark, logs, advance)
+            restorer = Restorer(settings, place, vocabulary, logs, advance)
             done = [restorer.plan(task) if dry_run else restorer.restore(task) for task in wanted]
-        began = {one.task: _begins(settings, vocabulary, logs, one) for one in done if one.to_replay and then_run and not dry_run}
+        then = [one for one in done if one.task.flow != EXAMPLES] if then_run and not dry_run else []
+        began = {one.task: _begins(settings, vocabulary, logs, one) for one in then if one.to_replay}
     if not as_json and dry_run:
         _print_choices("Would be restored", done)
     elif not as_json:
         _print_done(intended, done)
     caught_up = ran = None
     speed = 0.0
-    if done and then_run and not dry_run:
+    if then:
         with LiveDisplay(quiet=as_json) as display:
             if beside_run:
-                caught_up = await_run(settings, done, display)
+                caught_up = await_run(settings, then, display)
             # None is on, or that which was on has ended.
             if not caught_up:
                 ran = run_flows(settings, "all", follow=False, workers=1, display=display)
@@ -114,8 +116,10 @@ def restore(
         click.echo(f"then {ran.events:,} events and {ran.changes:,} revisit changes replayed in {ran.seconds:.1f} s{fast}")
     elif caught_up:
         click.echo("then caught up by the run that is on")
-    elif done and beside_run:
+    elif beside_run and any(one.task.flow != EXAMPLES for one in done):
         click.echo("the run that is on goes on from there")
+    if not as_json and not dry_run and (examples := [str(one.task) for one in done if one.task.flow == EXAMPLES]):
+        click.echo(f"{', '.join(examples)}: `tidemark examples run` goes on from there, or the one that is on")
 
 
 def _opened(settings: Settings, name: str, dry_run: bool, stack: ExitStack) -> Log:

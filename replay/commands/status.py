@@ -33,9 +33,9 @@ def status(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
         logs = {
             name: stack.enter_context(open_log(settings, name, read_only=True)) for name in task_names.FLOWS if log_exists(settings, name)
         }
-        tasks = chosen(settings, names)
+        tasks = chosen(settings, names, task_names.KEPT)
         rows = standings(settings, place, tasks, logs)
-        archived = {str(task): coverage(settings, logs[task.flow], task.partition) for task in tasks if task.flow in logs}
+        archived = {str(task): coverage(settings, logs[task.source], task.partition) for task in tasks if task.source in logs}
     corrections = listed(settings)
     if as_json:
         told = [asdict(row) | {"to_replay": row.to_replay, "archive": asdict(archived[row.task])} for row in rows]

@@ -13,14 +13,14 @@ import click
 from flows.errors import TidemarkError
 from flows.log import Log
 from flows.open_log import log_exists, open_live_log
-from flows.outputs import LOGS
+from flows.outputs import EMBEDDINGS, LOGS
 from flows.settings import Settings
 from replay import extent as extents
 from replay.arrived import Arrived
 from replay.commands.options import JSON, TASK, bar, chosen
 from replay.extent import Extent
 from replay.place import Place
-from replay.tasks import TaskName
+from replay.tasks import KEPT, TaskName
 from replay.verify import Problem, open_sound, verify_checkpoints, verify_file, verify_log, verify_segments, verify_state
 from replay.verify_models import models_size, verify_models
 
@@ -38,7 +38,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: b
     """
     settings: Settings = ctx.obj
     place, vocabulary = Place(settings.checkpoint_place), settings.load_vocabulary()
-    wanted = chosen(settings, names)
+    wanted = chosen(settings, names, KEPT)
     problems: list[Problem] = []
     repeats: dict[str, list[int]] = defaultdict(list)
     with ExitStack() as stack:
@@ -69,12 +69,12 @@ def verify(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: b
                     problems += verify_segments(settings, log, partition, advance)
         if not names:
             with extent.part("models") as advance:
-                problems += verify_models(settings, advance)
+                problems += verify_models(settings, logs.get(EMBEDDINGS), advance)
         # What is wrong with a log is told of the log, not of every task that writes to it.
         unreadable += [name for name in logs if any(problem.where.startswith(f"log {name}") for problem in problems)]
         arrived = Arrived(logs, unreadable)
         for task in wanted:
-            if task.flow in logs:
+            if task.source in logs:
                 with extent.part(f"state {task}") as advance:
                     problems += verify_state(settings, vocabulary, task, logs, arrived, advance)
             with extent.part(f"checkpoints {task}") as advance:

@@ -36,13 +36,13 @@ STARTS_S, STOPS_S = 600.0, 120.0
 
 def got(url: str) -> Any:
     """What an URL answers; None while nobody does."""
-    try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        return json.load(error)
-    except (OSError, ValueError):
-        return None
+    with contextlib.suppress(OSError, ValueError):
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return json.load(error)
+    return None
 
 
 class Stack:
@@ -120,7 +120,7 @@ class Prometheus:
     def __init__(self, directory: Path, stack: Stack) -> None:
         directory.mkdir()
         config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
-        config["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
+        config["global"] = {"scrape_interval": "5s", "scrape_timeout": "5s", "evaluation_interval": "1s"}
         [port] = free_ports(1)
         for job in config["scrape_configs"]:
             name = job["job_name"]
@@ -128,7 +128,7 @@ class Prometheus:
         # The learner has nothing to do before there is a base; see docs/deploy.md.
         config["scrape_configs"] = [job for job in config["scrape_configs"] if job["job_name"] != "learner"]
         (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-        (directory / "alerts.yml").write_text(re.sub(r"for: \w+", "for: 3s", ALERTS.read_text("utf-8")))
+        (directory / "alerts.yml").write_text(re.sub(r"for: \w+", "for: 10s", ALERTS.read_text("utf-8")))
         self.url = f"http://127.0.0.1:{port}"
         options = [f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'data'}"]
         with (directory / "log").open("w") as log:

@@ -19,7 +19,6 @@ from flows.corrections.history import History
 from flows.errors import CorruptionError, DataDirectoryError, LogError, StorageFullError, TidemarkError
 from flows.outputs import ACTIONS, REVISITS
 from flows.state import copy
-from flows.state.actions_task import state_fingerprint
 from flows.state.task import task_path
 from flows.state.view import TaskView
 from replay.checkpoints.choose import Choice
@@ -65,7 +64,7 @@ def place_of(house: House) -> Place:
 
 
 def restorer(house: House) -> Restorer:
-    return Restorer(house.settings, place_of(house), state_fingerprint(house.settings, house.vocabulary), house.logs)
+    return Restorer(house.settings, place_of(house), house.vocabulary, house.logs)
 
 
 def manifests(house: House) -> list[Manifest]:

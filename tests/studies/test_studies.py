@@ -141,5 +141,5 @@ def test_a_plan_for_claims_has_three_seeds_and_a_control(module: str) -> None:
     one, _ = study(module)
     assert len(one.full.seeds) >= 3
     assert list(one.full.worlds) == ["drifting", "still"]
-    assert one.full.sizes == {}
+    assert one.full.sizes["events"] > one.quick.sizes["events"]
     assert f"tidemark evaluate {one.name} --quick" in CliRunner().invoke(evaluate, [one.name, "--help"]).output
