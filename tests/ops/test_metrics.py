@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -11,9 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flows.archive.metrics import archive_metrics
 from flows.outputs import ACTIONS, REVISITS
 from flows.run.main_job import hear, tasks_of
 from flows.run.metrics import Metrics
@@ -32,8 +34,6 @@ def metrics() -> list[Metric]:
 
 def values(registry: CollectorRegistry) -> dict[tuple[str, tuple[str, ...]], float]:
     """(name, label values) to value, as a scrape has them."""
-    from prometheus_client import generate_latest
-
     return parsed(generate_latest(registry).decode())
 
 
@@ -102,12 +102,17 @@ def test_a_run_tells_where_its_tasks_stand(simulated: Simulated) -> None:
     assert told["tidemark_flow_deadletters_total", ("not_json",)] == status["counts"].get("deadletter.not_json", 0), "from 0 on"
 
 
+def test_before_the_first_commit_there_is_no_task(simulated: Simulated) -> None:
+    told = values(Metrics(settings_of(simulated.ingested), tasks_of(ACTIONS)).registry)
+    assert not any(name == "tidemark_flow_position" for name, _ in told)
+    assert told["tidemark_flow_deadletters_total", ("not_json",)] == 0
+
+
 def test_lag_is_what_the_log_has_and_state_lacks(simulated: Simulated, tmp_path: Path) -> None:
-    data = simulated.copy(tmp_path / "data")
+    data = tmp_path / "data"
+    shutil.copytree(simulated.run, data)
     settings = settings_of(data)
     metrics = Metrics(settings, tasks_of(ACTIONS))
-    assert not any(name == "tidemark_flow_position" for name, _ in values(metrics.registry)), "before the first commit there is no task"
-    tidemark("run", "--flow", ACTIONS, data=data)
     before = values(metrics.registry)
     events = tmp_path / "more.jsonl"
     events.write_text("".join(f'{{"user_id":{user},"pin_id":1,"action":"save","event_time":1,"event_id":{user}}}\n' for user in range(100)))
@@ -120,8 +125,8 @@ def test_lag_is_what_the_log_has_and_state_lacks(simulated: Simulated, tmp_path:
 
 
 def test_what_cannot_be_read_is_counted_and_ends_no_scrape(simulated: Simulated, tmp_path: Path) -> None:
-    data = simulated.copy(tmp_path / "data")
-    tidemark("run", "--flow", ACTIONS, data=data)
+    data = tmp_path / "data"
+    shutil.copytree(simulated.run, data)
     metrics = Metrics(settings_of(data), tasks_of(ACTIONS))
     assert values(metrics.registry)["tidemark_flow_read_errors_total", ()] == 0
     damaged = data / "state" / ACTIONS / "0001"
@@ -223,8 +228,6 @@ def test_checkpoints_are_made_again_and_again(simulated: Simulated, tmp_path: Pa
 
 
 def test_an_archiver_tells_what_waits(simulated: Simulated, tmp_path: Path) -> None:
-    from flows.archive.metrics import archive_metrics
-
     data = simulated.copy(tmp_path / "data")
     before = values(archive_metrics(settings_of(data), [ACTIONS]))
     waiting = sum(value for (name, _), value in before.items() if name == "tidemark_archive_lag_records")
