@@ -57,7 +57,7 @@ def ours(vectors: np.ndarray) -> tuple[Search, bytes]:
 
 def hnswlib(vectors: np.ndarray) -> tuple[Search, bytes]:
     """Malkov's own."""
-    import hnswlib  # type: ignore[import-not-found]
+    import hnswlib
 
     index = hnswlib.Index("ip", vectors.shape[1])
     index.init_index(len(vectors), ef_construction=BUILD_WIDTH, M=NEIGHBOURS, random_seed=1)
@@ -69,7 +69,7 @@ def hnswlib(vectors: np.ndarray) -> tuple[Search, bytes]:
 
 def usearch(vectors: np.ndarray) -> tuple[Search, bytes]:
     """Unum's."""
-    from usearch.index import Index  # type: ignore[import-not-found]
+    from usearch.index import Index
 
     widths = {"connectivity": NEIGHBOURS, "expansion_add": BUILD_WIDTH, "expansion_search": LEAST_WIDTH}
     index = Index(ndim=vectors.shape[1], metric="ip", dtype="f32", **widths)
