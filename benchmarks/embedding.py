@@ -23,7 +23,7 @@ from benchmarks._measure import CheckFailedError
 from online_model.embedding.config import EmbeddingConfig
 from online_model.embedding.embedding_model import EmbeddingModel
 from online_model.embedding.loss import sampled_softmax
-from online_model.embedding.model import PinnerFormer
+from online_model.embedding.model import ActionBatch, PinnerFormer
 from online_model.embedding.pin_vectors import PinVectors
 from online_model.embedding.sequences import UserSequences, sequences_of
 from online_model.embedding.training import Training
@@ -76,17 +76,18 @@ class BareLoop:
         self.optimizer = torch.optim.AdamW(
             self.former.parameters(), lr=training.config.learning_rate, weight_decay=training.config.weight_decay
         )
-        self._ready, self._at = [], 0
+        self._ready: list[tuple[ActionBatch, list[torch.Tensor]]] = []
+        self._at = 0
         for number in range(batches):
             batch, examples, pool = training.made_ready(number)
             arrays = (
                 examples.user, examples.output, examples.pin, pool.pin, pool.own[examples.user], pool.log_q, pool.positive_log_q, examples.weight,
             )  # fmt: skip
-            self._ready.append((batch, *map(torch.from_numpy, arrays)))
+            self._ready.append((batch, list(map(torch.from_numpy, arrays))))
 
     def loss(self, number: int) -> torch.Tensor:
         """Of one of the batches."""
-        batch, user, output, pin, candidates, own, log_q, positive_log_q, weight = self._ready[number]
+        batch, (user, output, pin, candidates, own, log_q, positive_log_q, weight) = self._ready[number]
         former = self.former
         told = former.outputs(former.states(batch)[user, output])
         positive, others = former.pins(former.vectors(pin)), former.pins(former.vectors(candidates))

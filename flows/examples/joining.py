@@ -56,16 +56,23 @@ def cut(stretches: Iterable[ExampleRows], rows: int) -> Iterator[ExampleRows]:
         yield joined(waiting)
 
 
-def with_requests_in_order(rows: Rows) -> Rows:
+def with_requests_in_order(rows: Rows, starts: Sequence[int] = (0,)) -> Rows:
     """The same rows, with their user features numbered by first use: one number for each user, time of request and content.
 
     How features are numbered and shared otherwise says how records were read, and who computes in that order would too.
+
+    Parameters
+    ----------
+    rows : FeatureRows
+        n of them.
+    starts : sequence of int
+        Where batches begin that are to share no number; ascending from 0.
     """
     if not len(rows):
         return rows
-    users = rows.users
+    users, bounds = rows.users, np.array([*starts, len(rows)], np.int64)
     entries = users.sequence.view(np.uint8).reshape(-1, SEQUENCE_ENTRY.itemsize)
-    request, code = requests_in_order(rows.user_id, rows.request_time, rows.request, users.counters, users.offsets, entries)
+    request, code = requests_in_order(bounds, rows.user_id, rows.request_time, rows.request, users.counters, users.offsets, entries)
     return replace(rows, request=request, users=users.take(code))
 
 

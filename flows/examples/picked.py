@@ -40,6 +40,25 @@ class Picked:
         """All rows of a stretch, in their order."""
         return cls([(rows, 0, len(rows))], np.arange(len(rows)))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Picked]) -> Picked:
+        """Several, one after the other; what they have picked from alike is looked at once."""
+        if len(parts) == 1:
+            return parts[0]
+        spans: dict[int, tuple[ExampleRows, int, int]] = {}
+        for rows, low, high in (one for part in parts for one in part.stretches):
+            _, first, behind = spans.get(id(rows), (rows, low, high))
+            spans[id(rows)] = rows, min(first, low), max(behind, high)
+        begin, before = {}, 0
+        for key, (_, low, high) in spans.items():
+            begin[key], before = before - low, before + high - low
+        index = []
+        for part in parts:
+            sizes = [high - low for _, low, high in part.stretches]
+            moved = [begin[id(rows)] + low for rows, low, _ in part.stretches] - (np.cumsum(sizes) - sizes)
+            index.append(part.index + np.repeat(moved, sizes)[part.index])
+        return cls(list(spans.values()), np.concatenate(index))
+
     def some(self, which: np.ndarray) -> Self:
         """Some of them: indices or a mask."""
         return type(self)(self.stretches, self.index[which])
@@ -50,8 +69,6 @@ class Picked:
 
     def rows(self) -> ExampleRows:
         """All their columns."""
-        if not self.stretches:
-            raise ValueError("nothing was picked from")
         return joined([rows.take(np.arange(low, high)) for rows, low, high in self.stretches]).at(self.index)
 
     def features(self) -> FeatureRows:

@@ -279,9 +279,12 @@ def user_features(counters: np.ndarray, offsets: np.ndarray, columns: dict[str, 
 
 def _user_features(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, UserFeatures]:
     """Which of them is each record's, and all that there are."""
-    chunks = [chunk for chunk in column.chunks if len(chunk.dictionary)]
+    chunks = [chunk for chunk in column.chunks if len(chunk)]
     firsts = np.cumsum([0, *(len(chunk.dictionary) for chunk in chunks)])
-    codes = [chunk.indices.to_numpy(zero_copy_only=False) + np.int32(first) for chunk, first in zip(chunks, firsts[:-1], strict=True)]
+    codes = [chunk.indices.fill_null(-1).to_numpy() for chunk in chunks]
+    # Compiled loops do not ask.
+    if not all(0 <= code.min() <= code.max() < len(chunk.dictionary) for code, chunk in zip(codes, chunks, strict=True)):
+        raise CorruptionError(f"{where}: a record has no user features; restore the log from its archive")
     begins = [_begins(chunk.dictionary) for chunk in chunks]
     sizes = np.concatenate([np.empty(0, np.int64), *(np.diff(begin) for begin in begins)]) - _COUNTER_BYTES
     if (sizes < 0).any() or (sizes % SEQUENCE_ENTRY.itemsize).any():
@@ -291,7 +294,8 @@ def _user_features(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, Use
     for chunk, begin, low, high in zip(chunks, begins, firsts[:-1], firsts[1:], strict=True):
         own = sequence[offsets[low] : offsets[high]]
         unpack(np.frombuffer(chunk.dictionary.buffers()[2], np.uint8), begin, counters[low:high].view(np.uint8), own.view(np.uint8))
-    return np.concatenate([np.empty(0, np.int32), *codes]), UserFeatures(counters, offsets, sequence)
+    request = [code + np.int32(first) for code, first in zip(codes, firsts[:-1], strict=True)]
+    return np.concatenate([np.empty(0, np.int32), *request]), UserFeatures(counters, offsets, sequence)
 
 
 def _begins(values: pa.BinaryArray) -> np.ndarray:

@@ -85,12 +85,20 @@ def number_by_first_use(codes, number_of, numbers, distinct):  # type: ignore[no
 
 
 def requests_in_order(
-    user_id: np.ndarray, request_time: np.ndarray, code: np.ndarray, counters: np.ndarray, offsets: np.ndarray, entries: np.ndarray
+    bounds: np.ndarray,
+    user_id: np.ndarray,
+    request_time: np.ndarray,
+    code: np.ndarray,
+    counters: np.ndarray,
+    offsets: np.ndarray,
+    entries: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which request each row is of: one for each user, time and content, numbered by their first rows.
+    """Which request each row is of: one for each user, time and content in each batch, numbered by their first rows.
 
     Parameters
     ----------
+    bounds : int64[b + 1]
+        Batch i is of the rows from bounds[i] up to bounds[i + 1].
     user_id, request_time : int64[n]
     code : int32[n]
         Which of the next three are a row's.
@@ -107,34 +115,39 @@ def requests_in_order(
     n, c = len(code), len(counters)
     request, first = np.empty(n, np.int32), np.empty(n, np.int64)
     last, following = np.full(c, -1, np.int64), np.empty(n, np.int64)
-    found = _number(user_id, request_time, code, counters, offsets, entries, new_table(n), request, first, last, following)
+    found = _number(bounds, user_id, request_time, code, counters, offsets, entries, new_table(n), request, first, last, following)
     return request, code[first[:found]].astype(np.int64)
 
 
 @compiled_in_place
-def _number(user_id, request_time, code, counters, offsets, entries, table, request, first, last, following):  # type: ignore[no-untyped-def]
+def _number(bounds, user_id, request_time, code, counters, offsets, entries, table, request, first, last, following):  # type: ignore[no-untyped-def]
     found = 0
-    for i in range(code.shape[0]):
-        own = code[i]
-        at = last[own]
-        # Rows of a request follow one another, mostly.
-        if at >= 0 and user_id[first[at]] == user_id[i] and request_time[first[at]] == request_time[i]:
-            request[i] = at
-            continue
-        slot = slot_of(table, user_id[i], request_time[i])
-        at = table[slot, 2] if slot >= 0 else -1
-        end = -1
-        while at >= 0 and not _equal(counters, offsets, entries, code[first[at]], own):
-            end, at = at, following[at]
-        if at < 0:
-            at = found
-            found += 1
-            first[at], following[at] = i, -1
-            if slot < 0:
-                put_at(table, -1 - slot, user_id[i], request_time[i], at)
-            else:
-                following[end] = at
-        request[i] = last[own] = at
+    for batch in range(bounds.shape[0] - 1):
+        # What lies below is of batches before.
+        least = found
+        for i in range(bounds[batch], bounds[batch + 1]):
+            own = code[i]
+            at = last[own]
+            # Rows of a request follow one another, mostly.
+            if at >= least and user_id[first[at]] == user_id[i] and request_time[first[at]] == request_time[i]:
+                request[i] = at
+                continue
+            slot = slot_of(table, user_id[i], request_time[i])
+            at = table[slot, 2] if slot >= 0 else -1
+            end = -1
+            while at >= least and not _equal(counters, offsets, entries, code[first[at]], own):
+                end, at = at, following[at]
+            if at < least:
+                at = found
+                found += 1
+                first[at], following[at] = i, -1
+                if slot < 0:
+                    put_at(table, -1 - slot, user_id[i], request_time[i], at)
+                elif end < 0:
+                    table[slot, 2] = at
+                else:
+                    following[end] = at
+            request[i] = last[own] = at
     return found
 
 

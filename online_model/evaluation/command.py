@@ -8,11 +8,13 @@ from flows.lazy_group import LazyGroup
 
 COMMANDS = {
     "scores": ("online_model.evaluation.scores_command:scores", "Metrics of scored rows, and whether another scoring is better."),
+    "served": ("online_model.evaluation.served_command:served", "Metrics of what was ranked for users, by base."),
     "sync-interval": ("online_model.studies.command:sync_interval", "Study: how often served ID rows are synced."),
     "retrain": ("online_model.studies.command:retrain", "Study: how often the model is retrained, with realtime features and without."),
     "encoders": ("online_model.studies.command:encoders", "Study: encoders of the action sequence."),
     "revisit": ("online_model.studies.command:revisit", "Study: the revisit head and the revisit features."),
     "delayed-labels": ("online_model.studies.command:delayed_labels", "Study: ways of learning from labels that come late."),
+    "closed-loop": ("online_model.studies.command:closed_loop", "Study: a learner where users react to what is ranked."),
 }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from online_model.learner.run import Done
 
 _DAY_MS = 86_400_000
+_MANY = 1_000
 
 
 class _Begin(Time):
@@ -28,7 +29,13 @@ class _Begin(Time):
     def convert(  # type: ignore[override]
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | str:
-        return value if value in ("start", "end") else super().convert(value, param, ctx)
+        end = str(value).lower()
+        if end in ("start", "end"):
+            return end
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message}, or start or end of the log", param, ctx)
 
 
 @click.command(epilog="Example: tidemark learn --follow --publish-every 20s --metrics-port 9466")
@@ -129,9 +136,14 @@ def summary(done: Done, follow: bool = False) -> str:
     if not done.records:
         return ("stopped before anything was learned" if done.stopped else "nothing new to learn") + f" ({at})" + waits
     rate = f" ({done.records / done.busy_s:,.0f}/s)" if done.busy_s > 0 else ""
-    keep_up = f"; keeps up with {done.keep_up:,.1f} times what arrives" if done.keep_up is not None else ""
+    keep_up = f"; keeps up with {_times(done.keep_up)} times what arrives" if done.keep_up is not None else ""
     stopped = "; stopped before the end, run again to continue" if done.stopped and not follow else ""
     return (
         f"{done.examples:,} examples learned from {done.records:,} records in {done.busy_s:.1f} s{rate}, {done.deltas} deltas put out ({at}); "
         f"{done.users:,} users and {done.pins:,} pins have rows ({done.admitted:,} new, {done.expired:,} expired){keep_up}{waits}{stopped}"
     )
+
+
+def _times(keep_up: float) -> str:
+    # Of a log with long pauses, or one that is read at once, it is millions, and says nothing more.
+    return f"{keep_up:,.1f}" if keep_up < _MANY else f"more than {_MANY:,}"

@@ -41,7 +41,7 @@ def learned_from(kind: np.ndarray, way: DelayedLabels) -> np.ndarray:
     """Which records are learned from: bool[n], of records of these kinds, int8[n]."""
     kept = np.zeros(len(kind), np.bool_)
     for one in KINDS[way]:
-        kept |= kind == one
+        kept |= kind == int(one)
     return kept
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from flows.errors import TidemarkError
-from flows.examples.record import EXAMPLES
 from flows.examples.store import Examples
 from flows.log import Log
 from online_model.deltas.chain import holds, last_closing
@@ -27,7 +26,7 @@ from online_model.learner.config import LearnerConfig
 from online_model.learner.course import Course, path_of, read_course, write_course
 from online_model.learner.difference import change_of, difference, named, put_out
 from online_model.learner.errors import LearnerError
-from online_model.learner.reading import Batches, Ready
+from online_model.learner.reading import Batches, Ready, between
 from online_model.learner.step import Learned, Step
 from online_model.model.config import ModelConfig
 from online_model.model.dense import load_dense
@@ -169,8 +168,7 @@ class Learner:
         try:
             learned = self._step.learn_prepared(ready.batch)
         except TidemarkError as error:
-            at = (",".join(map(str, positions)) for positions in (self.positions, ready.positions))
-            raise type(error)(f"log '{EXAMPLES}', positions {' to '.join(at)}: {error}") from error
+            raise type(error)(f"{between(self.positions, ready.positions)}: {error}") from error
         self.positions, self.ready_time = ready.positions, ready.last_ready
         if self._until is not None:
             if _reached(self.positions, self._until.positions):

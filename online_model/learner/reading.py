@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from flows.examples.merging import Merged
+from flows.errors import InputError, TidemarkError
+from flows.examples.merging import Merged, MergedBatch
+from flows.examples.picked import Picked
+from flows.examples.record import EXAMPLES
 from flows.examples.store import READ_RECORDS, Examples
 from online_model.learner.course import Course
 from online_model.learner.step import Prepared, prepare
 from online_model.model.ranker import Ranker
 
 _AHEAD = 3
+# Micro-batches that are made ready at once, where there are so many.
+_TOGETHER = 4
 _LOOK_S = 0.05
 
 
@@ -46,6 +52,11 @@ class Ready:
     last_ready: int
 
 
+def between(begin: tuple[int, ...], end: tuple[int, ...]) -> str:
+    """Where some records of EXAMPLES lie, for messages: as `tidemark replay learner --skip` takes it."""
+    return f"log '{EXAMPLES}', positions {' to '.join(','.join(map(str, positions)) for positions in (begin, end))}"
+
+
 class Batches:
     """Micro-batches from a position on.
 
@@ -65,6 +76,9 @@ class Batches:
         config = course.config
         self._merged = Merged(examples, positions, config.batch_rows, course.fingerprint, read_records, config.batch_ms)
         self._ranker, self._course = ranker, course
+        self._positions = tuple(positions)
+        self._ready: deque[Ready] = deque()
+        self._failed: TidemarkError | None = None
 
     def next(self, ended: bool = False) -> Ready | None:
         """The next one; None if there is none yet. `ended`: no record will follow those that are there now.
@@ -73,17 +87,60 @@ class Batches:
         ------
         FingerprintError, CorruptionError, InputError, RetentionError
         """
-        merged = self._merged.next(ended)
-        if merged is None:
-            return None
-        picked, kept = merged.picked, np.ones(len(merged), np.bool_)
-        times = merged.ready_time
+        if not self._ready and self._failed is None:
+            self._more(ended)
+        if self._ready:
+            return self._ready.popleft()
+        if self._failed is not None:
+            raise self._failed
+        return None
+
+    def _more(self, ended: bool) -> None:
+        """Make several ready, for that takes little longer than one; what goes wrong is raised behind those before."""
+        found: list[MergedBatch] = []
+        try:
+            while len(found) < _TOGETHER and (merged := self._merged.next(ended)) is not None:
+                found.append(merged)
+        except TidemarkError as error:
+            self._failed = error
+        try:
+            self._ready.extend(self._made(found))
+        except TidemarkError:
+            self._one_by_one(found)
+        if found:
+            self._positions = tuple(found[-1].positions)
+
+    def _one_by_one(self, found: list[MergedBatch]) -> None:
+        """Until the one that can't be made ready, which is named by where it lies."""
+        before = self._positions
+        for one in found:
+            try:
+                self._ready.extend(self._made([one]))
+            except InputError as error:
+                self._failed = InputError(f"{between(before, tuple(one.positions))}: {error}")
+                self._failed.__cause__ = error
+                return
+            except TidemarkError as error:
+                self._failed = error
+                return
+            before = tuple(one.positions)
+
+    def _made(self, found: list[MergedBatch]) -> list[Ready]:
+        if not found:
+            return []
+        picked = [self._kept(one) for one in found]
+        made = prepare(picked, self._ranker, self._course.config)
+        return [
+            Ready(batch, tuple(one.positions), len(one), len(one) - len(kept), int(one.ready_time[0]), int(one.ready_time[-1]))
+            for batch, one, kept in zip(made, found, picked, strict=True)
+        ]
+
+    def _kept(self, merged: MergedBatch) -> Picked:
+        """What the course doesn't leave out."""
+        kept = np.ones(len(merged), np.bool_)
         for span in self._course.skipped:
             kept &= ~span.holds(merged.partition, merged.offset)
-        if not kept.all():
-            picked = picked.some(kept)
-        batch = prepare(picked, self._ranker, self._course.config)
-        return Ready(batch, tuple(merged.positions), len(merged), len(merged) - len(picked), int(times[0]), int(times[-1]))
+        return merged.picked if kept.all() else merged.picked.some(kept)
 
 
 class Ahead:

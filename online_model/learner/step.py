@@ -6,7 +6,9 @@ up and not learned.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -76,13 +78,13 @@ class Learned:
     expired: int
 
 
-def prepare(records: Picked, ranker: Ranker, config: LearnerConfig) -> Prepared:
-    """Records of EXAMPLES as a micro-batch.
+def prepare(batches: Sequence[Picked], ranker: Ranker, config: LearnerConfig) -> list[Prepared]:
+    """Records of EXAMPLES as micro-batches, several at once; each is what it would be alone.
 
     Parameters
     ----------
-    records : Picked
-        Of any kinds.
+    batches : sequence of Picked
+        Of any kinds; one or more.
     ranker : Ranker
     config : LearnerConfig
 
@@ -91,21 +93,27 @@ def prepare(records: Picked, ranker: Ranker, config: LearnerConfig) -> Prepared:
     InputError
         A record holds what can't be.
     """
+    records = Picked.joined(batches)
     kind, seen_at = records.column("kind"), records.column("impression_time")
-    time = int(np.minimum(seen_at, records.column("ready_time")).max(initial=-1))
+    known_at = np.minimum(seen_at, records.column("ready_time"))
+    bounds = np.cumsum([0, *map(len, batches)])
     kept = np.flatnonzero(learned_from(kind, config.delayed_labels))
     if len(kept) < len(records):
         records, kind, seen_at = records.some(kept), kind[kept], seen_at[kept]
     labels, sightings = labels_of(kind, records.column("labels"), config.delayed_labels)
-    sighted = np.flatnonzero(sightings)
-    return Prepared(
-        # The order of requests decides the last bits of sums over them.
-        features_of(with_requests_in_order(records.features()), ranker.config),
-        torch.from_numpy(np.ascontiguousarray(labels[:, : len(ranker.config.heads)])),
-        sighted,
-        seen_at[sighted],
-        time,
-    )
+    wanted = torch.from_numpy(np.ascontiguousarray(labels[:, : len(ranker.config.heads)]))
+    starts = np.searchsorted(kept, bounds)
+    # The order of requests decides the last bits of sums over them.
+    features = features_of(with_requests_in_order(records.features(), starts[:-1].tolist()), ranker.config)
+    # Requests are numbered by batches: each begins with one of its own.
+    requests = np.append(features.context, len(features.hour))[starts]
+    out = []
+    for i, (low, high) in enumerate(pairwise(starts.tolist())):
+        sighted = np.flatnonzero(sightings[low:high])
+        own = features.part(low, high, int(requests[i]), int(requests[i + 1]))
+        time = int(known_at[bounds[i] : bounds[i + 1]].max(initial=-1))
+        out.append(Prepared(own, wanted[low:high], sighted, seen_at[low:high][sighted], time))
+    return out
 
 
 class Step:
@@ -136,7 +144,7 @@ class Step:
 
     def learn(self, rows: ExampleRows) -> Learned:
         """Learn from records of EXAMPLES, in their order; see `learn_prepared`."""
-        return self.learn_prepared(prepare(Picked.of(rows), self.ranker, self.config))
+        return self.learn_prepared(*prepare([Picked.of(rows)], self.ranker, self.config))
 
     def learn_prepared(self, batch: Prepared) -> Learned:
         """Learn from a micro-batch.

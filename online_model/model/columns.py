@@ -71,6 +71,16 @@ class Features:
     def __len__(self) -> int:
         return len(self.pin_id)
 
+    def part(self, low: int, high: int, first: int, behind: int) -> Features:
+        """Candidates low to high, which are those of the requests first to behind; nothing but `context` is copied."""
+        requests = {"user_counters", "hour", "weekday"}
+        whole = {field.name: getattr(self, field.name) for field in fields(self)}
+        cut = {
+            name: values[first:behind] if name in requests or name.startswith("sequence_") else values[low:high]
+            for name, values in whole.items()
+        }
+        return Features(**cut | {"context": cut["context"] - first})
+
 
 @dataclass(frozen=True, eq=False)
 class ExampleColumns:

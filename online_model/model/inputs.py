@@ -132,15 +132,19 @@ def inputs_of(features: Features, user: np.ndarray, pin: np.ndarray, sequence_pi
 
 def _numbers(what: str, values: np.ndarray) -> np.ndarray:
     values = np.ascontiguousarray(values, np.float32)
-    # Both are NaN where any value is.
-    if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
+    if _beyond(values, np.finfo(np.float32).max):
         row = int(np.argwhere(~np.isfinite(values))[0, 0])
         raise InputError(f"model: {what} is not a finite number (row {row}); restore the table or the features that it came from")
     return values
 
 
+def _beyond(values: np.ndarray, limit: np.float32) -> bool:
+    """Whether a value is not within ±limit, or no number."""
+    return values.size > 0 and bool(first_unusable(values.reshape(-1, values.shape[-1]), limit) >= 0)
+
+
 def _bounded(what: str, values: np.ndarray) -> np.ndarray:
     values = np.ascontiguousarray(values, np.float32)
-    if values.size and first_unusable(values.reshape(-1, values.shape[-1]), np.float32(VECTOR_LIMIT)) >= 0:
+    if _beyond(values, np.float32(VECTOR_LIMIT)):
         return np.clip(_numbers(what, values), -VECTOR_LIMIT, VECTOR_LIMIT)
     return values

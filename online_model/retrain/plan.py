@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.errors import FingerprintError, SettingsError
 from flows.examples.store import Examples
+from flows.run.display import moment
 from online_model.model.config import ModelConfig
 from online_model.registry.bases import Base
 from online_model.registry.errors import NoModelError
@@ -57,7 +58,16 @@ class Planned:
     spans: Spans
     parent: Base | None
     incumbent: Base | None
-    note: str
+    uncompared: str
+
+    @property
+    def note(self) -> str:
+        """What whoever reads the outcome should know; empty if nothing."""
+        spans = self.spans
+        if spans.learned_until == spans.cut or spans.learned != spans.calibrated:
+            return self.uncompared
+        plain = f"nothing became known between {moment(spans.learned_until)} and {moment(spans.cut)}, so probabilities are not calibrated"
+        return f"{self.uncompared}; {plain}" if self.uncompared else plain
 
 
 def planned(registry: Registry, examples: Examples, request: Request, as_of: int) -> Planned:

@@ -16,6 +16,7 @@ from flows import stopping
 from flows.examples.store import Examples
 from flows.open_log import open_log
 from flows.outputs import EMBEDDINGS
+from flows.run.display import moment
 from flows.settings import Settings
 from flows.state.task_lock import holding
 from online_model.deltas.chain import closings, holds
@@ -88,7 +89,7 @@ def switch_to(
         with as_online():
             _catch_up(Site(registry, examples, log), base, config, told)
         start = registry.start_for(base, log.end_position(PARTITION), lambda snapshot: holds(log, snapshot.point))
-        reason = f"retrained as of {base.manifest.about.made_as_of}"
+        reason = f"retrained as of {moment(base.manifest.about.made_as_of)}"
         current = registry.switch(start, as_of, reason)
         if served is not None and served.base != base.number:
             # Not before: its learner, once it is refused, goes over to what is served. What it has put out meanwhile is passed over as well.

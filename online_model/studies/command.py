@@ -19,7 +19,7 @@ from flows.settings import Settings
 from online_model.studies.study import Progress
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_MODULES = ("sync_interval", "retrain", "encoders", "revisit", "delayed_labels")
+_MODULES = ("sync_interval", "retrain", "encoders", "revisit", "delayed_labels", "closed_loop")
 
 
 def _command(module: str) -> click.Command:
@@ -95,6 +95,8 @@ _HELP = {
     "encoders": "Which encoder of the action sequence ranks best." + _COMMON,
     "revisit": "What the revisit head and the revisit features are worth." + _COMMON,
     "delayed_labels": "How to learn online from labels that come late: fake negatives, waiting, or positives first." + _COMMON,
+    "closed_loop": "What a learner does to saves and revisits per user-day, where users react to what is ranked."
+    + _COMMON.replace("All arms have the same log", "All arms have the same requests, and the same pin in the same slot the same reaction"),
 }
 
-sync_interval, retrain, encoders, revisit, delayed_labels = map(_command, _MODULES)
+sync_interval, retrain, encoders, revisit, delayed_labels, closed_loop = map(_command, _MODULES)

@@ -37,7 +37,7 @@ from flows.ingest.producer import check_file, ingest_file
 from flows.open_log import open_log
 from flows.outputs import ACTIONS
 from flows.settings import DAY_MS, HOUR_MS, Settings
-from flows.simulate import load_world, simulate
+from flows.simulate import Parameters, load_world, simulate
 from online_model.evaluation.outcomes import Labels, example_of, labels_of, records_of
 from online_model.studies.kept import take_place
 from online_model.studies.plan import WorldPlan
@@ -163,6 +163,12 @@ def open_stream(plan: WorldPlan, work: Path, told: Told = lambda stage: None) ->
                 shutil.rmtree(draft, ignore_errors=True)
     told("reading examples")
     return Stream(plan, digest, _read(place / _EXAMPLES), place / _CHANCES)
+
+
+def site_of(plan: WorldPlan) -> Parameters:
+    """The site of a history, for a closed loop of the same users, pins and requests."""
+    sizes, world = load_world(plan.name)
+    return Parameters(**{**sizes, **plan.sizes}, seed=plan.seed, world=world)
 
 
 def _make(plan: WorldPlan, sizes: dict[str, int], draft: Path, told: Told) -> None:

@@ -21,14 +21,16 @@ from flows.settings import Settings
 from replay.commands.options import DRY, JSON
 from replay.drill.classes import CLASSES
 from replay.drill.operator import type_it
-from replay.drill.runner import Row, Runner
-from replay.drill.site import prepare, simulated
+from replay.drill.row import Row
+from replay.drill.runner import Runner
+from replay.drill.site import Site, prepare, simulated
 
 _EVENTS = 100_000
 
 
 @click.command(epilog="Example: tidemark replay drill --events 200000 --class log-bit --class sst-bit --seed 3")
 @click.option("--class", "names", type=click.Choice(sorted(CLASSES)), multiple=True, help="Only this class (may be given several times).")
+@click.option("--models", is_flag=True, help="The model side too: bases, deltas, snapshots and examples.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides what is damaged, and how.")
 @click.option("--events", type=click.IntRange(1_000), help="Of a simulated population, rather than a copy of the data directory.")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Make the copies there, and leave them.")
@@ -36,18 +38,20 @@ _EVENTS = 100_000
 @JSON
 @click.pass_context
 def drill(
-    ctx: click.Context, names: tuple[str, ...], seed: int, events: int | None, keep: Path | None, dry_run: bool, as_json: bool
+    ctx: click.Context, names: tuple[str, ...], models: bool, seed: int, events: int | None, keep: Path | None, dry_run: bool, as_json: bool
 ) -> None:
     """Damage a copy in every way there is, find it, put it right with the ordinary commands, and compare.
 
     The copy is made anew from the ACTIONS log, so whoever runs here is not disturbed; without a log, or with --events, a population is
-    simulated. Exits with 1 if anything was not found, or is not the same to the byte afterwards. Needs a few times the space of the data
-    directory in the temporary directory (TMPDIR), or in --keep's.
+    simulated. What a learner rests on takes a site of its own, with small models: --models, or a class of it.
+
+    Exits with 1 if anything was not found, or is not the same to the byte afterwards. Needs a few times the space of the data directory in the
+    temporary directory (TMPDIR), or in --keep's.
     """
     settings: Settings = ctx.obj
     if keep is not None and _holds_something(keep):
         raise click.UsageError(f"--keep: {keep} holds something already; give a directory that is empty or not there yet")
-    chosen = [CLASSES[name] for name in CLASSES if not names or name in names]
+    chosen = [one for name, one in CLASSES.items() if (name in names if names else models or not one.models)]
     if events is None and not log_exists(settings, ACTIONS):
         events = _EVENTS
     source = f"a simulated population with {events:,} events" if events else f"a copy of {settings.data}"
@@ -66,10 +70,12 @@ def drill(
         of = simulated(settings, events, seed, scratch, type_it) if events else settings
         with open_log(of, ACTIONS, read_only=True) as log:
             site = prepare(log, settings, scratch / "sound", type_it)
-        runner = Runner(site, type_it, scratch)
+        runners: dict[bool, Runner] = {}
         for one in chosen:
             bars.update(bar, advance=1, description=one.name)
-            rows.append(runner.drill(one, seed, scratch / one.name))
+            if one.models not in runners:
+                runners[one.models] = _runner(site, one.models, scratch)
+            rows.append(runners[one.models].drill(one, seed, scratch / one.name))
             if not keep:
                 shutil.rmtree(scratch / one.name)
         bars.update(bar, advance=1, description="done")
@@ -82,6 +88,15 @@ def drill(
         _print_rows(rows, undetected, unequal)
     if undetected or unequal:
         ctx.exit(1)
+
+
+def _runner(site: Site, models: bool, scratch: Path) -> Runner:
+    if not models:
+        return Runner(site, type_it, scratch)
+    # Not before it is needed: torch takes a second to load.
+    from replay.drill.model_site import with_models
+
+    return Runner(with_models(site, scratch / "sound-models", type_it), type_it, scratch / "models")
 
 
 def _holds_something(directory: Path) -> bool:

@@ -13,7 +13,7 @@ import click
 from flows.errors import TidemarkError
 from flows.log import Log
 from flows.open_log import log_exists, open_live_log
-from flows.outputs import LOGS
+from flows.outputs import EMBEDDINGS, LOGS
 from flows.settings import Settings
 from replay import extent as extents
 from replay.arrived import Arrived
@@ -69,7 +69,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: b
                     problems += verify_segments(settings, log, partition, advance)
         if not names:
             with extent.part("models") as advance:
-                problems += verify_models(settings, advance)
+                problems += verify_models(settings, logs.get(EMBEDDINGS), advance)
         # What is wrong with a log is told of the log, not of every task that writes to it.
         unreadable += [name for name in logs if any(problem.where.startswith(f"log {name}") for problem in problems)]
         arrived = Arrived(logs, unreadable)

@@ -22,15 +22,15 @@ _INDEX = "batches_by_end"
 def bit_in_log(site: Site, rng: Random) -> str:
     """A bit of a log's file turns over: in what a batch holds, or in the index that batches are found by."""
     name = rng.choice(_filled(site, (ACTIONS, *_OUTPUT)))
-    path = _path(site, name)
+    path = path_of(site, name)
     if rng.random() < 0.5:
-        with _opened(path) as connection:
+        with opened(path) as connection:
             rowid, size = rng.choice(connection.execute("SELECT rowid, length(bytes) FROM batches").fetchall())
             at, bit = rng.randrange(size), rng.randrange(8)
             with connection.blobopen("batches", "bytes", rowid) as blob:
                 blob[at] = blob[at] ^ 1 << bit
         return f"log {name}: bit {bit} of byte {at:,} of batch {rowid}"
-    with _opened(path) as connection:
+    with opened(path) as connection:
         [root] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (_INDEX,)).fetchone()
         [size] = connection.execute("PRAGMA page_size").fetchone()
     with path.open("rb") as file:
@@ -43,7 +43,7 @@ def bit_in_log(site: Site, rng: Random) -> str:
 
 def tail_lost(site: Site, rng: Random) -> str:
     """ACTIONS has lost its newest records, which its task has applied."""
-    partition, lost = _cut_tail(site, ACTIONS, rng)
+    partition, lost = cut_tail(site, ACTIONS, rng)
     return f"log {ACTIONS}/{partition}: its last {lost:,} records are gone"
 
 
@@ -60,7 +60,7 @@ def output_twice(site: Site, rng: Random) -> str:
 
 def output_lost(site: Site, rng: Random) -> str:
     """REVISITS has lost records that its writers take for published: its newest, or some in between; archived or not."""
-    partition, lost = _cut_tail(site, REVISITS, rng)
+    partition, lost = cut_tail(site, REVISITS, rng)
     archived = rng.random() < 0.5
     if not archived:
         with LocalLog.open(site.settings.logs, REVISITS, read_only=True) as log:
@@ -79,9 +79,9 @@ def bit_in_segment(site: Site, rng: Random) -> str:
     return f"archive {path.parent.parent.name}/{int(path.parent.name)}: {flip(path, rng)}"
 
 
-def _cut_tail(site: Site, name: str, rng: Random) -> tuple[int, int]:
+def cut_tail(site: Site, name: str, rng: Random) -> tuple[int, int]:
     """Take some of the newest batches of a log away; the partition, and how many records."""
-    with _opened(_path(site, name)) as connection:
+    with opened(path_of(site, name)) as connection:
         rows = connection.execute("SELECT partition, first_offset, end_offset FROM batches ORDER BY partition, end_offset").fetchall()
         partition = rng.choice(sorted({row[0] for row in rows}))
         mine = [row for row in rows if row[0] == partition]
@@ -102,12 +102,13 @@ def _filled(site: Site, names: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _path(site: Site, name: str) -> Path:
+def path_of(site: Site, name: str) -> Path:
+    """A log's file."""
     return site.settings.logs / f"{name}.db"
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Past all that guards it; what it writes lies in the file itself afterwards."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:

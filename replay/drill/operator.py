@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,12 +39,29 @@ Type = Callable[..., Answer]
 
 def type_it(settings: Settings, *words: object) -> Answer:
     """Run `tidemark` with these words over a data directory, to its end."""
+    return _run(settings, "tidemark", *words)
+
+
+def killed_at(number: int, settings: Settings, *words: object) -> None:
+    """The same, killed before the command's n-th change of the disk.
+
+    Raises
+    ------
+    DrillError
+        It came to its end.
+    """
+    done = _run(settings, "replay.drill.killed", number, *words)
+    if done.code != -signal.SIGKILL:
+        raise DrillError(f"tidemark {' '.join(map(str, words))} was not killed at its change {number}: {(done.err or done.out).strip()}")
+
+
+def _run(settings: Settings, module: str, *words: object) -> Answer:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith((ENVIRONMENT_PREFIX, "BYTEWAX_"))}
     # The user's own config file must not reach the copy.
     config = settings.data.parent / "drill.toml"
     config.touch()
     done = subprocess.run(
-        [sys.executable, "-m", "tidemark", *map(str, words)],
+        [sys.executable, "-m", module, *map(str, words)],
         env={**inherited, **settings.environment(), f"{ENVIRONMENT_PREFIX}CONFIG": str(config.absolute())},
         cwd=Path(sys.prefix),
         stdin=subprocess.DEVNULL,

@@ -6,55 +6,23 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from flows.examples.record import EXAMPLES
 from replay.drill import poison
 from replay.drill.classes import Corruption
+from replay.drill.interrupted import done_again
+from replay.drill.model_mending import mend_models
 from replay.drill.operator import DrillError, Type, must
-from replay.drill.outcome import outcome
+from replay.drill.outcome import Outcome, outcome
+from replay.drill.row import Row
 from replay.drill.site import Site, at
 
 # Of looking and mending: what one damage has hidden shows once that is mended.
 _ROUNDS = 4
 _SEGMENT = re.compile(r"archive segment (\S+) is damaged")
-
-Outcome = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What became of a class.
-
-    Attributes
-    ----------
-    damage : str
-        What was done.
-    detected_by : str
-        The command, and the kinds of problem that it named; empty: nobody noticed.
-    detect_s, recover_s : float
-        With the start of every command's process.
-    replayed : int
-        Records that were applied again, of ACTIONS and REVISITS.
-    recovered_by : list of str
-        The commands that were typed.
-    equal : bool
-        All is as it was, and nothing is left to be found.
-    differs : list of str
-        What isn't equal, or what was said last.
-    """
-
-    name: str
-    damage: str
-    detected_by: str
-    detect_s: float
-    replayed: int
-    recover_s: float
-    recovered_by: list[str]
-    equal: bool
-    differs: list[str]
 
 
 class Runner:
@@ -97,6 +65,8 @@ class Runner:
         """
         if corruption.sent:
             return self._rebuild(corruption, seed, copy)
+        if corruption.done_by is not None:
+            return done_again(corruption, seed, self._site, copy, self._tidemark, self.clean)
         site = self._site.copied(copy)
         damage = corruption.damage(site, Random(f"{corruption.name}-{seed}"))
         began = time.perf_counter()
@@ -115,6 +85,7 @@ class Runner:
         try:
             for _ in range(_ROUNDS):
                 replayed += follow(found["problems"], type_)
+                mend_models(found["problems"], site, self._site, type_)
                 found = self._look(site)
                 if not found["problems"]:
                     break
@@ -217,7 +188,7 @@ def follow(problems: list[dict[str, str]], type_: Callable[..., Any]) -> int:
         type_("archive", "run")
     if "state" in of:
         applied += _applied(type_("replay", "restore")["ran"])
-    elif "behind" in of or not of:
+    elif any(not problem["where"].startswith(f"state {EXAMPLES}/") for problem in of.get("behind", [])) or not of:
         # Without a problem: records were repeated, and a run must leave them out.
         applied += _applied(type_("run"))
     if "checkpoint" in of:

@@ -22,8 +22,8 @@ from flows.kernels.joining import HEARTBEAT_MS
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, DEADLETTERS, SERVED
 from flows.settings import Settings
-from flows.state.store import TaskView
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from online_model.serving.heartbeats import Heartbeats
 from tests import driving
 from tests.examples.playing import HOUR, MINUTE, SECOND, START, Driven, Play, expected, one_served, play, write_served

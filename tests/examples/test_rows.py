@@ -91,6 +91,14 @@ def test_what_is_no_example_is_refused() -> None:
     short = pa.RecordBatch.from_pylist([{"user_features": b"123"}], EXAMPLE_SCHEMA)
     with pytest.raises(CorruptionError, match="as long as"):
         rows_of([short], "log 'examples', partition 0")
+    none = pa.RecordBatch.from_pylist([{"user_features": None}], EXAMPLE_SCHEMA)
+    batch = batch_of(made(1, 4, 2), 0, 0, 0)
+    beyond = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 0], pa.int32()), batch.column("user_features").dictionary, safe=False)
+    at = EXAMPLE_SCHEMA.get_field_index("user_features")
+    columns = [*batch.columns[:at], beyond, *batch.columns[at + 1 :]]
+    for records in (none, pa.RecordBatch.from_arrays(columns, schema=EXAMPLE_SCHEMA)):
+        with pytest.raises(CorruptionError, match="has no user features"):
+            rows_of([batch, records], "log 'examples', partition 0")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -98,10 +106,15 @@ def test_requests_in_order_say_the_same_however_rows_were_read(seed: int) -> Non
     rows = made(seed, 60, 12)
     rng = np.random.default_rng(seed)
     # Few users and times, so that some share both and not what was served of them.
-    rows = replace(rows, user_id=rows.request.astype(np.int64) % 3, request_time=rows.request.astype(np.int64) % 2)
+    rows = replace(rows, user_id=rows.request.astype(np.int64) % 3, request_time=rng.integers(0, 2, 60))
     once = with_requests_in_order(rows)
     assert values_of(once) == values_of(rows)
-    assert once.request[np.sort(np.unique(once.request, return_index=True)[1])].tolist() == list(range(len(once.users)))
+    number: dict[tuple, int] = {}
+    said = values_of(rows)
+    for i, request in enumerate(once.request.tolist()):
+        what = (said["user_id"][i], said["request_time"][i], said["counters"][i], said["actions"][i])
+        assert number.setdefault(what, len(number)) == request
+    assert len(number) == len(once.users) < 60
     for _ in range(5):
         cuts = [0, *np.sort(rng.integers(0, 61, 4)).tolist(), 60]
         parts = [rows.take(np.arange(low, high)) for low, high in pairwise(cuts)]

@@ -47,6 +47,32 @@ def feast_command(data: Path, *arguments: str, cwd: Path = REPOSITORY, **variabl
     return subprocess.run(command, cwd=cwd, env=environment(data, **variables), capture_output=True, text=True, timeout=120, check=False)
 
 
+# Several in one process, each with its own exit code and words: most of what one takes is its imports.
+MANY = """
+import feature_repo, json, sys
+from click.testing import CliRunner
+from feast.cli.cli import cli
+said = [CliRunner().invoke(cli, arguments) for arguments in json.loads(sys.argv[1])]
+print(json.dumps([[one.exit_code, one.stdout, one.stderr] for one in said]))
+"""
+
+
+def feast_commands(data: Path, *commands: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    """Some `feast` commands in the repository, one after the other."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, json.dumps(commands)],
+        cwd=REPOSITORY,
+        env=environment(data),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    return [subprocess.CompletedProcess(arguments, *one) for arguments, one in zip(commands, said, strict=True)]
+
+
 @contextmanager
 def feast_server(data: Path, *arguments: str, port: int) -> Iterator[str]:
     """One of Feast's servers, once it answers; its address."""
@@ -105,13 +131,16 @@ def test_feast_command(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "data") == ["registry.db"]
     listed = feast_command(Path("data"), "--chdir", str(REPOSITORY), "feature-views", "list", cwd=tmp_path)
     assert all(view in listed.stdout for view in VIEWS), listed.stderr
-    planned = feast_command(tmp_path / "data", "plan")
+    planned, sources, described, services = feast_commands(
+        tmp_path / "data",
+        ["plan"],
+        ["data-sources", "list"],
+        ["data-sources", "describe", "user_action_sequence"],
+        ["feature-services", "list"],
+    )
     assert (planned.returncode, planned.stdout) == (0, "No changes to registry\nNo changes to infrastructure\n"), planned.stderr
-    sources = feast_command(tmp_path / "data", "data-sources", "list")
     assert all(f"{view} " in sources.stdout and f"{view}_export " in sources.stdout for view in VIEWS), sources.stderr
-    described = feast_command(tmp_path / "data", "data-sources", "describe", "user_action_sequence")
     assert "a push is refused" in " ".join(described.stdout.split()), described.stderr
-    services = feast_command(tmp_path / "data", "feature-services", "list")
     assert all(name in services.stdout for name in ("ranking_v1", "ranking_v1_user", "ranking_v1_candidate")), services.stderr
     # Both ways of opening agree on what is applied.
     before = (tmp_path / "data" / "registry.db").read_bytes()
@@ -134,8 +163,7 @@ def test_importing_this_package_leaves_torch_and_warning_filters_alone() -> None
 def test_materialize_incremental_reports_positions(data: Path) -> None:
     with FeatureReader(Settings(data=data)) as reader:
         positions, as_of = reader.positions(), reader.default_as_of()
-    for _ in range(2):
-        told = feast_command(data, "materialize-incremental", datetime.now(UTC).isoformat())
+    for told in feast_commands(data, *[["materialize-incremental", datetime.now(UTC).isoformat()]] * 2):
         assert (told.returncode, told.stderr) == (0, "")
         for view in VIEWS:
             flow = "revisits" if view.startswith("pin") else "actions"
@@ -173,8 +201,7 @@ def test_what_is_wrong_is_a_line_and_no_traceback(data: Path, arguments: list[st
 
 def test_a_registry_of_another_version_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "registry.db").write_bytes(b"\xff not a registry")
-    for arguments in (["apply"], ["feature-views", "list"], ["plan"]):
-        ended = feast_command(tmp_path, *arguments)
+    for ended in feast_commands(tmp_path, ["apply"], ["feature-views", "list"], ["plan"]):
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
         assert ended.stderr.startswith(f"Error: registry {tmp_path / 'registry.db'} can't be read by Feast")
 

@@ -125,6 +125,15 @@ def test_where_a_broker_is_killed_nothing_is_lost_or_doubled(
         applied(on_kafka, 0, bounded)
         out_and_back(broker)
         assert ended(bounded).code == 0
+    tidemark("ingest", *most, last, data=on_kafka.data, **options(on_kafka))
+    tidemark("run", data=on_kafka.data, **options(on_kafka))
+    assert_as_embedded(on_kafka, simulated, tmp_path / "got")
+
+
+@pytest.mark.soak
+def test_a_run_that_follows_outlives_its_broker(on_kafka: Settings, simulated: Simulated, broker: Broker, tmp_path: Path) -> None:
+    *most, last = simulated.files
+    tidemark("ingest", *most, data=on_kafka.data, **options(on_kafka))
     with running("run", "--follow", settings=on_kafka, **SLOWLY) as following:
         before = position(on_kafka)
         tidemark("ingest", last, data=on_kafka.data, **options(on_kafka))

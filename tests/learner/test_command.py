@@ -167,6 +167,18 @@ def test_where_a_base_begins_can_be_said(world: World, settings: Settings, begin
     assert (learn(settings, Options(begin=begin), Silent()).records > 0) == learned
 
 
+def test_the_ends_of_the_log_are_named_as_the_help_does(world: World, settings: Settings) -> None:
+    world.write()
+    world.publish(positions=None)
+    assert "START|END|T" in run(settings, "--help").out
+    refused = run(settings, "--from", "begin")
+    assert refused.code == 2
+    assert "or start or end of the log" in refused.err
+    done = run(settings, "--from", "START", "--json")
+    assert done.code == 0, done.err
+    assert done.json()["records"] > 0
+
+
 def test_the_command(world: World, settings: Settings) -> None:
     nothing = run(settings)
     assert nothing.code == 1

@@ -235,11 +235,33 @@ def test_fake_negatives_have_the_gradient_of_true_labels() -> None:
     assert one == pytest.approx(1.3)
 
 
+@pytest.mark.parametrize("way", list(DelayedLabels))
+def test_batches_that_are_made_together_are_those_that_are_made_alone(way: DelayedLabels) -> None:
+    rows, ranker = records(30), shaken(model())
+    settings = replace(CONFIG, delayed_labels=way)
+    whole, n = Picked.of(rows), len(rows)
+    # Batches that share requests, one of other stretches, and two of nothing.
+    cuts = [np.arange(0, 40), np.arange(0), np.arange(20, n), np.arange(n)[::-1], np.arange(7)]
+    batches = [whole.some(cut) for cut in cuts] + [Picked.of(rows.take(np.arange(3, 50))), whole.some(np.flatnonzero(rows.kind > 9))]
+    for one, together in zip(batches, prepare(batches, ranker, settings), strict=True):
+        (alone,) = prepare([one], ranker, settings)
+        for name, values in vars(alone.features).items():
+            other = getattr(together.features, name)
+            assert (other.dtype, other.shape) == (values.dtype, values.shape), name
+            assert other.tobytes() == values.tobytes(), name
+        assert torch.equal(alone.labels, together.labels)
+        assert (alone.sighted.tolist(), alone.seen_at.tolist(), alone.time) == (
+            together.sighted.tolist(),
+            together.seen_at.tolist(),
+            together.time,
+        )
+
+
 def test_preparing_looks_at_no_table() -> None:
     rows, ranker = records(30), shaken(model())
     step, other = (Step(ranker, tables(), CONFIG) for _ in range(2))
     halves = [rows.take(np.arange(40)), rows.take(np.arange(40, len(rows)))]
-    ready = [prepare(Picked.of(half), ranker, CONFIG) for half in halves]
+    ready = prepare([Picked.of(half) for half in halves], ranker, CONFIG)
     for half, batch in zip(halves, ready, strict=True):
         a, b = step.learn(half), other.learn_prepared(batch)
         assert a.logits.tobytes() == b.logits.tobytes()

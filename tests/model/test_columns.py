@@ -12,7 +12,7 @@ import pytest
 from benchmarks._examples import examples
 from flows.errors import InputError
 from flows.examples.rows import ExampleRows
-from online_model.model.columns import ExampleColumns, Features
+from online_model.model.columns import ExampleColumns, Features, logged
 from online_model.model.inputs import features_of, inputs_of
 from tests.model.batches import config
 
@@ -113,6 +113,13 @@ def test_extremes() -> None:
     assert all(np.isfinite(getattr(features, name)).all() for name in ("pin_counters", "user_counters", "sequence_age"))
     assert (features.sequence_age >= 0).all()
     assert (features.hour >= 0).all()
+
+
+def test_logarithms_that_are_looked_up_are_those_of_numpy() -> None:
+    counters = np.concatenate([np.arange(9_000), 2 ** np.arange(63)])
+    expected = np.minimum(np.log1p(counters.astype(np.float64)), 16).astype(np.float32)
+    assert logged(counters).tobytes() == expected.tobytes()
+    assert logged(counters[:4_095]).tobytes() == expected[:4_095].tobytes()
 
 
 def test_what_no_vocabulary_says_is_refused() -> None:

@@ -212,6 +212,25 @@ def test_what_has_no_measure_is_null(data: Path, registry: Registry) -> None:
     assert "[red]" in models(data, "show", 3).out
 
 
+def test_people_are_not_shown_hundreds_of_figures(data: Path, registry: Registry) -> None:
+    """What the gate decided is there, and names are whole; what it decided by is in the JSON."""
+    judged = {"auc_of_a_head_with_a_name_that_is_long": 0.512349, "hit@3": 0.25}
+    gate = {"passed": True, "reason": "not worse", "candidate": {"save": judged}, "comparison": {"differences": {"save": judged}}}
+    with registry.draft() as draft:
+        fill(draft, 1)
+        registry.publish(draft, about(registry.bases.expected, metrics={"gate": gate}, cut={"as_of": 1_705_773_600_000}))
+    text = models(data, "show", 3).out
+    assert "about.metrics.gate.reason" in text
+    assert "2024-01-20 18:00" in text
+    assert "0.512349" not in text
+    assert "4 figures by which the gate judged are left out here" in text
+    assert said(data, "show", 3)["about"]["metrics"]["gate"] == gate
+    text = models(data, "diff", 1, 3, code=1).out
+    assert "not worse" in text
+    assert "0.512349" not in text
+    assert "4 figures" in text
+
+
 def test_a_damaged_current_is_written_anew(data: Path, registry: Registry) -> None:
     (registry.directory / "current.json").write_text("{}")
     assert "--anew" in refusal(data, "show")

@@ -21,6 +21,7 @@ from replay.drill.runner import Row, Runner
 from replay.drill.site import Site, prepare
 from tests.processes import Simulated, front_door, settings_of, tidemark
 
+FEATURES = [name for name, one in CLASSES.items() if not one.models]
 SMALL: dict[str, Any] = {"partitions": 2, "batch_records": 200, "anchor_records": 300}
 
 
@@ -56,14 +57,14 @@ def check(drilled: Runner, name: str, seed: int, tmp_path: Path) -> Row:
 
 
 @pytest.mark.parametrize("seed", range(1))
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", FEATURES)
 def test_every_class_is_found_and_put_right(drilled: Runner, name: str, seed: int, tmp_path: Path) -> None:
     check(drilled, name, seed, tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(1, 50))
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", FEATURES)
 def test_every_class_is_found_and_put_right_by_many_seeds(drilled: Runner, name: str, seed: int, tmp_path: Path) -> None:
     check(drilled, name, seed, tmp_path)
 
@@ -121,7 +122,7 @@ def test_a_site_that_is_damaged_is_not_drilled(drilled: Runner, tmp_path: Path, 
         Runner(site, typing(monkeypatch), tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name, one in CLASSES.items() if not one.sent])
+@pytest.mark.parametrize("name", [name for name in FEATURES if not CLASSES[name].sent])
 def test_damage_follows_from_the_seed(drilled: Runner, name: str, tmp_path: Path) -> None:
     said = []
     for i in range(2):
@@ -145,8 +146,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {path: path.read_bytes() for path in before} == before
     assert not (data / "state").exists()
     plan = front_door("replay", "drill", "--dry-run", "--json", monkeypatch=monkeypatch, data=data, partitions=2)
-    assert list(json.loads(plan.out)["classes"]) == list(CLASSES)
-    shown = front_door("replay", "drill", "--dry-run", monkeypatch=monkeypatch, data=data, partitions=2).out
+    assert list(json.loads(plan.out)["classes"]) == FEATURES
+    shown = front_door("replay", "drill", "--models", "--dry-run", monkeypatch=monkeypatch, data=data, partitions=2).out
     assert all(one.what in shown for one in CLASSES.values())
 
 

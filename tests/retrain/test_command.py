@@ -53,6 +53,15 @@ def test_from_scratch_and_once_more(tmp_path: Path) -> None:
     assert "gate passed: click auc" in told.stdout
 
 
+def test_a_span_without_labels_to_calibrate_by_is_told(tmp_path: Path) -> None:
+    settings = data(tmp_path / "data", n=1_000)
+    # The last example becomes known long before the first of these spans begins.
+    for day, told in ((40, True), (5, False)):
+        said = typed(settings, "--from-scratch", *as_of(day), "--hold-back", "1d", "--dry-run", "--json")
+        assert said.exit_code == 0, said.output
+        assert ("probabilities are not calibrated" in json.loads(said.stdout)["note"]) == told
+
+
 def test_a_dry_run_changes_nothing(with_base: WithBase) -> None:
     settings = with_base()
     before = sorted((p, p.stat().st_mtime_ns) for p in settings.data.rglob("*") if "logs" not in p.parts)

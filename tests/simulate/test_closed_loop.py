@@ -301,3 +301,15 @@ def test_what_is_no_ranking_is_refused() -> None:
     loop.react(requests, slots)
     with pytest.raises(ValueError, match="not the next ones"):
         loop.react(requests, slots)
+
+
+def test_a_loop_that_begins_anew_knows_nothing_of_the_policy_before(first: tuple[pa.Table, pa.Table, Outcomes]) -> None:
+    loop = ClosedLoop(PARAMETERS)
+    for requests in loop.slices(6 * HOUR_MS):
+        loop.react(requests, by_truth(loop, requests))
+    before = loop.outcomes()
+    other = loop.anew()
+    events = [other.react(requests, by_chance(1)(other, requests)).events for requests in other.slices(6 * HOUR_MS)]
+    assert pa.concat_tables(events).equals(first[0])
+    assert same(other.outcomes(), first[2])
+    assert same(loop.outcomes(), before)

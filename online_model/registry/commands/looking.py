@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 import orjson
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.errors import TidemarkError
+from flows.run.display import moment
 from flows.settings import Settings
 from online_model.registry import snapshots
 from online_model.registry.commands.options import BASE, JSON, working
@@ -21,6 +21,10 @@ from online_model.registry.current import Current
 from online_model.registry.difference import Difference, difference, flat
 from online_model.registry.errors import NoModelError
 from online_model.registry.registry import Registry, describe_roles
+
+# Hundreds of figures, of all heads and metrics, among which nobody would find what a base is.
+_HUNDREDS = ("metrics.gate.candidate.", "metrics.gate.incumbent.", "metrics.gate.comparison.")
+_TIMES = ("about.made_as_of", "about.cut.as_of", "about.cut.learned_until")
 
 
 @click.command("list", epilog="Example: tidemark models list --verify")
@@ -74,7 +78,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         table.add_row(
             str(row["base"]),
             ", ".join(row["roles"]),
-            _time(row["made_as_of"]) if "made_as_of" in row else "",
+            moment(row["made_as_of"]) if "made_as_of" in row else "",
             str(row.get("parent") or ""),
             f"{row['bytes'] / 1e6:,.1f}" if "bytes" in row else "",
             str(len(taken) or ""),
@@ -120,10 +124,18 @@ def show(ctx: click.Context, base: int | None, as_json: bool) -> None:
 
 
 def _print_base(values: dict[str, Any]) -> None:
-    table = Table("", "", show_header=False, box=None)
-    for name, value in values.items():
-        table.add_row(escape(name), _time(value) if name == "about.made_as_of" else escape(str(value)))
+    table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False, box=None)
+    shown = [name for name in values if not name.startswith(tuple(f"about.{part}" for part in _HUNDREDS))]
+    for name in shown:
+        value = values[name]
+        table.add_row(escape(name), moment(value) if name in _TIMES and isinstance(value, int) else escape(str(value)))
     Console().print(table)
+    _print_left_out(len(values) - len(shown))
+
+
+def _print_left_out(figures: int) -> None:
+    if figures:
+        click.echo(f"{figures:,} figures by which the gate judged are left out here: --json has them")
 
 
 def _print_current(current: Current) -> None:
@@ -132,7 +144,7 @@ def _print_current(current: Current) -> None:
         users = ("everybody" + " else" * (len(current.starts()) > 1)) if share is None else f"{share.buckets / 100:g} % of the users"
         click.echo(f"{role}: base {start.base}, from delta {start.delta} at offset {start.position} of embeddings on, to {users}")
     for past in reversed(current.history):
-        click.echo(f"  {_time(past.as_of)}: base {past.start.base} at delta {past.start.delta}: {past.reason}")
+        click.echo(f"  {moment(past.as_of)}: base {past.start.base} at delta {past.start.delta}: {past.reason}")
 
 
 @click.command(epilog="Example: tidemark models diff 11 12")
@@ -164,12 +176,17 @@ def _print_difference(a: int, b: int, found: Difference) -> None:
     if not found:
         click.echo(f"base {a} and base {b} say the same")
         return
-    table = Table("", f"base {a}", f"base {b}")
+    table = Table(Column("", overflow="fold"), f"base {a}", f"base {b}")
+    left_out = 0
     for part in ("about", "config", "cut", "build", "metrics"):
         for name, (one, other) in getattr(found, part).items():
-            table.add_row(escape(f"{part}.{name}"), escape(str(one)), escape(str(other)))
+            if f"{part}.{name}".startswith(_HUNDREDS):
+                left_out += 1
+            else:
+                table.add_row(escape(f"{part}.{name}"), escape(str(one)), escape(str(other)))
     if table.row_count:
         Console().print(table)
+    _print_left_out(left_out)
     for name, rows in found.tables.items():
         click.echo(
             f"{name} table: {rows.rows[0]:,} rows and {rows.rows[1]:,}; {rows.added:,} have come, {rows.removed:,} have gone, {rows.changed:,} have "
@@ -186,7 +203,3 @@ def _current(registry: Registry) -> Current | None:
         return registry.current()
     except NoModelError:
         return None
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
