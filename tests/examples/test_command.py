@@ -53,7 +53,7 @@ def test_a_simulation_whole_killed_and_rescaled(served: Path, tmp_path: Path) ->
     assert "nothing new to join; examples are up to date" in tidemark("examples", "run", data=whole).out
 
     settings = settings_of(killed)
-    for number in range(3):
+    for number in range(2):
         was = sum(one.position for one in stands(settings))
         process = start("examples", "run", "--workers", 1 + number % 2, data=killed, batch_records=100, anchor_records=150)
         await_true(

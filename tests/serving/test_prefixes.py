@@ -27,6 +27,7 @@ from tests.processes import PATIENCE_S, Simulated, end_all, ended, ends, setting
 from tests.serving.http import running, served
 
 SMALL = {"batch_records": 100}
+FILES = 3  # of the stream: enough that the flows move on between answers
 
 
 class AtPrefix(EntityReader):
@@ -75,7 +76,7 @@ def test_each_answer_while_the_flows_run_is_that_of_its_prefix(
     asked = 0
     try:
         with running(settings, Options(timeout_s=PATIENCE_S)) as made, watching(settings_of(data)) as watch:
-            for more in [*simulated.files[1:], None]:
+            for more in [*simulated.files[1:FILES], None]:
                 behind = True
                 while behind:
                     behind = watch.position() < ends(settings, ACTIONS)
@@ -94,8 +95,8 @@ def test_each_answer_while_the_flows_run_is_that_of_its_prefix(
     assert len({one for part in rows for one in part.request_id}) == asked
     assert any(part.topic_stats.any() for part in rows)
     prefixes = sorted({prefix for part in rows for prefix in part.prefixes})
-    assert len(prefixes) >= len(simulated.files), "the flows moved on between answers"
-    for packed in rng.permutation(np.array(prefixes, object))[:12].tolist():
+    assert len(prefixes) >= FILES, "the flows moved on between answers"
+    for packed in rng.permutation(np.array(prefixes, object))[:8].tolist():
         prefix = Positions.from_bytes(packed)
         assert prefix is not None
         reader = AtPrefix(settings_of(data), prefix)
