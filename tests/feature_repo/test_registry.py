@@ -33,7 +33,12 @@ def test_apply_registers_what_the_declaration_names(store: FeatureStore, setting
         assert view.ttl == timedelta(0)
         assert view.tags[FINGERPRINT_TAG] == features.fingerprint()
         assert export_of(view) == str(settings.offline / f"{view.name}.parquet")
-    assert {service.name for service in store.list_feature_services()} == {"ranking_v1", "ranking_v1_user", "ranking_v1_candidate"}
+    assert {service.name for service in store.list_feature_services()} == {
+        "ranking_v1",
+        "ranking_v1_user",
+        "ranking_v1_candidate",
+        "retrieval_v1",
+    }
     assert {entity.join_key for entity in store.list_entities()} >= {"user_id", "pin_id", "topic"}
     # It creates the registry and nothing of ours, and leaves no file that it wrote aside.
     assert os.listdir(settings.data) == ["registry.db"]
@@ -93,7 +98,7 @@ def test_where_the_repository_looks_for_its_data(tmp_path: Path, monkeypatch: py
 
 
 def test_definitions_need_no_file(tmp_path: Path) -> None:
-    assert len(definitions(tmp_path / "absent").objects()) == 1 + 3 + 4 + 3
+    assert len(definitions(tmp_path / "absent").objects()) == 1 + 3 + 5 + 4
     assert not (tmp_path / "absent").exists()
 
 
