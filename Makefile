@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 
 .PHONY: help
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with Tidemark and all it needs (Python 3.11 or 3.12; quick when nothing changed)
@@ -31,6 +31,10 @@ demo: $(STAMP) ## Run the whole pipeline on generated actions and show what come
 .PHONY: test
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose, JOBS=4 for more processes)
 	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+.PHONY: stack-test
+stack-test: $(STAMP) ## Run the commands of docker-compose.yml against a real Kafka, Redis and Prometheus
+	@TIDEMARK_REQUIRE=kafka,promtool,redis $(BIN)/python -m pytest -m soak tests/ops/test_stack.py $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Check style and types

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks import _measure
 from benchmarks._measure import CheckFailedError
@@ -34,12 +35,11 @@ def units(n: int, dim: int, seed: int) -> np.ndarray:
 
 
 def plainly(vectors: np.ndarray) -> Search:
-    """Exact search of one query by numpy, with no more sorting than it needs."""
+    """Exact search of one query by torch, in as many threads as it has, with no more sorting than it needs."""
+    of = torch.from_numpy(vectors)
 
     def search(query: np.ndarray) -> np.ndarray:
-        products = vectors @ query
-        best = np.argpartition(-products, K)[:K]
-        found: np.ndarray = best[np.argsort(-products[best])]
+        found: np.ndarray = torch.topk(of @ torch.from_numpy(query), K).indices.numpy()
         return found
 
     return search

@@ -30,7 +30,7 @@ FORMAT = 1
 EMBEDDINGS, USERS, CURRENT = "embeddings", "users", "current.json"
 MANIFEST, ROWS = "manifest.json", "users.arrow"
 _ADVICE = "`tidemark embed infer --full` makes it anew"
-_OPEN = 8  # tables; a process has one or two versions at work
+_OPEN = 4  # tables; a process has one or two versions at work, and what is held keeps its room on the disk
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server, write_to_textfile
 
 from flows.errors import InputError, SettingsError
 from flows.replaceable import refuse_special
+from flows.settings import Settings
+
+# Whoever asks waits no longer for brokers that are away: what was known stands until they are back.
+_PATIENCE_MS = 1_000
+
+
+def scraped(settings: Settings) -> Settings:
+    """The settings to read logs under while somebody waits for metrics."""
+    return dataclasses.replace(settings, kafka_patience_ms=min(settings.kafka_patience_ms, _PATIENCE_MS))
 
 
 def new_registry() -> CollectorRegistry:

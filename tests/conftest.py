@@ -32,6 +32,7 @@ TOOLS: dict[str, tuple[Callable[[], bool], str]] = {
     "redis": (lambda: shutil.which("redis-server") is not None, "no redis-server on PATH; to get it: apt-get install redis-server"),
     "cc": (lambda: shutil.which("cc") is not None, "no C compiler (cc) on PATH; to get it: apt-get install gcc libc6-dev"),
     "browser": (lambda: shutil.which("chromium") is not None, "no chromium on PATH; to get it: apt-get install chromium"),
+    "promtool": (lambda: shutil.which("promtool") is not None, "no promtool on PATH; to get it: apt-get install prometheus"),
 }
 REQUIRE = "TIDEMARK_REQUIRE"
 

@@ -12,9 +12,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from flows.archive.checking import coverage, stored_bytes, verify
+from flows.archive.metrics import archive_metrics
 from flows.archive.run import Archived, run_archiver
 from flows.errors import DataDirectoryError
 from flows.log import Log
+from flows.metrics_option import metrics_options, serve_if_asked
 from flows.open_log import log_exists, open_live_log
 from flows.outputs import ACTIONS, LOGS
 from flows.run.display import LiveDisplay
@@ -45,15 +47,27 @@ def archive() -> None:
     help="With --follow: publish what has waited so long, though the segment is small.",
 )
 @click.option("--leave-gap", is_flag=True, help="Go on where a log begins that has lost records before they were archived.")
+@metrics_options()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.pass_obj
-def run(settings: Settings, logs: tuple[str, ...], until_end: bool, workers: int, max_delay: float, leave_gap: bool, as_json: bool) -> None:
+def run(
+    settings: Settings,
+    logs: tuple[str, ...],
+    until_end: bool,
+    workers: int,
+    max_delay: float,
+    leave_gap: bool,
+    metrics_port: int | None,
+    metrics_address: str,
+    as_json: bool,
+) -> None:
     """Archive what the logs have and the archive lacks.
 
     Each record lands in one segment, once: stop this anywhere, by Ctrl-C, SIGTERM or SIGKILL, and run it again. Segments that are there are
     never written again; one that was deleted is made anew if the log still has its records.
     """
     with LiveDisplay(quiet=as_json) as display:
+        serve_if_asked(archive_metrics(settings, logs), metrics_address, metrics_port, display.warn)
         done = run_archiver(settings, logs, not until_end, workers, max_delay, leave_gap, display)
     click.echo(json.dumps(asdict(done) | {"total": sum(done.records.values())}) if as_json else _summary(done, follow=not until_end))
 

@@ -18,7 +18,7 @@ from flows.dataflow.draining import DRAINED, RevisitsEnd, clear_drained
 from flows.dataflow.lifecycle import Lifecycle
 from flows.dataflow.memory import keep_freed_memory
 from flows.dataflow.plan import Plan
-from flows.dataflow.progress import ProgressSink, reporting
+from flows.dataflow.progress import ProgressSink, reporting, tell_commit
 from flows.dataflow.source import Ends, LogSource
 from flows.dataflow.step import TaskLogic
 from flows.dataflow.together import clear_stop, stop_together
@@ -86,7 +86,7 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     # What is loaded by now stays: the collector need not walk through it each time.
     gc.freeze()
     vocabulary = settings.load_vocabulary()
-    lanes = Lanes.start()
+    lanes = Lanes.start(partial(tell_commit, plan.progress))
     left_out = LeftOut(plan.progress)
     dataflow = Dataflow("tidemark_" + "_".join(flows))
     for flow in flows:

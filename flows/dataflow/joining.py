@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -13,7 +14,7 @@ from flows.dataflow.graph import FlowTasks, open_for
 from flows.dataflow.looking import Looked, LookingSource
 from flows.dataflow.memory import keep_freed_memory
 from flows.dataflow.plan import Plan
-from flows.dataflow.progress import ProgressSink, reporting
+from flows.dataflow.progress import ProgressSink, reporting, tell_commit
 from flows.errors import DataDirectoryError
 from flows.examples.record import EXAMPLES
 from flows.examples.task import ExamplesTask
@@ -42,7 +43,7 @@ def _build(settings: Settings, plan: Plan, follow: bool) -> Dataflow:
     keep_freed_memory()
     gc.freeze()
     left_out = LeftOut(plan.progress)
-    tasks = ExampleTasks(settings, plan, follow, Lanes.start(), left_out)
+    tasks = ExampleTasks(settings, plan, follow, Lanes.start(partial(tell_commit, plan.progress)), left_out)
     dataflow = Dataflow("tidemark_examples")
     looked = Looked(tasks.reach, follow, tasks.busy, tasks.comes_back, tasks.wanted)
     parts = op.input("examples_logs", dataflow, LookingSource(settings.partitions, plan, looked))

@@ -45,6 +45,11 @@ def tell(descriptor: int | None, message: dict[str, object]) -> None:
         os.write(descriptor, orjson.dumps(message) + b"\n")
 
 
+def tell_commit(descriptor: int | None, flow: str, seconds: float, arrived: int | None) -> None:
+    """Tell of a commit that is synced, for metrics; see `flows.state.behind.Synced`."""
+    tell(descriptor, {"flow": flow, "commit_s": seconds, "arrived": arrived})
+
+
 @contextmanager
 def reporting(descriptor: int | None) -> Iterator[None]:
     """Tell an error with a message for the user before it ends the process."""

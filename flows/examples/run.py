@@ -16,6 +16,7 @@ from flows.examples.record import EXAMPLES
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, SERVED
 from flows.run.main_job import Display, hear, left_out
+from flows.run.metrics import Metrics
 from flows.run.stopping import stopping_on_signals
 from flows.run.warm_up import warm_up
 from flows.run.workers import Workers
@@ -102,7 +103,9 @@ def stands(settings: Settings) -> list[Stands]:
     return out
 
 
-def run_examples(settings: Settings, follow: bool, workers: int, display: Display, ended: bool = False) -> Made:
+def run_examples(
+    settings: Settings, follow: bool, workers: int, display: Display, ended: bool = False, metrics: Metrics | None = None
+) -> Made:
     """Join what was served, seen and done, in worker processes.
 
     Parameters
@@ -113,6 +116,8 @@ def run_examples(settings: Settings, follow: bool, workers: int, display: Displa
         Processes; each owns the partitions p with p mod workers = its number.
     ended : bool
         Nothing more is served that was there before the newest action: say so in SERVED, by heartbeats.
+    metrics : Metrics, optional
+        Told what workers tell.
 
     Raises
     ------
@@ -153,8 +158,12 @@ def run_examples(settings: Settings, follow: bool, workers: int, display: Displa
             if not first_word:
                 first_word.append(time.monotonic())
             if "line" in message:
-                hear(message, aside)
+                hear(message, aside, metrics)
                 (display.warn if follow else display.note)(message["line"])
+                return
+            if "commit_s" in message:
+                if metrics is not None:
+                    metrics.commit(message, time.time())
                 return
             records += message["records"]
             partition = message["partition"]

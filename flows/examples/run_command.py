@@ -9,8 +9,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from flows.examples.record import EXAMPLES
 from flows.examples.run import Made, put_away, run_examples, stands
+from flows.metrics_option import metrics_options, serve_if_asked
 from flows.run.display import LiveDisplay, moment
+from flows.run.metrics import Metrics
 from flows.settings import Settings
 
 
@@ -20,16 +23,27 @@ from flows.settings import Settings
 @click.option(
     "--served-ended", is_flag=True, help="Nothing is being served: let all actions pass, and not only those before the last request."
 )
+@metrics_options()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.pass_obj
-def run(settings: Settings, until_end: bool, workers: int, served_ended: bool, as_json: bool) -> None:
+def run(
+    settings: Settings,
+    until_end: bool,
+    workers: int,
+    served_ended: bool,
+    metrics_port: int | None,
+    metrics_address: str,
+    as_json: bool,
+) -> None:
     """Join the logs 'served' and 'actions' into 'examples'.
 
     The two are merged by arrival, each partition up to where both have come: `tidemark serve` keeps 'served' going where nobody is served. State is
     durable at every instant: stop it anywhere, run it again, with any number of workers; the examples are the same. It may run beside `tidemark run`.
     """
+    metrics = Metrics(settings, (EXAMPLES,))
     with LiveDisplay(quiet=as_json) as display:
-        made = run_examples(settings, not until_end, workers, display, served_ended)
+        serve_if_asked(metrics.registry, metrics_address, metrics_port, display.warn)
+        made = run_examples(settings, not until_end, workers, display, served_ended, metrics)
     click.echo(json.dumps(asdict(made)) if as_json else _summary(made, follow=not until_end))
 
 

@@ -47,7 +47,7 @@ from flows.outputs import SERVED
 from flows.settings import Settings
 from flows.state.actions_task import ANCHOR, TOPIC, Judge, topics_in
 from flows.state.behind import Lanes
-from flows.state.task import Task
+from flows.state.task import Since, Task
 from flows.vocabulary import OWN_PROFILE, Vocabulary
 
 FLOW = EXAMPLES
@@ -153,7 +153,7 @@ class ExamplesTask(Task):
         if self._lanes is None:
             self._commit(found, stretch.after[0])
         else:
-            self._written = self._lanes.commits.do(partial(self._commit_behind, found, stretch.after[0]), found.records)
+            self._written = self._lanes.commits.do(partial(self._commit_behind, found, stretch.after[0], Since()), found.records)
         self.seen = found.watermark
         return found.records
 

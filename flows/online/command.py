@@ -13,7 +13,9 @@ from rich.table import Table
 
 from flows import stopping
 from flows.errors import SettingsError, TidemarkError
+from flows.metrics_option import metrics_options, serve_if_asked
 from flows.online.follower import Follower, Outcome, Synced, standings
+from flows.online.metrics import Metrics
 from flows.settings import Settings
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -28,7 +30,7 @@ def online() -> None:
     """
 
 
-@online.command(epilog="Example: tidemark online sync --follow")
+@online.command(epilog="Example: tidemark online sync --follow --metrics-port 9462")
 @click.option("--once/--follow", default=True, show_default=True, help="Up to where state is now, or on and on until stopped.")
 @click.option(
     "--every", type=click.FloatRange(0.01), default=1.0, show_default=True, metavar="SECONDS", help="With --follow: between two looks."
@@ -36,9 +38,10 @@ def online() -> None:
 @click.option(
     "--anew", is_flag=True, help="With --once: follow this data directory even if Redis holds more of the same log, as of a newer copy."
 )
+@metrics_options("--follow")
 @_json
 @click.pass_obj
-def sync(settings: Settings, once: bool, every: float, anew: bool, as_json: bool) -> None:
+def sync(settings: Settings, once: bool, every: float, anew: bool, metrics_port: int | None, metrics_address: str, as_json: bool) -> None:
     """Bring Redis to where task state is, beside a run or without one.
 
     Each task's rows and the position that they reflect are written at once, and never over newer ones: stop this anywhere, by Ctrl-C, SIGTERM
@@ -47,6 +50,8 @@ def sync(settings: Settings, once: bool, every: float, anew: bool, as_json: bool
     """
     if anew and not once:
         raise click.UsageError("--anew is for one round: leave out --follow, and follow afterwards")
+    if once and metrics_port is not None:
+        raise click.UsageError("--metrics-port is of use with --follow alone")
     began = time.monotonic()
     done: list[Synced] = []
     if once:
@@ -54,7 +59,9 @@ def sync(settings: Settings, once: bool, every: float, anew: bool, as_json: bool
             done = list(follower.round())
     else:
         stopping.listen()
-        done = _follow(settings, every)
+        metrics = Metrics()
+        serve_if_asked(metrics.registry, metrics_address, metrics_port, lambda line: click.echo(line, err=True))
+        done = _follow(settings, every, metrics)
     left = [one for one in done if one.outcome is Outcome.OVERTAKEN]
     if as_json:
         click.echo(json.dumps({"tasks": [asdict(one) for one in done], "seconds": round(time.monotonic() - began, 3)}))
@@ -67,7 +74,7 @@ def sync(settings: Settings, once: bool, every: float, anew: bool, as_json: bool
         )
 
 
-def _follow(settings: Settings, every: float) -> list[Synced]:
+def _follow(settings: Settings, every: float, metrics: Metrics) -> list[Synced]:
     """Round after round until asked to stop; what goes wrong is said once, and tried again. Returns what was written of each task, summed up."""
     total: dict[tuple[str, int], Synced] = {}
     follower: Follower | None = None
@@ -76,6 +83,7 @@ def _follow(settings: Settings, every: float) -> list[Synced]:
         try:
             follower = follower or Follower(settings)
             for one in follower.round():
+                metrics.synced(one)
                 before = total.get((one.flow, one.partition))
                 fields = one.fields + (before.fields if before else 0)
                 total[one.flow, one.partition] = Synced(one.flow, one.partition, one.outcome, one.position, fields)
@@ -84,9 +92,11 @@ def _follow(settings: Settings, every: float) -> list[Synced]:
             if said:
                 click.echo("tidemark: going on", err=True)
             said = ""
+            metrics.completed()
         except SettingsError:
             raise
         except TidemarkError as error:
+            metrics.failed()
             # State is opened anew too: it may have been put back, or be another.
             if follower is not None:
                 follower.close()

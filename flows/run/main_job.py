@@ -12,6 +12,7 @@ from flows.dataflow.plan import Plan
 from flows.errors import SettingsError, StateError
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
+from flows.run.metrics import Metrics
 from flows.run.stopping import stopping_on_signals
 from flows.run.warm_up import warm_up
 from flows.run.workers import Workers
@@ -57,7 +58,7 @@ class Display(Protocol):
     def advance(self, flow: str, offsets: int, watermark: int | None) -> None: ...
 
 
-def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display: Display) -> Done:
+def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display: Display, metrics: Metrics | None = None) -> Done:
     """Run a flow, or all, in worker processes.
 
     Parameters
@@ -68,6 +69,8 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
         Until stopped by SIGTERM or Ctrl-C; otherwise up to where the ACTIONS log ends now.
     workers : int
         Processes; each owns the partitions p with p mod workers = its number.
+    metrics : Metrics, optional
+        Told what workers tell.
 
     Raises
     ------
@@ -96,9 +99,13 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
             if not first_word:
                 first_word.append(time.monotonic())
             if "line" in message:
-                hear(message, aside)
+                hear(message, aside, metrics)
                 # A run that ends says at its end what it has left out.
                 (display.warn if follow else display.note)(message["line"])
+                return
+            if "commit_s" in message:
+                if metrics is not None:
+                    metrics.commit(message, time.time())
                 return
             totals[message["flow"]] += message["records"]
             advanced = message["advanced"]
@@ -123,12 +130,19 @@ def _begin(settings: Settings, positions: Mapping[int, int], until: Sequence[int
     return {p: min(positions.get(p, 0), end) if task_path(settings, ACTIONS, p).exists() else 0 for p, end in enumerate(until)}
 
 
-def hear(message: dict[str, Any], aside: dict[str, str]) -> None:
+def tasks_of(flow: str) -> tuple[str, ...]:
+    """The flows whose tasks a run has, one of FLOWS."""
+    return (ACTIONS, REVISITS) if flow == "all" else (flow,)
+
+
+def hear(message: dict[str, Any], aside: dict[str, str], metrics: Metrics | None) -> None:
     """Note which tasks are set aside, and why."""
     if "aside" in message:
         aside[message["aside"]] = message["why"]
     elif "back" in message:
         aside.pop(message["back"], None)
+    if metrics is not None:
+        metrics.aside(aside)
 
 
 def left_out(aside: dict[str, str]) -> str:

@@ -10,7 +10,8 @@ import click
 from flows import stopping
 from flows.errors import InputError, TidemarkError
 from flows.log import Log
-from flows.metrics_http import serve_metrics, write_metrics
+from flows.metrics_http import write_metrics
+from flows.metrics_option import metrics_options, serve_if_asked
 from flows.number_option import Number
 from flows.replaceable import refuse_special
 from flows.settings import Settings
@@ -49,10 +50,7 @@ EXPLAINED = 2_000
 @JSON
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page with plots, too.")
 @click.option("--every", type=Number(1), metavar="SECONDS", help="Round after round, each over what was served since, until stopped.")
-@click.option(
-    "--metrics-port", type=click.IntRange(0, 65_535), metavar="PORT", help="With --every: serve Prometheus metrics; 0 picks a port."
-)
-@click.option("--metrics-address", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where.")
+@metrics_options("--every")
 @click.option(
     "--metrics-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -104,9 +102,7 @@ def check(
                 write_metrics(metrics.registry, metrics_file)
         else:
             stopping.listen()
-            if metrics_port is not None:
-                port = serve_metrics(metrics.registry, metrics_address, metrics_port)
-                click.echo(f"metrics at http://{metrics_address}:{port}/metrics", err=True)
+            serve_if_asked(metrics.registry, metrics_address, metrics_port, lambda line: click.echo(line, err=True))
             found = _for_ever(settings, served, question, features, explained, as_json, every, metrics, metrics_file)
     if found:
         ctx.exit(1)

@@ -20,6 +20,8 @@ from flows.state.store import TaskStore
 T = TypeVar("T")
 
 Then = Callable[[StateError | None], None]
+Synced = Callable[[str, float, int | None], None]
+"""Told of a commit that is synced: its flow, seconds since its records were judged, and when the first of them arrived, ms, where that is known."""
 
 RECORDS = 1 << 19
 """Records of jobs that may wait or run: what bounds memory."""
@@ -108,18 +110,21 @@ class Lanes:
     ----------
     commits : Behind
         Writes commits, one at a time.
+    synced : Synced
+        Told of each commit, in the thread that syncs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, synced: Synced) -> None:
+        self.synced = synced
         self.commits = Behind("committing")
         self._syncing: Together[tuple[TaskStore, Then]] = Together("syncing", self._sync)
         self._publishing: Together[tuple[Outbox, list[Waiting]]] = Together("publishing", append_together)
         self._disk = ThreadPoolExecutor(max_workers=_SYNCS, thread_name_prefix="disk")
 
     @classmethod
-    def start(cls) -> Lanes:
+    def start(cls, synced: Synced = lambda flow, seconds, arrived: None) -> Lanes:
         """For a process."""
-        return cls()
+        return cls(synced)
 
     def sync(self, store: TaskStore, then: Then, records: int) -> Future[None]:
         """Sync all that a store has written by now, then do what must not come before; `records` are those that this holds.

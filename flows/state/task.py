@@ -7,14 +7,17 @@ the log, and a position beyond the log's end is refused.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from rocksdict import WriteBatch
 
 from flows.errors import MAKE_ANEW, CorruptionError, StateError
@@ -48,6 +51,22 @@ class Judged(Protocol):
     def records(self) -> int: ...
     @property
     def watermark(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Since:
+    """From when a commit is timed, for metrics alone: nothing that is written knows it.
+
+    Attributes
+    ----------
+    arrived : int or None
+        When the first of its records arrived, ms; None if that isn't asked.
+    judged : float
+        When they were judged, by the monotonic clock, seconds.
+    """
+
+    arrived: int | None = None
+    judged: float = field(default_factory=time.monotonic)
 
 
 class Task:
@@ -141,7 +160,7 @@ class Task:
             if self._lanes is None:
                 self._commit(judged, end)
             else:
-                self._written = self._lanes.commits.do(partial(self._commit_behind, judged, end), held)
+                self._written = self._lanes.commits.do(partial(self._commit_behind, judged, end, Since(_arrival(part))), held)
             self.reached, self.seen = end, judged.watermark
             records += judged.records
             self._pass()
@@ -217,7 +236,7 @@ class Task:
         if fresh:
             yield fresh
 
-    def _commit(self, judged: Any, end: int) -> None:
+    def _commit(self, judged: Any, end: int, since: Since | None = None) -> None:
         batch = self.store.batch()
         self.outbox.delete_published(batch)
         self._put(judged, batch)
@@ -229,23 +248,25 @@ class Task:
             self.outbox.append(waiting)
         else:
             self.store.write(batch)
-            self._synced = self._lanes.sync(self.store, partial(self._publish, waiting), records_in(waiting))
+            self._synced = self._lanes.sync(self.store, partial(self._publish, waiting, since or Since()), records_in(waiting))
         self._merge_due()
 
-    def _commit_behind(self, judged: Any, end: int) -> None:
+    def _commit_behind(self, judged: Any, end: int, since: Since) -> None:
         """A commit among those of other tasks: once one has met damage, this task has no more."""
         if self._damage is not None:
             raise self._damage
         committed = self.position
         try:
-            self._commit(judged, end)
+            self._commit(judged, end, since)
         except StateError as error:
             self._damage = error
             self.store.meta.position = committed
             raise
 
-    def _publish(self, waiting: list[Waiting], damage: StateError | None) -> None:
+    def _publish(self, waiting: list[Waiting], since: Since, damage: StateError | None) -> None:
         self._damage = self._damage or damage
+        if self._damage is None and self._lanes is not None:
+            self._lanes.synced(self.store.meta.flow, time.monotonic() - since.judged, since.arrived)
         # What was not synced is not published, nor what comes after it: it stays in the outbox.
         if self._damage is None and waiting and self._lanes is not None:
             self._published = self._lanes.publish(self.outbox, waiting)
@@ -335,6 +356,15 @@ class Task:
 
     def _digest_more(self, total: hashlib.blake2b) -> None:
         """Add what is kept in memory."""
+
+
+def _arrival(batches: Sequence[LogBatch]) -> int | None:
+    """When the first of some records arrived, ms; None where none does say."""
+    records = batches[0].records
+    at = records.schema.get_field_index("timestamp")
+    if at < 0 or not records.num_rows or not pa.types.is_integer(records.schema.field(at).type):
+        return None
+    return records.column(at)[0].as_py()
 
 
 def _wait(future: Future[None] | None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -57,8 +57,9 @@ class Begun:
     def prefix(self, asked: Mapping[str, Any]) -> LogPrefix:
         """That of the training which was begun as asked for; otherwise all that the log has now, and what was begun is forgotten."""
         plan = self._place / _PLAN
-        if plan.exists():
-            content = orjson.loads(durable.read(plan))
+        # One that can't be read is of nothing that could be gone on with.
+        with suppress(orjson.JSONDecodeError, KeyError, TypeError):
+            content: dict[str, Any] = orjson.loads(durable.read(plan)) if plan.exists() else {"asked": None}
             if content["asked"] == asked:
                 return LogPrefix(*(tuple(content["reflects"][name]) for name in ("actions", "corrected_to")))
         self.end()

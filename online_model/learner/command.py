@@ -10,6 +10,7 @@ import click
 
 from flows import stopping
 from flows.duration_option import Duration
+from flows.metrics_option import metrics_options, serve_if_asked
 from flows.run.display import LiveDisplay
 from flows.settings import Settings
 from flows.time_option import Time
@@ -63,8 +64,7 @@ class _Begin(Time):
 @click.option(
     "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Of torch. Rows learned with others differ in last bits."
 )
-@click.option("--metrics-port", type=click.IntRange(0, 65_535), metavar="PORT", help="Serve Prometheus metrics; 0 picks a port.")
-@click.option("--metrics-address", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where.")
+@metrics_options()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.pass_obj
 def learn(
@@ -94,7 +94,6 @@ def learn(
     if ended and not once:
         raise click.UsageError("--ended is of use with --once alone: a log that is followed has not ended")
     # Not before it is needed: torch takes a second to load.
-    from flows.metrics_http import serve_metrics
     from online_model.learner.delayed import DelayedLabels
     from online_model.learner.metrics import Metrics
     from online_model.learner.run import Options
@@ -120,9 +119,7 @@ def learn(
         threads=threads,
     )
     with LiveDisplay(quiet=as_json) as display:
-        if metrics_port is not None:
-            port = serve_metrics(metrics.registry, metrics_address, metrics_port)
-            display.warn(f"metrics at http://{metrics_address}:{port}/metrics")
+        serve_if_asked(metrics.registry, metrics_address, metrics_port, display.warn)
         done = learn_until_done(settings, options, display, metrics)
     click.echo(json.dumps(asdict(done)) if as_json else summary(done, follow=not once))
 

@@ -74,7 +74,7 @@ class Metrics:
                 ("newest_event_timestamp_seconds", "Newest event time of what is learned."),
                 ("lag_records", "Records of EXAMPLES that are not learned yet."),
                 ("lag_seconds", "How long ago the last record that is learned became known, while others wait; 0 where none does."),
-                ("keep_up", "Records learned in a second of work, by those that arrived in a second; below 1 it falls behind."),
+                ("keep_up_ratio", "Records learned in a second of work, by those that arrived in a second; below 1 it falls behind."),
             )
         }
         self._rows = Gauge("tidemark_learner_rows", "IDs that have a row.", ("table",), registry=own)
@@ -104,7 +104,7 @@ class Metrics:
             "lag_seconds": max(0, at - learner.ready_time) / 1000 if waiting and learner.ready_time >= 0 else 0.0,
         }
         if pace.keep_up is not None:
-            said["keep_up"] = pace.keep_up
+            said["keep_up_ratio"] = pace.keep_up
         for name, value in said.items():
             self._gauges[name].set(value)
         for name, table in (("user", learner.tables.users), ("pin", learner.tables.pins)):

@@ -17,7 +17,7 @@ from flows import stopping
 from flows.duration_option import Duration
 from flows.errors import TidemarkError, one_line
 from flows.examples.store import open_examples
-from flows.metrics_http import serve_metrics
+from flows.metrics_option import metrics_options, serve_if_asked
 from flows.run.display import moment
 from flows.settings import DAY_MS, Settings
 from flows.time_option import Time
@@ -95,10 +95,7 @@ class GateOption(click.ParamType):
     "--memory", type=click.IntRange(1), default=8_192, show_default=True, metavar="MIB", help="What the window's examples may take."
 )
 @click.option("--threads", type=click.IntRange(1), help="Of torch; they decide bits, and stand in the manifest.")
-@click.option(
-    "--metrics-port", type=click.IntRange(0, 65_535), metavar="PORT", help="With --schedule: serve Prometheus metrics; 0 picks a port."
-)
-@click.option("--metrics-address", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where.")
+@metrics_options("--schedule")
 @click.option("--dry-run", is_flag=True, help="Say which examples would be taken; change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each retrain.")
 @click.pass_context
@@ -233,9 +230,7 @@ def _scheduled(one: _One, schedule: Schedule, metrics_port: int | None, metrics_
         metrics.due(due)
         say(f"the next retrain is due at {moment(due)}")
 
-    if metrics_port is not None:
-        port = serve_metrics(metrics.registry, metrics_address, metrics_port)
-        click.echo(f"metrics at http://{metrics_address}:{port}/metrics", err=True)
+    serve_if_asked(metrics.registry, metrics_address, metrics_port, lambda line: click.echo(line, err=True))
     if (begun := unfinished(one.settings)) is not None:
         job(begun, go_on=True)
     elif (last := schedule.latest(_now())) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
-from flows.metrics_http import new_registry, serve_metrics
+from flows.metrics_http import new_registry
 from replay.audit.audit import Audited
 from replay.audit.pace import Pace
 from replay.audit.said import ENTITIES
@@ -35,7 +35,7 @@ class Metrics:
             registry=self.registry,
         )
         self._position = Gauge("tidemark_audit_position", "Position of state at the last complete audit.", _TASK, registry=self.registry)
-        share = Gauge("tidemark_audit_cpu_share", "Share of one core used since the audit began.", registry=self.registry)
+        share = Gauge("tidemark_audit_cpu_ratio", "Share of one core used since the audit began.", registry=self.registry)
         share.set_function(lambda: pace.share)
 
     def observe(self, done: Audited) -> None:
@@ -51,7 +51,3 @@ class Metrics:
         if done.complete:
             self._completed.labels(*task).set_to_current_time()
             self._position.labels(*task).set(done.position or 0)
-
-    def serve(self, address: str, port: int) -> int:
-        """Serve them over HTTP; see `flows.metrics_http.serve_metrics`."""
-        return serve_metrics(self.registry, address, port)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows import stopping
 from flows.errors import TidemarkError
+from flows.metrics_option import metrics_options, serve_if_asked
 from flows.open_log import log_exists, open_log
 from flows.run.display import RateColumn
 from flows.settings import Settings
@@ -63,14 +64,7 @@ class _Size(click.ParamType):
     metavar="SHARE",
     help=f"Share of one core to use, measured and kept by waiting, e.g. 0.1. Default: {_BUDGET} with --follow, else as fast as it goes.",
 )
-@click.option(
-    "--metrics-port",
-    type=click.IntRange(0, 65_535),
-    default=None,
-    metavar="PORT",
-    help="With --follow: serve Prometheus metrics; 0 picks a port.",
-)
-@click.option("--metrics-address", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where.")
+@metrics_options("--follow")
 @click.option("--dry-run", is_flag=True, help="Say what would be read, and read nothing.")
 @JSON
 @click.pass_context
@@ -113,9 +107,7 @@ def audit(
     else:
         stopping.listen()
         metrics = Metrics(pace)
-        if metrics_port is not None:
-            port = metrics.serve(metrics_address, metrics_port)
-            click.echo(f"metrics at http://{metrics_address}:{port}/metrics", err=True)
+        serve_if_asked(metrics.registry, metrics_address, metrics_port, lambda line: click.echo(line, err=True))
         try:
             for each in _for_ever(settings, tasks, first, size, pace, as_json, metrics.observe):
                 found |= each

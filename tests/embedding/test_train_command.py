@@ -120,6 +120,14 @@ def test_stopped_it_goes_on_with_the_actions_that_it_began_with(
     assert grown.sequences != whole.sequences
 
 
+def test_a_plan_that_is_no_plan_is_begun_anew(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = version.read_manifest(Path(train(settings, monkeypatch)["path"]))
+    for content in ("", "[1]"):
+        (settings.data / "embeddings" / "training").mkdir()
+        (settings.data / "embeddings" / "training" / "plan.json").write_text(content)
+        assert version.read_manifest(Path(train(settings, monkeypatch)["path"])).files == whole.files
+
+
 def test_what_it_refuses(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = Settings(data=tmp_path / "elsewhere", partitions=2)
     assert "there is no log 'actions'" in train(nowhere, monkeypatch, code=1)

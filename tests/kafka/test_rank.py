@@ -30,7 +30,7 @@ def check(settings: Settings, answer: Any, base: Base, vectors: Vectors) -> None
     assert rows.pin_id[span].tolist() == pins["pin_id"]
     assert np.array(pins["score"], np.float32).tobytes() == rows.score[span].tobytes()
     _, score = said_by(base, vectors, of_record(rows, i, dict(settings.load_vocabulary().surfaces)))
-    np.testing.assert_allclose(score, rows.score[span], rtol=1e-5)
+    assert score.tobytes() == rows.score[span].tobytes()
 
 
 @pytest.mark.kafka

@@ -521,13 +521,13 @@ def test_it_goes_on_until_it_is_told_to_stop(served: Settings, number: int) -> N
         assert told[f"tidemark_audit_failures_total{labels}"] == 0
         assert told[f"tidemark_audit_last_completed_timestamp_seconds{labels}"] > 1.7e9
     assert {value for name, value in told.items() if name.startswith("tidemark_audit_mismatches_total{")} == {0}
-    assert told["tidemark_audit_cpu_share"] > 0
+    assert told["tidemark_audit_cpu_ratio"] > 0
 
 
 def test_a_stop_does_not_wait_for_the_budget(served: Settings) -> None:
     """What the first step took would be waited off for hours."""
     process, port = following(served, "--cpu-budget", 0.00001)
-    await_true(lambda: "tidemark_audit_cpu_share" in scraped(port), "metrics are served")
+    await_true(lambda: "tidemark_audit_cpu_ratio" in scraped(port), "metrics are served")
     kill(process.pid, signal.SIGTERM)
     assert ended(process).code == 0
 
