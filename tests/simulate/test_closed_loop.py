@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from flows.events import EVENT_SCHEMA
@@ -304,12 +305,16 @@ def test_what_is_no_ranking_is_refused() -> None:
 
 
 def test_a_loop_that_begins_anew_knows_nothing_of_the_policy_before(first: tuple[pa.Table, pa.Table, Outcomes]) -> None:
-    loop = ClosedLoop(PARAMETERS)
-    for requests in loop.slices(6 * HOUR_MS):
-        loop.react(requests, by_truth(loop, requests))
-    before = loop.outcomes()
-    other = loop.anew()
-    events = [other.react(requests, by_chance(1)(other, requests)).events for requests in other.slices(6 * HOUR_MS)]
-    assert pa.concat_tables(events).equals(first[0])
-    assert same(other.outcomes(), first[2])
+    loop, length = ClosedLoop(PARAMETERS), 12 * HOUR_MS
+
+    def go(one: ClosedLoop, policy: Policy, slices: int) -> list[pa.Table]:
+        return [one.react(requests, policy(one, requests)).events for requests, _ in zip(one.slices(length), range(slices), strict=False)]
+
+    go(loop, by_truth, 6)
+    before, other = loop.outcomes(), loop.anew()
+    events = pa.concat_tables(go(other, by_chance(1), 4))
+    arrived = pc.less(first[0]["timestamp"], START_MS + 4 * length)
+    assert events.num_rows > 1_000
+    assert events.equals(first[0].filter(arrived))
     assert same(loop.outcomes(), before)
+    assert not same(other.outcomes(), before)

@@ -29,7 +29,7 @@ from online_model.studies.stream import Stream, site_of
 from tests.studies.conftest import TINY
 
 BEGIN = TINY.days.moment("evaluate")
-PLAN = replace(TINY, seeds=(1,), days=replace(TINY.days, until=5.5))
+PLAN = replace(TINY, seeds=(1,), days=replace(TINY.days, until=5))
 LEARNER = LearnerConfig(learning_rate=0.5)
 
 

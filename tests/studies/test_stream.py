@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,16 +27,20 @@ def test_a_history_is_made_once(stream: Stream, work: Path, monkeypatch: pytest.
     assert again.rows.users.sequence.tobytes() == stream.rows.users.sequence.tobytes()
 
 
-def test_another_plan_is_another_history(stream: Stream, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_plan_is_another_history(stream: Stream, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other tests of this process may have made others.
+    name = f"{stream.plan.name}-{stream.plan.seed}-{stream.digest}"
+    shutil.copytree(work / "histories" / name, tmp_path / name)
+
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("made anew")
 
     monkeypatch.setattr("online_model.studies.stream.simulate", refuse)
     for other in ({"seed": 2}, {"name": "still"}, {"feature_delay_ms": 0}, {"sizes": {**stream.plan.sizes, "users": 121}}):
         with pytest.raises(RuntimeError, match="made anew"):
-            open_stream(replace(stream.plan, **other), work / "histories")  # type: ignore[arg-type]
+            open_stream(replace(stream.plan, **other), tmp_path)  # type: ignore[arg-type]
     # A history that isn't whole leaves nothing behind.
-    assert [path.name for path in (work / "histories").iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_examples_are_in_the_order_in_which_they_became_known(stream: Stream) -> None:
