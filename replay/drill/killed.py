@@ -6,6 +6,7 @@ What the command is at needs no help for that, and nothing of it is left in plac
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -37,8 +38,7 @@ def kill_before(number: int) -> None:
 if __name__ == "__main__":
     # Before: what is loaded may write to a cache.
     import online_model.registry.commands.changing  # noqa: F401
-    from tidemark import command_line
 
     kill_before(int(sys.argv[1]))
     sys.argv = ["tidemark", *sys.argv[2:]]
-    command_line()
+    runpy.run_module("tidemark", run_name="__main__")
