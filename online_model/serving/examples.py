@@ -60,6 +60,8 @@ BATCH = _responses(
         },
     }
 )
+# Null where the request names its candidates; OpenAPI's examples leave nulls out.
+_EMBEDDING = {"version": 1, "table": 14, "index": 1, "as_of": 1_699_990_000_000, "positions": [1100, 1090]}
 RANK = _responses(
     {
         **_HEAD,
@@ -69,8 +71,8 @@ RANK = _responses(
         "base": 3,
         "delta": 117,
         "candidates": 3,
-        "candidates_from": "request",
-        "embedding": None,
+        "candidates_from": "embedding",
+        "embedding": _EMBEDDING,
         "pins": {
             "pin_id": [77, 1234],
             "found": [True, True],
@@ -96,7 +98,7 @@ RETRIEVE = _responses(
         **_HEAD,
         "user_id": 42,
         **_FOUND,
-        "embedding": {"version": 1, "table": 14, "index": 1, "as_of": 1_699_990_000_000, "positions": [1100, 1090]},
+        "embedding": _EMBEDDING,
         "source": "embedding",
         "left_out": 1,
         "pins": {"pin_id": [77, 905, 12], "score": [0.71, 0.69, 0.66]},

@@ -211,7 +211,7 @@ def test_what_is_said_of_itself(settings: Settings) -> None:
     with running(settings) as server:
         said = server.client.get("/openapi.json")
         assert set(said["paths"]) == {f"/v1/features/{one}" for one in ("user/{id}", "pin/{id}", "topic/{name}")} | {
-            "/v1/features", "/v1/rank", "/healthz", "/readyz", "/metrics",
+            "/v1/features", "/v1/rank", "/v1/retrieve", "/healthz", "/readyz", "/metrics",
         }  # fmt: skip
         for path, methods in said["paths"].items():
             for operation in methods.values():
