@@ -28,9 +28,10 @@ setup: $(STAMP) ## Make .venv with Tidemark and all it needs (Python 3.11 or 3.1
 demo: $(STAMP) ## Run the whole pipeline on generated actions and show what comes out
 	@$(BIN)/tidemark demo $(ARGS)
 
+# Each process begins with a stretch of its own, so that what the tests of a file share is made once.
 .PHONY: test
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose, JOBS=4 for more processes)
-	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 .PHONY: stack-test
 stack-test: $(STAMP) ## Run the commands of docker-compose.yml against a real Kafka, Redis and Prometheus
