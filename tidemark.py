@@ -111,6 +111,9 @@ def main() -> None:
 
     Threads of Arrow's may still be ending when the interpreter does, and then C++ now and then aborts a command that has done all it had to.
     """
+    # Metrics here are of one process. Under this variable, which Feast sets for its servers and children inherit, the client would keep them in
+    # files that other processes share.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     try:
         command_line()
     except SystemExit as done:

@@ -9,7 +9,7 @@ import click
 from flows.settings import Settings
 
 
-@click.command("switch", epilog="Example: tidemark embed infer --version 2 && tidemark embed switch 2")
+@click.command("switch", epilog="Example: tidemark embed switch 2; before it: tidemark embed infer --version 2")
 @click.argument("version", type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
