@@ -16,7 +16,8 @@ import pytest
 from flows import stopping
 from flows.errors import InputError, SettingsError, TidemarkError
 from flows.settings import Settings
-from online_model.embedding.evaluation import arms
+from online_model.embedding.actions import read_actions
+from online_model.embedding.evaluation import arms, worlds
 from online_model.embedding.evaluation.arms import Bench
 from online_model.embedding.evaluation.findings import SeedRows, _figures, _shows
 from online_model.embedding.evaluation.measures import coverage
@@ -28,8 +29,10 @@ from online_model.embedding.evaluation.worlds import Worlds, topics_of
 from online_model.embedding.positives import is_positive
 from online_model.evaluation.bootstrap import weights_of
 from online_model.training.errors import TrainingStoppedError
+from tests import driving
 from tests.embedding.worlds import DAY, tastes
 from tests.processes import front_door
+from tests.strategies import random_stream
 
 PLAN = """
 world = "events"
@@ -291,3 +294,27 @@ def test_what_does_not_fit_together_is_refused(plan_file: Path, events: Path, wo
     nothing = replace(plan, embedding=replace(plan.embedding, positives=("save > 10s",)), types={})
     with pytest.raises(InputError, match="has a positive action on a pin with a vector"):
         evaluated(nothing, events, work, ("table3",))
+
+
+def test_a_simulated_world_goes_through_a_log_and_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"users": 60, "pins": 40, "days": 10, "events": 4_000}
+    plan = replace(read_plan("simulator"), sizes=sizes, seeds=(3,))
+    made = Worlds(plan, Settings(data=tmp_path / "none"), None, tmp_path).of_seed(3)
+    assert made.topics is not None
+    assert len(made.topics) == len(made.sequences.pin_ids) > 30
+    assert len(np.unique(made.topics)) > 3
+    assert {"save", "closeup"} <= set(made.sequences.actions)
+    assert "impression" not in {name for name, code in made.sequences.actions.items() if (made.sequences.action == code).any()}
+    assert not list((tmp_path / "worlds").glob(".*")), "nothing of the making is left"
+    monkeypatch.setattr(worlds, "_simulate", None)
+    again = Worlds(plan, Settings(data=tmp_path / "none"), None, tmp_path).of_seed(3)
+    assert again.digest() == made.digest()
+    assert (again.sequences.actions, again.sequences.surfaces) == (made.sequences.actions, made.sequences.surfaces)
+
+
+def test_the_log_of_a_data_directory_can_be_evaluated(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data", partitions=2)
+    driving.write(settings, random_stream(1, 300, partitions=2, users=40, pins=60, days=20), np.random.default_rng(1))
+    world = Worlds(replace(read_plan("simulator"), world="log"), settings, None, tmp_path).of_seed(1)
+    assert world.sequences.digest() == read_actions(settings).digest()
+    assert world.topics is None

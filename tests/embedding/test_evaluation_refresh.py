@@ -123,7 +123,9 @@ def test_what_is_to_be_found_is_a_set_of_pins_by_the_first_positive_action_on_ea
         expected += [(user, pin, at) for pin, at in first.items()]
     targets = found.targets(RULES)
     assert sorted(zip(targets.user.tolist(), targets.pin.tolist(), targets.time_ms.tolist(), strict=True)) == sorted(expected)
-    assert len(expected) < sum(is_positive(a) and a[0] >= found.begin_ms for u in range(len(found.evaluated)) for a in actions_of(found.evaluated, u))
+    assert len(expected) < sum(
+        is_positive(a) and a[0] >= found.begin_ms for u in range(len(found.evaluated)) for a in actions_of(found.evaluated, u)
+    )
     with pytest.raises(SettingsError, match="no action 'sav'"):
         found.targets(("sav",))
 

@@ -79,7 +79,9 @@ def test_an_order_that_can_be_learned_is_found(tmp_path: Path) -> None:
 def test_the_command_says_it_in_json_and_goes_on_with_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     walks(tmp_path / "walks.txt", users=8)
     plan = tmp_path / "mine.toml"
-    plan.write_text('[embedding]\npositives = ["event"]\nlength = 8\nvector_dim = 8\ndim = 8\nhidden = 8\nrandom_negatives = 8\nepochs = 1\n')
+    plan.write_text(
+        '[embedding]\npositives = ["event"]\nlength = 8\nvector_dim = 8\ndim = 8\nhidden = 8\nrandom_negatives = 8\nepochs = 1\n'
+    )
     options = ("--sequences", tmp_path / "walks.txt", "--plan", plan, "--data", tmp_path / "data", "--json")
     ended = front_door("embed", "evaluate", "--protocol", "leave-one-out", *options, monkeypatch=monkeypatch)
     found = json.loads(ended.out)
