@@ -262,6 +262,7 @@ def test_topics_are_those_that_events_name() -> None:
         ("evaluated = 1.5", "evaluated must be above 0 and below 1"),
         ("seeds = []", "seeds must name one"),
         ("lengths = [0]", "lengths must be a list of whole numbers"),
+        ('world = "log"\nevaluated = 0.4', "set evaluated to 0.33 or less"),
         ("resamples = 1", "resamples must be a whole number of at least 2"),
         ('without = { x = ["pins"] }', "no feature 'pins'"),
         ('types = { x = ["@@"] }', "says no positive action"),
@@ -271,7 +272,7 @@ def test_topics_are_those_that_events_name() -> None:
 )
 def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, change: str, said: str) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(f'world = "drifting"\n{change}\n')
+    path.write_text(change + "\n" if "world" in change else f'world = "drifting"\n{change}\n')
     with pytest.raises(SettingsError) as raised:
         read_plan(str(path))
     assert said in str(raised.value)

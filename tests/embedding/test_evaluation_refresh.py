@@ -108,6 +108,9 @@ def test_users_and_time_are_apart(history_days: float | None) -> None:
             assert actions_of(one, user)[0][0] < found.begin_ms
         if history_days is not None:
             assert (one.time_ms >= found.begin_ms - 20 * DAY).all()
+    other = split(sequences, 14, 0.4, 3, history_days, fold=1)
+    assert not set(other.evaluated.user_ids) & set(found.evaluated.user_ids), "evaluated users of two folds are apart"
+    assert not set(other.train.user_ids) & set(other.evaluated.user_ids)
     assert split(sequences, 14, 0.4, 4).evaluated.user_ids.tolist() != found.evaluated.user_ids.tolist()
 
 

@@ -74,7 +74,9 @@ class Bench:
 
     def __init__(self, plan: EvaluationPlan, world: EvaluatedWorld, seed: int, work: Path) -> None:
         self.plan, self.world, self.seed = plan, world, seed
-        self.split: Split = split(world.sequences, plan.window_days, plan.evaluated, seed, plan.history_days)
+        # Intervals over seeds take their users for different ones: so they are, in one world too.
+        self._who = (seed, 0) if plan.simulated else (plan.seeds[0], plan.seeds.index(seed))
+        self.split: Split = split(world.sequences, plan.window_days, plan.evaluated, self._who[0], plan.history_days, self._who[1])
         self._kept, self._checkpoints = Kept(work / "arms"), work / "checkpoints"
         self._rules: dict[str, Sequence[str]] = {ALL: plan.embedding.positives, **plan.types}
         self._vectors: dict[int, PinVectors] = {}
@@ -103,7 +105,7 @@ class Bench:
         """What decides results beside an arm: not how often users are drawn."""
         plan = self.plan
         return {
-            "world": self.world.digest(), "seed": self.seed, "window_days": plan.window_days, "history_days": plan.history_days,
+            "world": self.world.digest(), "seed": self.seed, "who": list(self._who), "window_days": plan.window_days, "history_days": plan.history_days,
             "evaluated": plan.evaluated, "corpus": plan.corpus, "rules": {name: list(rules) for name, rules in self._rules.items()},
         }  # fmt: skip
 

@@ -38,7 +38,7 @@ class EvaluationPlan:
     history_days : float, optional
         So many days before are known; by default all.
     evaluated : float
-        Share of the users who are evaluated, and not learned from.
+        Share of the users who are evaluated for a seed, and not learned from. Where all seeds have one world, those of different seeds are apart.
     seeds : sequence of int
         Of the simulation, of who is evaluated, and of the training: three or more for a claim.
     resamples : int
@@ -90,6 +90,11 @@ class EvaluationPlan:
             object.__setattr__(self, name, tuple(dict.fromkeys(values)))
         if not self.seeds:
             raise SettingsError(f"{self.name}: seeds must name one at least")
+        if not self.simulated and self.evaluated * len(self.seeds) > 1:
+            raise SettingsError(
+                f"{self.name}: of one world, {len(self.seeds)} seeds can't each evaluate {self.evaluated:g} of the users, apart from each other; "
+                f"set evaluated to {1 / len(self.seeds):.2g} or less, or name fewer seeds"
+            )
         if not isinstance(self.world, str) or not self.world:
             raise SettingsError(f"{self.name}: world must be a simulated world, '{EVENTS}' or '{LOG}', not {self.world!r}")
         for name in ("types", "without"):
@@ -106,6 +111,11 @@ class EvaluationPlan:
                     f"{self.name}: [without]: there is no feature '{feature}'{suggestion(feature, list(FEATURES))}; "
                     f"there are {', '.join(FEATURES)}"
                 )
+
+    @property
+    def simulated(self) -> bool:
+        """Whether each seed has a world of its own."""
+        return self.world not in (EVENTS, LOG)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the report."""

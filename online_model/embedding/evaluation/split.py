@@ -77,7 +77,7 @@ class Split:
         return Targets(s.owner[first], s.pin[first].astype(np.int64), s.time_ms[first])
 
 
-def split(sequences: UserSequences, window_days: float, share: float, seed: int, history_days: float | None = None) -> Split:
+def split(sequences: UserSequences, window_days: float, share: float, seed: int, history_days: float | None = None, fold: int = 0) -> Split:
     """Split actions of users.
 
     Parameters
@@ -91,6 +91,8 @@ def split(sequences: UserSequences, window_days: float, share: float, seed: int,
         Of who is evaluated.
     history_days : float, optional
         Only actions of so many days before the window are known; by default all.
+    fold : int
+        Of one seed, evaluated users of different folds are apart too.
 
     Raises
     ------
@@ -105,7 +107,9 @@ def split(sequences: UserSequences, window_days: float, share: float, seed: int,
         sequences = sequences.where(sequences.time_ms >= begin - round(history_days * DAY_MS))
     chosen = np.random.default_rng([seed, 1]).permutation(len(sequences))
     count = round(share * len(sequences))
-    apart, learned = np.sort(chosen[:count]), np.sort(chosen[count:])
+    here = np.zeros(len(sequences), np.bool_)
+    here[chosen[fold * count : (fold + 1) * count]] = True
+    apart, learned = np.flatnonzero(here), np.flatnonzero(~here)
     before = sequences.time_ms < begin
     has_history = np.bincount(sequences.owner[before], minlength=len(sequences)) > 0
     apart, learned = apart[has_history[apart]], learned[has_history[learned]]

@@ -28,7 +28,7 @@ from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.simulate import load_world, simulate
 from online_model.embedding.actions import read_actions
-from online_model.embedding.evaluation.plan import EVENTS, LOG, EvaluationPlan
+from online_model.embedding.evaluation.plan import EVENTS, EvaluationPlan
 from online_model.embedding.files import read_events
 from online_model.embedding.sequences import UserSequences
 from online_model.studies.kept import Kept
@@ -98,7 +98,7 @@ class Worlds:
         CorruptionError
             What was kept is damaged.
         """
-        if self._plan.world not in (EVENTS, LOG):
+        if self._plan.simulated:
             return self._simulated(seed, told)
         if self._only is None:
             told("reading actions")
