@@ -105,8 +105,9 @@ class Bench:
         """What decides results beside an arm: not how often users are drawn."""
         plan = self.plan
         return {
-            "world": self.world.digest(), "seed": self.seed, "who": list(self._who), "window_days": plan.window_days, "history_days": plan.history_days,
-            "evaluated": plan.evaluated, "corpus": plan.corpus, "rules": {name: list(rules) for name, rules in self._rules.items()},
+            "world": self.world.digest(), "seed": self.seed, "who": list(self._who), "evaluated": plan.evaluated, "corpus": plan.corpus,
+            "window_days": plan.window_days, "history_days": plan.history_days,
+            "rules": {name: list(rules) for name, rules in self._rules.items()},
         }  # fmt: skip
 
     def config_of(self, arm: Mapping[str, Any]) -> EmbeddingConfig:
