@@ -10,7 +10,7 @@ from flows.report.document import document, write_document
 from flows.report.drawing import FULL, NARROW
 from flows.report.markup import Cell, figure, note, section, table
 from flows.report.words import number
-from online_model.embedding.evaluation.tables import METRICS
+from online_model.embedding.evaluation.tables import RECALL
 from online_model.embedding.evaluation.told import ORDER_HEADINGS, ROW_HEADINGS, notes, orders, rows
 from online_model.evaluation import plots
 
@@ -47,17 +47,11 @@ def write_page(found: Mapping[str, Any], out: Path) -> None:
 
 
 def _section(found: Mapping[str, Any], key: str, of: Mapping[str, Any]) -> str:
+    values = [row[RECALL]["value"] for row in of["rows"].values()]
     drawn = []
-    names = list(of["rows"])
-    for metric in METRICS:
-        values = [of["rows"][name][metric]["value"] for name in names]
-        if any(value is not None for value in values):
-            wide, narrow = (
-                plots.by_part([metric], names, [{metric: values}], f"{key}-{metric.replace('@', '-')}", metric, width)
-                for width in (FULL, NARROW)
-            )
-            drawn.append(figure(wide, narrow, f"{metric}, mean over seeds.", []))
-            break
+    if any(value is not None for value in values):
+        wide, narrow = (plots.by_part([RECALL], list(of["rows"]), [{RECALL: values}], key, RECALL, width) for width in (FULL, NARROW))
+        drawn.append(figure(wide, narrow, f"{RECALL}, mean over seeds.", []))
     shown = [[Cell(row[0], code=True), *row[1:]] for row in rows(found, of)]
     held = [[Cell(row[0], code=True), *row[1:]] for row in orders(of)]
     parts = [*drawn, table(of["title"], ROW_HEADINGS, shown), table("Whether the paper's order shows", ORDER_HEADINGS, held)]
