@@ -19,7 +19,7 @@ from flows.settings import Settings
 from online_model.embedding.actions import read_actions
 from online_model.embedding.evaluation import arms, worlds
 from online_model.embedding.evaluation.arms import Bench
-from online_model.embedding.evaluation.findings import SeedRows, _figures, _shows
+from online_model.embedding.evaluation.findings import SeedRows, _figures, _in_all_seeds, _shows
 from online_model.embedding.evaluation.measures import coverage
 from online_model.embedding.evaluation.plan import EvaluationPlan, read_plan
 from online_model.embedding.evaluation.refresh import Refresh
@@ -132,7 +132,7 @@ def test_the_orders_are_those_of_the_published_figures() -> None:
 
 
 def test_a_draw_of_users_is_measured_as_those_users_would_be(plan_file: Path, events: Path, work: Path) -> None:
-    """Recall and coverage under the bootstrap's weights, in plain loops over the users that were drawn."""
+    """Recall under the bootstrap's weights, in plain loops over the users that were drawn."""
     plan = replace(read_plan(str(plan_file)), seeds=(1,), resamples=5)
     tables = tables_of(plan, ("table2", "table5"))
     world = Worlds(plan, Settings(data=work / "none"), events, work).of_seed(1)
@@ -151,8 +151,7 @@ def test_a_draw_of_users_is_measured_as_those_users_would_be(plan_file: Path, ev
             recall, figure = measured.recall[kind], figures[key, name, kind, RECALL]
             assert figure.value.value == pytest.approx(np.nanmean(recall))
             assert figure.drawn == pytest.approx([np.nanmean(recall[users]) for users in drawn])
-            covered = figures[key, name, kind, COVERAGE]
-            assert covered.drawn.tolist() == [coverage(measured.near[users], len(bench.corpus)) for users in drawn]
+            assert figures[key, name, kind, COVERAGE].value.value == coverage(measured.near, len(bench.corpus))
     realtime, daily = (figures["table2", f"sasrec {one}", ALL, RECALL] for one in (Refresh.REALTIME, Refresh.DAILY))
     lost = figures["table2", "sasrec", ALL, LOSS]
     assert lost.value.value == pytest.approx((realtime.value.value - daily.value.value) / realtime.value.value)
@@ -200,7 +199,11 @@ def test_the_tables_have_rows_figures_and_intervals(found: Mapping[str, Any]) ->
     assert found["tables"]["table4"]["rows"]["random"][RECALL] == found["tables"]["table4"]["rows"]["random, log Q"][RECALL]
     for order in found["tables"]["table3"]["orders"]:
         assert order["value"] == pytest.approx(np.mean(order["by_seed"]))
-        assert order["low"] <= order["high"]
+        if order["metric"] == COVERAGE:
+            assert order["low"] is None
+            assert "all seeds agree" in order["reason"]
+        else:
+            assert order["low"] <= order["high"]
     assert found["over_popular"]["value"] == pytest.approx(dense[RECALL]["value"] - found["popular"][ALL][RECALL]["value"])
     for of in found["seeds"].values():
         assert of["users_trained"] == 36
@@ -247,6 +250,17 @@ def test_the_command_prints_and_writes_a_page(
 )  # fmt: skip
 def test_an_order_shows_if_its_interval_lies_on_the_papers_side(low: float | None, high: float | None, up: bool, shows: str) -> None:
     assert _shows(up, low, high) == shows
+
+
+@pytest.mark.parametrize(
+    ("by_seed", "up", "shows"),
+    [
+        ([0.1, 0.2], True, "yes"), ([0.1, 0.2], False, "opposite"), ([-0.1, -0.2], True, "opposite"), ([0.1, -0.2], True, "within chance"),
+        ([0.1, 0.0], True, "within chance"), ([0.0, 0.0], True, "within chance"), ([0.1, None], True, "unknown"),
+    ],
+)  # fmt: skip
+def test_an_order_of_coverage_shows_if_all_seeds_agree(by_seed: list[float | None], up: bool, shows: str) -> None:
+    assert _in_all_seeds(up, by_seed) == shows
 
 
 def test_topics_are_those_that_events_name() -> None:

@@ -66,10 +66,6 @@ def test_coverage_is_the_least_share_that_makes_up_nine_tenths(seed: int) -> Non
     rng = np.random.default_rng(seed)
     near = np.argsort(rng.random((20, 60)) - rng.random(60) * (seed % 3), axis=1)[:, :10]
     assert coverage(near, 60) == naive_coverage(near.tolist(), 60)
-    # A user who is drawn twice counts twice, one who isn't not at all.
-    weights = np.bincount(rng.integers(0, 20, 20), minlength=20)
-    drawn = [row for row, times in zip(near.tolist(), weights, strict=True) for _ in range(times)]
-    assert coverage(near, 60, weights.astype(np.float32)) == naive_coverage(drawn, 60)
 
 
 def test_the_same_ten_pins_for_everybody_cover_nine_of_the_corpus() -> None:

@@ -23,6 +23,8 @@ from online_model.evaluation.user_sums import weighted_sums
 _BASE = "base"
 """The plan's embedding itself, as a row under the empty key."""
 
+_NO_DRAWS = "a draw of users has fewer different ones, and so covers less: what is told is whether all seeds agree"
+
 
 @dataclass(frozen=True, eq=False)
 class SeedRows:
@@ -98,7 +100,7 @@ def _figures(plan: EvaluationPlan, tables: Sequence[PaperTable], seed: SeedRows)
     def figure(of: Measured, kind: str, metric: str) -> Figure:
         key = (id(of), kind if metric == RECALL else "", metric)
         if key not in made:
-            made[key] = _coverage(of.near, corpus, weights) if metric == COVERAGE else _of_users(_by_user(of, kind, metric), weights)
+            made[key] = _coverage(of.near, corpus, plan.resamples) if metric == COVERAGE else _of_users(_by_user(of, kind, metric), weights)
         return made[key]
 
     out = {}
@@ -132,9 +134,9 @@ def _of_users(values: np.ndarray | None, weights: np.ndarray) -> Figure:
         return Figure(Value(float(values[known].mean()), int(known.sum()), "users"), above / below)
 
 
-def _coverage(near: np.ndarray, corpus: int, weights: np.ndarray) -> Figure:
-    drawn = np.array([coverage(near, corpus, column) for column in weights.T])
-    return Figure(Value(coverage(near, corpus), len(near), "users"), drawn)
+def _coverage(near: np.ndarray, corpus: int, resamples: int) -> Figure:
+    """Never under draws: a draw has fewer different users, and so fewer different pins, whatever is true of others."""
+    return Figure(Value(coverage(near, corpus), len(near), "users"), np.full(resamples, np.nan))
 
 
 def _loss(of: Figure, than: Figure) -> Figure:
@@ -214,7 +216,7 @@ def _order(
         "up": order.up,
         "published": theirs,
         **found,
-        "shows": _shows(order.up, found["low"], found["high"]),
+        "shows": _in_all_seeds(order.up, found["by_seed"]) if order.metric == COVERAGE else _shows(order.up, found["low"], found["high"]),
     }
 
 
@@ -225,6 +227,15 @@ def _shows(up: bool, low: float | None, high: float | None) -> str:
     if low <= 0 <= high:
         return "within chance"
     return "yes" if (low > 0) == up else "opposite"
+
+
+def _in_all_seeds(up: bool, by_seed: Sequence[float | None]) -> str:
+    """The same of a figure that has no interval: which side of 0 all seeds are on."""
+    known = [value for value in by_seed if value is not None]
+    if len(known) < len(by_seed):
+        return "unknown"
+    sides = {(value > 0) - (value < 0) for value in known}
+    return {1: "yes", -1: "opposite"}.get(next(iter(sides)) * (1 if up else -1), "within chance") if len(sides) == 1 else "within chance"
 
 
 def _difference(
@@ -248,7 +259,7 @@ def _difference(
         "minimum_detectable_effect": found.detectable,
         "by_seed": by_seed,
         "seeds_standard_deviation": stdev(known) if len(known) > 1 else None,
-    } | ({"reason": found.reason} if found.reason else {})
+    } | ({"reason": found.reason if this[-1] != COVERAGE else _NO_DRAWS} if found.reason else {})
 
 
 def _less(one: float | None, other: float | None) -> float | None:

@@ -91,7 +91,8 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     resamples = found["configuration"]["resamples"]
     lines.append(
         f"means over seeds; {LEVEL:.0%} intervals of {resamples:,} resamples of users, of these splits; detectable: the least true difference found "
-        f"with a chance of {POWER:.0%}. {RECALL}: mean over users; entropy in nats; {COVERAGE}: share of the corpus; {LOSS}: share of {RECALL}"
+        f"with a chance of {POWER:.0%}. {RECALL}: mean over users; entropy in nats; {COVERAGE}: share of the corpus, without "
+        f"intervals: an order shows if all seeds agree; {LOSS}: share of {RECALL}"
     )
     if found["quick"]:
         lines.append("this is the quick evaluation, too small for claims: run it without --quick")
