@@ -280,6 +280,7 @@ def test_topics_are_those_that_events_name() -> None:
         ("resamples = 1", "resamples must be a whole number of at least 2"),
         ('without = { x = ["pins"] }', "no feature 'pins'"),
         ('types = { x = ["@@"] }', "says no positive action"),
+        ("sizes = { user = 3 }", "not 'user' = 3"),
         ("[embedding]\nepoch = 1", "no setting 'epoch'"),
         ("[quick]\nseed = [1]", "no setting 'seed'"),
     ],

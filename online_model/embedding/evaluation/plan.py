@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import SettingsError
+from flows.simulate.world import SIZES_OF_WORLDS
 from flows.toml_file import read_toml
 from flows.vocabulary import suggestion
 from online_model.embedding.config import FEATURES, EmbeddingConfig, Positive
@@ -97,6 +98,9 @@ class EvaluationPlan:
             )
         if not isinstance(self.world, str) or not self.world:
             raise SettingsError(f"{self.name}: world must be a simulated world, '{EVENTS}' or '{LOG}', not {self.world!r}")
+        for size, value in self.sizes.items():
+            if size not in SIZES_OF_WORLDS or type(value) is not int:
+                raise SettingsError(f"{self.name}: [sizes] has whole numbers for {', '.join(SIZES_OF_WORLDS)}; not '{size}' = {value!r}")
         for name in ("types", "without"):
             of = getattr(self, name)
             if not isinstance(of, Mapping) or not all(_texts(one) for one in of.values()):

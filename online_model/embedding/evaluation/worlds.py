@@ -26,7 +26,7 @@ from flows.ingest.producer import check_file, ingest_file
 from flows.open_log import open_log
 from flows.outputs import ACTIONS
 from flows.settings import Settings
-from flows.simulate import load_world, simulate
+from flows.simulate import World, load_world, simulate
 from online_model.embedding.actions import read_actions
 from online_model.embedding.evaluation.plan import EVENTS, EvaluationPlan
 from online_model.embedding.files import read_events
@@ -120,10 +120,11 @@ class Worlds:
             arrays["codes"] = np.array(json.dumps([dict(made.sequences.actions), dict(made.sequences.surfaces)]))
             self._kept.put("actions", said, arrays)
         actions, surfaces = json.loads(str(arrays["codes"]))
-        return EvaluatedWorld(UserSequences(*(arrays[name] for name in _COLUMNS), actions, surfaces), arrays["topics"])
+        columns: dict[str, Any] = {name: arrays[name] for name in _COLUMNS}
+        return EvaluatedWorld(UserSequences(**columns, actions=actions, surfaces=surfaces), arrays["topics"])
 
 
-def _simulate(settings: Settings, place: Path, sizes: dict[str, int], world: Any, seed: int) -> EvaluatedWorld:
+def _simulate(settings: Settings, place: Path, sizes: dict[str, Any], world: World, seed: int) -> EvaluatedWorld:
     make_directory(place.absolute())
     draft = place / f".simulated.{os.getpid()}"
     # A log of its own, embedded, whatever the data directory's is.
@@ -131,8 +132,8 @@ def _simulate(settings: Settings, place: Path, sizes: dict[str, int], world: Any
     with translated(f"evaluation's world {draft}"):
         try:
             simulate(
-                draft / "simulated", **sizes, seed=seed, world=world, partitions=own.partitions, allowed_lateness_ms=own.allowed_lateness_ms,
-                dedup_horizon_ms=own.dedup_horizon_ms, clock_skew_ms=own.clock_skew_ms,
+                draft / "simulated", **sizes, seed=seed, world=world, partitions=own.partitions,
+                allowed_lateness_ms=own.allowed_lateness_ms, dedup_horizon_ms=own.dedup_horizon_ms, clock_skew_ms=own.clock_skew_ms,
             )  # fmt: skip
             files = sorted((draft / "simulated").glob("events-*.parquet"))
             options = IngestOptions.parse(own.load_vocabulary())
