@@ -6,10 +6,12 @@ It goes into every manifest, so a field never changes its meaning, and nothing h
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from flows.configured import configured
 from flows.errors import SettingsError
 from flows.examples.record import HEADS
 from flows.features import SEQUENCE_LENGTH
@@ -145,7 +147,7 @@ class ModelConfig:
         return asdict(self) | {"encoder": self.encoder.value}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """What `to_dict` gave.
 
         Raises
@@ -153,8 +155,4 @@ class ModelConfig:
         SettingsError
             A field isn't known, or makes no model.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise SettingsError(f"model: there is no setting '{name}'{suggestion(name, known)}; a newer Tidemark may know it")
-        return cls(**values)
+        return configured(cls, values, "model")

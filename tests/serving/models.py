@@ -33,7 +33,7 @@ from online_model.registry.snapshots import Point, write_snapshot
 from online_model.serving.options import Options
 from tests.processes import PATIENCE_S, await_true
 from tests.serving.conftest import Site
-from tests.serving.http import Running, record_of, served
+from tests.serving.http import Running, record_of, running, served
 
 D = 6
 PATIENT = Options(timeout_s=PATIENCE_S, model_timeout_s=PATIENCE_S)
@@ -240,3 +240,27 @@ def recomputed(settings: Settings, answer: Any, base: Base, vectors: Vectors) ->
     for head, column in zip(pins["probabilities"], probabilities.T, strict=True):
         assert np.array(pins["probabilities"][head]).tobytes() == column.tobytes()
     return rows, i
+
+
+def follows_deltas(settings: Settings, site: Site) -> None:
+    """A server that is told of two deltas while it runs ranks by them, before and after, those whom it knows and those whom it doesn't."""
+    base = published(settings, site)
+    mine, vectors = site.pins[::2][:4], vectors_of(base)
+    asked = {"user": site.users[0], "candidates": site.pins, "k": len(site.pins)}
+    with running(settings, PATIENT) as made:
+        ready(made, base.number)
+        before = rank(made, **asked)
+        first = learn(settings, base, 1, base.digest, {mine[0]: 0.5, site.pins[1]: -0.25})
+        learn(settings, base, 2, first.digest, {mine[1]: 1.5}, gone=(mine[2],))
+        ready(made, base.number, 2)
+        after = rank(made, **asked)
+        nobody = rank(made, user=2**40 + 7, candidates=[2**40 + 9, mine[0]])
+        assert made.client.metric('tidemark_serving_model_delta{arm="served"}') == 2
+        assert made.client.metric('tidemark_serving_model_newest_event_timestamp_seconds{arm="served"}') > 0
+    recomputed(settings, before, base, vectors)
+    for pin, value in ((mine[0], 0.5), (site.pins[1], -0.25), (mine[1], 1.5)):
+        vectors["pin"][pin] = np.full(D, value, np.float32)
+    del vectors["pin"][mine[2]]
+    recomputed(settings, after, base, vectors)
+    recomputed(settings, nobody, base, vectors)
+    assert before["pins"]["score"] != after["pins"]["score"]
