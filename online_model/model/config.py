@@ -46,6 +46,7 @@ _COUNTS = {  # field: the least that makes sense
     "expert_hidden": 1,
     "slots": 1,
     "seed": 0,
+    "user_embedding": 0,
 }
 
 
@@ -79,6 +80,8 @@ class ModelConfig:
         Slots 0 to slots − 1 are told apart; those below are one.
     serving_slot : int
         The slot that every candidate has when it is ranked.
+    user_embedding : int
+        Width of the vector of the user that the model is given beside that of their ID (`online_model.embedding`); 0: none.
     revisit_head, revisit_features : bool
         Without the head there are four logits; without the features the model doesn't see counters of revisits.
     seed : int
@@ -109,6 +112,7 @@ class ModelConfig:
     revisit_head: bool = True
     revisit_features: bool = True
     seed: int = 0
+    user_embedding: int = 0
 
     def __post_init__(self) -> None:
         names = [one.value for one in Encoder]
@@ -144,7 +148,11 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a manifest keeps them."""
-        return asdict(self) | {"encoder": self.encoder.value}
+        said = asdict(self) | {"encoder": self.encoder.value}
+        if not self.user_embedding:
+            # As manifests were before there was such an input.
+            del said["user_embedding"]
+        return said
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
