@@ -20,11 +20,13 @@ from flows.served_rows import ServedRows
 from flows.settings import Settings
 from online_model.deltas.record import Closing, Rows, batches_of, closing_of
 from online_model.model.calibration import Calibrators
+from online_model.model.columns import ExampleColumns
 from online_model.model.config import ModelConfig
 from online_model.model.dense import load_dense, save_dense
-from online_model.model.inputs import features_of, inputs_of
+from online_model.model.inputs import inputs_of
 from online_model.model.ranker import Ranker
 from online_model.model.scoring import score_rows, utility_of
+from online_model.model.served_vectors import ServedVectors
 from online_model.registry import tensors
 from online_model.registry.bases import Base, Expected
 from online_model.registry.manifest import CALIBRATORS, DENSE, TABLES, Build, Described
@@ -166,8 +168,8 @@ def of_record(rows: ServedRows, i: int, surfaces: dict[str, int]) -> ExampleRows
         "labels": np.zeros((n, len(HEADS)), np.int8),
         "fingerprint": np.zeros(n, np.int32),
         "fingerprints": ("f",),
-        "position": np.full(n, -1, np.int32),
-        "positions": (),
+        "position": np.full(n, 0 if rows.prefix[i] >= 0 else -1, np.int32),
+        "positions": (rows.prefixes[rows.prefix[i]],) if rows.prefix[i] >= 0 else (),
         "as_of": np.full(n, rows.as_of[i]),
         "pin_counters": rows.pin_counters[pins],
         "request": np.zeros(n, np.int32),
@@ -177,10 +179,10 @@ def of_record(rows: ServedRows, i: int, surfaces: dict[str, int]) -> ExampleRows
     return ExampleRows(**columns)
 
 
-def said_by(base: Base, vectors: Vectors, rows: ExampleRows) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and scores of rows, by a base and the rows of its IDs."""
+def said_by(base: Base, vectors: Vectors, rows: ExampleRows, embedded: ServedVectors | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and scores of rows, by a base and the rows of its IDs, and by its users' embeddings as whoever trains finds them."""
     ranker = load_dense(ModelConfig.from_dict(dict(base.manifest.about.config["model"])), base.path / DENSE)
-    features = features_of(rows, ranker.config)
+    features = ExampleColumns.of([rows], embedded).all_features(ranker.config.sequence_length)
 
     def look_up(table: str, ids: np.ndarray) -> np.ndarray:
         of = vectors[table]
