@@ -22,7 +22,7 @@ from tests.retrain.store import AGAIN, SCRATCH, data, files_of, run
 
 
 def test_a_base_and_the_next_take_the_version_that_was_named(tmp_path: Path) -> None:
-    settings = data(tmp_path)
+    settings = data(tmp_path, n=600)
     runs = Runs(settings)
     rng = np.random.default_rng(1)
     for day in range(0, 8, 2):

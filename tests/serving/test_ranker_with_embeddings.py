@@ -51,7 +51,6 @@ def test_what_is_learned_from_is_what_was_served_to_the_bit(settings: Settings, 
                 keep_current(settings, path)
     # Two tables stay; of the first, only the history is left by now.
     keep_current(settings, path, full=True)
-    keep_current(settings, path, full=True)
     embedded = ServedVectors.of(base.manifest.about.config, settings.data)
     assert embedded is not None
     surfaces = dict(settings.load_vocabulary().surfaces)
