@@ -109,7 +109,7 @@ def prepare(batches: Sequence[Picked], ranker: Ranker, config: LearnerConfig, ve
     # The order of requests decides the last bits of sums over them.
     features = features_of(with_requests_in_order(records.features(), starts[:-1].tolist()), ranker.config)
     if vectors is not None:
-        table = records.made(lambda rows, low, high: vectors.tables(rows.position[low:high], rows.positions))
+        table = records.made(vectors.tables)
         given = vectors.given(records.column("user_id"), records.column("request_time"), table)
         features = replace(features, user_embedding=given.vectors[given.row])
     # Requests are numbered by batches: each begins with one of its own.

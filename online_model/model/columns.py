@@ -149,7 +149,7 @@ class ExampleColumns:
         def one(rows: FeatureRows) -> dict[str, np.ndarray]:
             if vectors is not None:
                 assert isinstance(rows, ExampleRows)
-                tables.append(vectors.tables(rows.position, rows.positions))
+                tables.append(vectors.tables(rows))
                 times.append(rows.request_time)
             return _columns(rows)
 

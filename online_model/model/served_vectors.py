@@ -1,8 +1,8 @@
 """The user embedding of each example as it was when its pins were ranked, for a model that takes one: looked up, never inferred again.
 
 Which table of user embeddings was at hand stands in the example's positions, as they were served. Where they name none of this version, it is the
-newest table of a time before the request's: never a later one. A table's rows stay in the offline store, so the vector is the one that was served, to
-the bit.
+newest table of a time before the request's: never a later one. Where a model has ranked though nothing could be read, there was no vector either. A
+table's rows stay in the offline store, so the vector is the one that was served, to the bit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from feature_repo.embedding_history import EmbeddingHistory
 from feature_repo.embedding_table import open_table, places_of, table_numbers
 from feature_repo.errors import NoEmbeddingError
+from flows.examples.rows import ExampleRows
 from flows.positions import Positions
 from online_model.model.embedding_input import TakenEmbedding
 
@@ -85,16 +86,15 @@ class ServedVectors:
         taken = TakenEmbedding.of(config)
         return None if taken is None or not config.get("model", {}).get("user_embedding") else cls(data, taken)
 
-    def tables(self, position: np.ndarray, positions: tuple[bytes, ...]) -> np.ndarray:
-        """The number of the table that each example was served with, BY_TIME where its positions name none of this version: int64[n].
+    def tables(self, rows: ExampleRows, low: int = 0, high: int | None = None) -> np.ndarray:
+        """The number of the table that each of some examples was served with: int64[high − low].
 
-        Parameters
-        ----------
-        position, positions : int32[n], tuple of bytes
-            As of `flows.examples.rows.ExampleRows`.
+        0: with none. BY_TIME: its positions name none of this version, or nobody has said.
         """
-        used, place = np.unique(position, return_inverse=True)
-        return np.array([BY_TIME if code < 0 else self._table(positions[code]) for code in used.tolist()], np.int64)[place]
+        used, place = np.unique(rows.position[low:high], return_inverse=True)
+        named = np.array([BY_TIME if code < 0 else self._table(rows.positions[code]) for code in used.tolist()], np.int64)[place]
+        named[(rows.position[low:high] < 0) & (rows.base[low:high] >= 0)] = 0
+        return named
 
     def given(self, user_id: np.ndarray, request_time: np.ndarray, table: np.ndarray) -> Given:
         """Vectors of examples.

@@ -50,7 +50,9 @@ def columns_of(requests: Sequence[Candidates], table: EmbeddingTable | None = No
 
     embedding = NO_EMBEDDING
     if table is not None:
-        vectors = as_input(*table.gather(np.concatenate([one.ask.users for one in answers])))
+        vectors, found = table.gather(np.concatenate([one.ask.users for one in answers]))
+        # Which table it was is said with the prefix that was read; where none was, nobody could find it again.
+        vectors = as_input(vectors, found & [one.prefix.packed is not None for one in answers])
         embedding = {"embedding": np.repeat(np.arange(len(requests), dtype=np.int32), sizes), "embeddings": vectors}
 
     def each(values: Sequence[object], kind: type) -> np.ndarray:

@@ -54,8 +54,11 @@ def served(given: ExampleRows, seed: int = 1) -> tuple[ExampleRows, list[int | N
     plain = Positions(np.arange(2), np.zeros(2, np.int64), np.zeros((2, 2), np.int64)).to_bytes()
     texts = [plain, b"what is this", with_embedding(plain, 2, 1), *(with_embedding(plain, 1, table) for table in range(1, 7))]
     code = rng.integers(-1, len(texts), len(given)).astype(np.int32)
+    base = rng.choice([-1, 3], len(given))
     at = given.request_time + rng.integers(-2, 1, len(given))
-    return replace(given, position=code, positions=tuple(texts), request_time=at), [one - 2 if one > 2 else None for one in code.tolist()]
+    # A model has ranked, and nothing was read: no vector either.
+    tables = [one - 2 if one > 2 else 0 if one < 0 <= of else None for one, of in zip(code.tolist(), base.tolist(), strict=True)]
+    return replace(given, position=code, positions=tuple(texts), request_time=at, base=base), tables
 
 
 def check(runs: Runs, given: ExampleRows, tables: list[int | None], found: np.ndarray) -> None:
@@ -99,7 +102,8 @@ def test_a_new_table_is_seen_and_changes_nothing_before_it(made: Runs) -> None:
     before = ExampleColumns.of([given], vectors).all_features(1).user_embedding
     made.run(int(given.request_time.max()) + 1, list(range(USERS)))
     assert ExampleColumns.of([given], vectors).all_features(1).user_embedding.tobytes() == before.tobytes()
-    later = replace(given, request_time=given.request_time + 8 * DAY_MS, position=given.position * 0 - 1)
+    nobody_said = given.position * 0 - 1
+    later = replace(given, request_time=given.request_time + 8 * DAY_MS, position=nobody_said, base=nobody_said)
     check(made, later, [None] * 240, ExampleColumns.of([later], vectors).all_features(1).user_embedding)
 
 
