@@ -8,7 +8,7 @@ table's rows stay in the offline store, so the vector is the one that was served
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,8 @@ BY_TIME = -1
 _OFFLINE = "offline"
 # Of an online learner: today's, and yesterday's.
 _HELD = 2
+# A server reads a new prefix some times a second, for as long as anybody learns.
+_PREFIXES = 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,6 @@ def as_input(vectors: np.ndarray, found: np.ndarray) -> np.ndarray:
     return out
 
 
-@dataclass(eq=False)
 class ServedVectors:
     """Looks up users of one embedding version at the tables that were served; used by one thread at a time.
 
@@ -73,12 +74,12 @@ class ServedVectors:
     taken : TakenEmbedding
     """
 
-    data: Path
-    taken: TakenEmbedding
-    _history: EmbeddingHistory | None = None
-    _newest: int = -1
-    _said: dict[bytes, int] = field(default_factory=dict)
-    _held: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    def __init__(self, data: Path, taken: TakenEmbedding) -> None:
+        self.data, self.taken = data, taken
+        self._history: EmbeddingHistory | None = None
+        self._newest = -1
+        self._said: dict[bytes, int] = {}
+        self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
     def of(cls, config: Mapping[str, Any], data: Path) -> Self | None:
@@ -131,6 +132,8 @@ class ServedVectors:
         if packed not in self._said:
             said = Positions.from_bytes(packed)
             at = None if said is None else said.embedding
+            if len(self._said) >= _PREFIXES:
+                self._said.clear()
             self._said[packed] = at[1] if at is not None and at[0] == self.taken.version else BY_TIME
         return self._said[packed]
 
