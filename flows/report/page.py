@@ -42,7 +42,7 @@ def parts(report: Report, compare: bool) -> list[str]:
 
 def terms_part(meant: list[tuple[str, str]]) -> str:
     """The last section: terms and what each means."""
-    return section("terms", "What each term means", "docs/semantics.md says it exactly.", terms(meant), shape="full")
+    return section("terms", "What each term means", "docs/semantics.md and docs/report.md say it exactly.", terms(meant), shape="full")
 
 
 def about(report: Report) -> str:

@@ -179,7 +179,7 @@ def _bars(axes: Axes, values: np.ndarray) -> None:
     known = np.nan_to_num(values)
     axes.barh(range(len(values)), known, height=0.56, color=OURS, linewidth=0)
     for y, value in enumerate(values.tolist()):
-        said = "–" if math.isnan(value) else f"{value:.3g} %"
+        said = "–" if math.isnan(value) else f"{value:#.3g} %"
         axes.annotate(said, (known[y], y), (6, 0), textcoords="offset points", va="center", fontsize=12)
     axes.set(ylim=(len(values) - 0.4, -0.6), xlim=(0, float(known.max(initial=0)) or 1), xticks=[])
     axes.grid(False)

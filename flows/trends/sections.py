@@ -17,8 +17,8 @@ from flows.report.panels import Panel, levels, panels, rate_bars
 from flows.report.words import day, moment, number, points, share
 from flows.settings import DAY_MS
 from flows.skew.drift import ENOUGH, MOVED, MOVING
-from flows.skew.names import ROW, USER, VIEWS
-from flows.trends.coverage import FEATURES, Covered
+from flows.skew.names import PIN, ROW, USER, VIEWS
+from flows.trends.coverage import FEATURES, FOUND, ROWS, Covered, view_column
 from flows.trends.sums import SIZES
 from flows.trends.told import verdict
 from flows.trends.values import UNKNOWN, Series, Trends, covered, rates, ratio, views
@@ -64,13 +64,13 @@ def volume_tiles(trends: Trends) -> list[tuple[str, str, str]]:
 
 
 def drift_tiles(trends: Trends) -> list[tuple[str, str, str]]:
-    """The same of what moves: drift of actions, and coverage of users."""
+    """The same of what moves: drift of actions, coverage of users and pins."""
     psi = "–" if math.isnan(trends.psi_now) else f"{trends.psi_now:.3f}"
-    users = UNKNOWN if trends.coverage is None else _of(trends.coverage.now, USER)
-    return [
-        ("PSI of actions", psi, f"now against before: {verdict(trends.psi_now)}"),
-        ("Users covered", "–" if math.isnan(users) else share(users, 1), "of served rows, by any counter"),
-    ]
+    found = [("PSI of actions", psi, f"now against before: {verdict(trends.psi_now)}")]
+    for kind, name in ((USER, "Users covered"), (PIN, "Pins covered")):
+        covers = UNKNOWN if trends.coverage is None else _of(trends.coverage.now, kind)
+        found.append((name, "–" if math.isnan(covers) else share(covers, 1), "of served rows, now"))
+    return found
 
 
 def about(trends: Trends) -> str:
@@ -78,12 +78,17 @@ def about(trends: Trends) -> str:
     starts, _ = trends.volume
     if not len(starts):
         return "There is no record in the period."
-    first, last = moment(int(starts[0])), moment(int(starts[-1]) + trends.size_ms)
+    first, last = _time(int(starts[0])), _time(int(starts[-1]) + trends.size_ms)
     if trends.reference is None:
         return f"By {_stretch(trends)}, from {first} to {last}. There is nothing to hold it against."
     ends = (trends.reference.first, trends.reference.until)
-    before = " to ".join(moment(end) if end is not None else "the end" if i else "the beginning" for i, end in enumerate(ends))
+    before = " to ".join(_time(end) if end is not None else "the end" if i else "the beginning" for i, end in enumerate(ends))
     return f"By {_stretch(trends)}, from {first} to {last}. Before: {before}."
+
+
+def _time(ms: int) -> str:
+    """A day where it is the first moment of one."""
+    return moment(ms) if ms % DAY_MS else day(ms // DAY_MS)
 
 
 def _stretch(trends: Trends) -> str:
@@ -111,11 +116,10 @@ def _actions(trends: Trends) -> str:
     before, now = int(series.reference.sum()), int(series.now.sum())
     shown, rows = [], []
     for i, name in enumerate(names):
-        shares = np.array([100 * ratio(row[i], n) for row, n in zip(series.counts, total, strict=True)])
+        shares = _percents(series.counts[:, i], total)
         level = 100 * ratio(series.reference[i], before)
         present = 100 * ratio(series.now[i], now)
-        known = shares[~np.isnan(shares)]
-        shown.append(Panel(name, f"{known.min(initial=100):.3g} to {known.max(initial=0):.3g} %", (shares, np.full(len(shares), level))))
+        shown.append(Panel(name, _range(shares), (shares, np.full(len(shares), level))))
         rows.append(
             [Cell(name, code=True), number(int(series.counts[:, i].sum())), _percent(level), _percent(present), _change(present, level)]
         )
@@ -150,7 +154,7 @@ def _drift(trends: Trends) -> str:
         return section("action-drift", heading, lead, note(too_few), shape="full")
     starts = trends.actions.starts
     worst = int(np.nanargmax(values))
-    caption = f"The greatest is {values[worst]:.3f}, of {moment(int(starts[worst]))} on."
+    caption = f"The greatest is {values[worst]:.3f}, from {_time(int(starts[worst]))} on."
     marks = [(MOVING, "moving"), (MOVED, "moved")]
     return section(
         "action-drift",
@@ -217,7 +221,7 @@ def _coverage(trends: Trends) -> str:
     by_view = [
         Panel(ROW[kind], _range(line), (line, np.full(len(line), _of(series.reference, kind))))
         for kind in VIEWS
-        if not np.isnan(line := np.array([_of(row, kind) for row in series.counts])).all()
+        if not np.isnan(line := _percents(*series.counts[:, [view_column(kind, FOUND), view_column(kind, ROWS)]].T)).all()
     ]
     parts = [
         _both(
@@ -226,16 +230,17 @@ def _coverage(trends: Trends) -> str:
             [("line", f"by {_stretch(trends)}"), ("dash", "before")],
         )
     ]
-    shown = [
-        Panel(*_title(group), tuple(_line(series, one) for one in sorted(group, key=_days, reverse=True))) for group in _groups(series)
-    ]
+    shown = []
+    for group in _groups(series):
+        lines = tuple(_line(series, one) for one in group)
+        shown.append(Panel(_title(group[0]), _range(lines[0]), lines))
     if shown:
         marks = ("line", "dash", "other")
         legend = [(mark, f"{days} days") for mark, days in zip(marks, sorted(WINDOW_DAYS, reverse=True), strict=True)]
         parts.append(
             _both(
                 lambda width: panels(shown, series.starts, ends, width, "coverage", "Share of rows with a value, by feature, over time"),
-                "By feature and window. Of features that always have a value together one is drawn.",
+                "By feature and window; the range is of the widest. Of features that always have a value together one is drawn.",
                 legend,
             )
         )
@@ -245,7 +250,7 @@ def _coverage(trends: Trends) -> str:
 def _covered_table(series: Series) -> str:
     before, now = covered(series.reference), covered(series.now)
     moved = {name: 100 * (ratio(*now[name]) - ratio(*before[name])) for name in now}
-    known = sorted((name for name in now if now[name][1]), key=lambda name: (math.isnan(moved[name]), -abs(moved[name]), name))
+    known = sorted((one.name for one in _apart(series)), key=lambda name: (math.isnan(moved[name]), -abs(moved[name]), name))
     rows = []
     for name in known[:_FEATURES]:
         view, _, feature = name.partition(":")
@@ -254,7 +259,19 @@ def _covered_table(series: Series) -> str:
             [Cell(feature, view, code=True), number(now[name][1]), *(_percent(one) for one in shares), _change(shares[1], shares[0])]
         )
     caption = f"The {len(rows)} of {len(known)} features whose coverage moved most" if len(known) > len(rows) else "Coverage before and now"
+    caption += "; of features that always have a value together, one"
     return table(caption, ["feature", "rows now", "before", "now", "change, pp"], rows)
+
+
+def _apart(series: Series) -> list[Covered]:
+    """Features that were served, one of those that always have a value together."""
+    seen, out = set(), []
+    for one in FEATURES:
+        columns = (one.kind, series.counts[:, one.column].tobytes(), int(series.reference[one.column]))
+        if series.counts[:, one.rows].any() and columns not in seen:
+            seen.add(columns)
+            out.append(one)
+    return out
 
 
 def _groups(series: Series) -> list[list[Covered]]:
@@ -268,14 +285,13 @@ def _groups(series: Series) -> list[list[Covered]]:
         columns = (kind, series.counts[:, [one.column for one in group]].tobytes())
         if columns not in seen:
             seen.add(columns)
-            out.append(group)
+            out.append(sorted(group, key=_days, reverse=True))
     return out
 
 
-def _title(group: list[Covered]) -> tuple[str, str]:
-    view = VIEWS[group[0].kind].partition("_")[0]
-    name = _WINDOW.sub("", group[0].feature).replace("revisits_", "").removesuffix("_count")
-    return f"{view} {name}".replace("_", " "), f"of {group[0].kind} rows"
+def _title(one: Covered) -> str:
+    name = _WINDOW.sub("", one.feature).replace("revisits_", "").removesuffix("_count")
+    return f"{VIEWS[one.kind].partition('_')[0]} {name}".replace("_", " ")
 
 
 def _days(one: Covered) -> int:
@@ -284,7 +300,7 @@ def _days(one: Covered) -> int:
 
 
 def _line(series: Series, one: Covered) -> np.ndarray:
-    return np.array([100 * ratio(row[one.column], row[one.rows]) for row in series.counts])
+    return _percents(series.counts[:, one.column], series.counts[:, one.rows])
 
 
 def _of(counts: np.ndarray, kind: str) -> float:
@@ -298,7 +314,7 @@ def _labels(trends: Trends) -> str:
     if series is None or not len(series.starts):
         missing = "There is no log EXAMPLES: nothing has made examples here." if series is None else "No label became final in the period."
         return section("label-rates", heading, lead, note(missing), shape="full")
-    lines = {head: np.array([100 * ratio(*rates(row)[head]) for row in series.counts]) for head in HEADS}
+    lines = {head: _percents(series.counts[:, len(HEADS) + i], series.counts[:, i]) for i, head in enumerate(HEADS)}
     shown = [
         Panel(head, _range(line), (line, np.full(len(line), 100 * ratio(*rates(series.reference)[head])))) for head, line in lines.items()
     ]
@@ -350,6 +366,12 @@ def _topics(trends: Trends) -> str:
         table(caption, ["topic", "labels", *HEADS], rows),
         shape="full",
     )
+
+
+def _percents(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Shares over time, in percent; NaN where there are too few to say something, as long as there are enough anywhere."""
+    least = ENOUGH if (totals >= ENOUGH).any() else 1
+    return np.array([100 * ratio(n, total) if total >= least else UNKNOWN for n, total in zip(counts, totals, strict=True)])
 
 
 def _cut(name: str) -> str:
