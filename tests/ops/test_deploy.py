@@ -57,7 +57,7 @@ def test_the_compose_file_is_one(tmp_path: Path) -> None:
 
 def test_all_parts_are_there() -> None:
     services = set(content()["services"])
-    parts = {"kafka", "redis", "topics", "flows", "examples", "online", "archiver", "checkpoints", "learner", "retrain", "serving", "audit"}
+    parts = {"kafka", "redis", "topics", "flows", "examples", "online", "archiver", "checkpoints", "learner", "retrain", "serving", "audit", "skew", "report"}
     assert parts <= services
     assert {"prometheus", "grafana"} <= services
     [flows] = [service.command for service in ours() if service.name == "flows"]
