@@ -44,7 +44,7 @@ class Actions:
     """
 
     def __init__(self, settings: Settings, vocabulary: Vocabulary, log: Log, counting: Counting) -> None:
-        self._log, self._counting, self._batch = log, counting, settings.batch_records
+        self.log, self._counting, self._batch = log, counting, settings.batch_records
         self.sums = Sums(CODES + 1, counting)
         histories = History.every(settings)
         self.generation = max((history.generation for history in histories), default=0)
@@ -64,7 +64,7 @@ class Actions:
         """Count what has come since the last time."""
         for partition, end in enumerate(self._ends()):
             while (at := self._positions[partition]) < end:
-                batches = read_before(self._log, end, partition, at, self._batch)
+                batches = read_before(self.log, end, partition, at, self._batch)
                 if not batches:
                     break
                 columns = self._decoders[partition].decode(*(batch.records for batch in batches))
@@ -87,11 +87,11 @@ class Actions:
                 progress(batches[-1].end_offset - at)
 
     def _ends(self) -> list[int]:
-        ends = self._log.end_positions()
+        ends = self.log.end_positions()
         if self._counting.until is None:
             return ends
         # Arrival never runs back: what lies behind is of later times.
-        return [min(end, self._log.position_for_time(partition, self._counting.until)) for partition, end in enumerate(ends)]
+        return [min(end, self.log.position_for_time(partition, self._counting.until)) for partition, end in enumerate(ends)]
 
 
 class Outputs:
@@ -105,7 +105,7 @@ class Outputs:
     """
 
     def __init__(self, log: Log, counting: Counting, reasons: bool) -> None:
-        self._reasons = reasons
+        self.log, self._reasons = log, reasons
         self.sums = Sums(len(LETTERS) if reasons else 1, counting)
         self._records = Numbered(log, ["reason"] if reasons else [], begin_of(log, counting.first))
 

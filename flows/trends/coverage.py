@@ -71,18 +71,18 @@ class Coverage:
     """
 
     def __init__(self, log: Log, counting: Counting) -> None:
-        self._log, self._question = log, Question(counting.first, counting.until)
+        self.log, self._question = log, Question(counting.first, counting.until)
         self.sums = Sums(3 * len(KINDS) + len(FEATURES), counting)
         self._since: Sequence[int] | None = None
 
     @property
     def to_read(self) -> int:
         """Offsets that have not been read."""
-        return Chosen(self._log, self._question, self._since).to_read
+        return Chosen(self.log, self._question, self._since).to_read
 
     def read(self, progress: Progress = lambda records: None) -> None:
         """Count what has come since the last time."""
-        chosen = Chosen(self._log, self._question, self._since)
+        chosen = Chosen(self.log, self._question, self._since)
         for served in chosen.stretches(progress):
             self._count(served)
         self._since = chosen.ends

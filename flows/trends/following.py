@@ -1,7 +1,8 @@
 """Round after round over logs that go on: the last day of each, held against the week before it.
 
-What is known is a function of the logs up to where a round has read, not of when rounds came: the last day ends with the newest hour that a log holds
-anything of. Hours are counted once and added up, so a round reads what has come since the last one, and memory holds eight days of sums.
+What is known is a function of the logs up to where a round has read, not of when rounds came: the last day ends with the newest hour that a log
+holds a record of, heartbeats too. Hours are counted once and added up, so a round reads what has come since the last one, and memory holds eight days
+of sums.
 """
 
 from __future__ import annotations
@@ -71,18 +72,22 @@ class Round:
         return float("nan") if window is None else drift(window.reference[:CODES], window.now[:CODES])
 
 
-def window_of(sums: Sums, at: int) -> Window | None:
+def window_of(sums: Sums, latest: int | None, at: int) -> Window | None:
     """Of the sums of one log by hour; forgets hours that no later window needs.
 
     Parameters
     ----------
+    latest : int or None
+        Time of the log's last records up to now, ms, whether they count or only say that time has gone on.
     at : int
         Now, ms. Hours that begin later are left out until they have come: one clock that is ahead must not end the window of all.
     """
-    starts = sums.starts[sums.starts <= at]
-    if not len(starts):
+    starts = sums.starts
+    hours = np.append(starts, latest // HOUR_MS * HOUR_MS) if latest is not None else starts
+    hours = hours[hours <= at]
+    if not len(hours):
         return None
-    until = int(starts[-1]) + HOUR_MS
+    until = int(hours.max()) + HOUR_MS
     middle, first = until - NOW_MS, until - NOW_MS - REFERENCE_MS
     sums.drop_before(first)
     return Window(until, sums.total(middle, until), sums.total(first, middle))
@@ -146,12 +151,16 @@ class Following:
 
     def _begin(self, name: str, at: int) -> int | None:
         with open_log(self._settings, name, read_only=True) as log:
-            last = last_time(log)
+            last = last_time(log, at)
         # The newest hour that counts is that of the last record, or a later one.
-        return None if last is None else (min(last, at) // HOUR_MS + 1) * HOUR_MS - NOW_MS - REFERENCE_MS
+        return None if last is None else (last // HOUR_MS + 1) * HOUR_MS - NOW_MS - REFERENCE_MS
 
     def _found(self, at: int) -> Round:
-        windows = {name: window for name, source in self._sources.items() if (window := window_of(source.sums, at)) is not None}
+        windows = {
+            name: window
+            for name, source in self._sources.items()
+            if (window := window_of(source.sums, last_time(source.log, at), at)) is not None
+        }
         topics: Mapping[str, np.ndarray] = {}
         labels = self._sources.get(EXAMPLES)
         if isinstance(labels, Labels) and EXAMPLES in windows:

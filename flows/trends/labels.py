@@ -43,7 +43,7 @@ class Labels:
 
     def __init__(self, log: Log, counting: Counting, topic_ms: int | None = None) -> None:
         self.sums = Sums(COLUMNS, counting)
-        self._period, self._topic_ms = counting.period, topic_ms
+        self.log, self._period, self._topic_ms = log, counting.period, topic_ms
         self._topics: dict[int, dict[str, np.ndarray]] = {}
         self._records = Numbered(log, ["kind", "topic", *(f"label_{head}" for head in HEADS)], begin_of(log, counting.first))
 

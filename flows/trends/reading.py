@@ -23,15 +23,14 @@ def begin_of(log: Log, first: int | None) -> list[int]:
     return [max(start, log.position_for_time(partition, first)) for partition, start in enumerate(starts)]
 
 
-def last_time(log: Log) -> int | None:
-    """The latest time of the last records of a log, ms, as they say it themselves; None if it holds none."""
+def last_time(log: Log, at: int) -> int | None:
+    """The latest time up to `at` of the last records of a log, ms, as they say it themselves; None if none says one."""
     found = None
     for partition, (start, end) in enumerate(zip(log.start_positions(), log.end_positions(), strict=True)):
-        at = max(start, end - _LAST_RECORDS)
-        for batch in read_before(log, end, partition, at, _LAST_RECORDS) if at < end else ():
+        begin = max(start, end - _LAST_RECORDS)
+        for batch in read_before(log, end, partition, begin, _LAST_RECORDS) if begin < end else ():
             times = batch.records.column("timestamp").drop_null().to_numpy(zero_copy_only=False)
-            if len(times):
-                found = max(int(times.max()), found if found is not None else int(times.max()))
+            found = max([*([found] if found is not None else []), *times[times <= at].tolist()], default=None)
     return found
 
 

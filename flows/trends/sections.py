@@ -114,7 +114,8 @@ def _actions(trends: Trends) -> str:
         return section("action-shares", heading, lead, note("There is no well-formed record in the period."), shape="full")
     total = series.counts.sum(axis=1)
     before, now = int(series.reference.sum()), int(series.now.sum())
-    shown, rows = [], []
+    shown: list[Panel] = []
+    rows: list[list[str | Cell]] = []
     for i, name in enumerate(names):
         shares = _percents(series.counts[:, i], total)
         level = 100 * ratio(series.reference[i], before)
@@ -251,7 +252,7 @@ def _covered_table(series: Series) -> str:
     before, now = covered(series.reference), covered(series.now)
     moved = {name: 100 * (ratio(*now[name]) - ratio(*before[name])) for name in now}
     known = sorted((one.name for one in _apart(series)), key=lambda name: (math.isnan(moved[name]), -abs(moved[name]), name))
-    rows = []
+    rows: list[list[str | Cell]] = []
     for name in known[:_FEATURES]:
         view, _, feature = name.partition(":")
         shares = [100 * ratio(*side[name]) for side in (before, now)]
@@ -318,7 +319,7 @@ def _labels(trends: Trends) -> str:
     shown = [
         Panel(head, _range(line), (line, np.full(len(line), 100 * ratio(*rates(series.reference)[head])))) for head, line in lines.items()
     ]
-    rows = []
+    rows: list[list[str | Cell]] = []
     for head, (positives, labels) in rates(series.counts.sum(axis=0, dtype=np.int64)).items():
         before, now = (100 * ratio(*rates(side)[head]) for side in (series.reference, series.now))
         rows.append([Cell(head, code=True), number(labels), number(positives), _percent(before), _percent(now), _change(now, before)])
@@ -346,7 +347,7 @@ def _topics(trends: Trends) -> str:
     chosen = list(trends.topics.items())
     shown = chosen[:_TOPICS]
     values = np.array([[100 * ratio(*one) for one in rates(counts).values()] for _, counts in shown])
-    rows = []
+    rows: list[list[str | Cell]] = []
     for name, counts in chosen[:_LISTED]:
         by_head = rates(counts)
         rows.append(

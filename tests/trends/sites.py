@@ -42,6 +42,8 @@ class Site:
     served : list of dict
         As of `tests.oracles.trends.served_rows`, and ``time``.
     examples : list of dict
+    beats : list of time
+        Of heartbeats in EXAMPLES.
     """
 
     settings: Settings
@@ -51,6 +53,7 @@ class Site:
     future: int = 0
     served: list[dict[str, Any]] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    beats: list[int] = field(default_factory=list)
     written: list[int] = field(default_factory=lambda: [0] * PARTITIONS)
     offsets: list[int] = field(default_factory=lambda: [0] * PARTITIONS)
     events: list[pd.DataFrame] = field(default_factory=list)
@@ -149,6 +152,7 @@ def write_examples(site: Site, seed: int, n: int, first: int, until: int) -> Non
             log.append(batches)
             site.written[partition] = begin + n + 1
             site.examples += _examples(rows)
+        site.beats.append(until)
 
 
 def _examples(rows: ExampleRows) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def check(found: Round, site: Site, at: int = NOW) -> None:
         for view in VIEWS.values():
             rows = counts[view, "rows"]
             assert told.get((f"tidemark_report_found{infix}_ratio", view)) == (counts[view, "found"] / rows if rows >= 100 else None)
-    times = [time for time, *_ in labels]
+    times = [*(one["timestamp"] for one in site.examples), *site.beats]
     by_head = sides([(time, (head, what)) for time, _, head, what in labels], times, at)
     for infix, counts in zip(("_reference", ""), by_head, strict=True):
         for head in HEADS:
