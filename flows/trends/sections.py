@@ -241,7 +241,7 @@ def _coverage(trends: Trends) -> str:
         parts.append(
             _both(
                 lambda width: panels(shown, series.starts, ends, width, "coverage", "Share of rows with a value, by feature, over time"),
-                "By feature and window; the range is of the widest. Of features that always have a value together one is drawn.",
+                "By feature and window; the range is of the widest. Of features that always have a value together one is shown, below too.",
                 legend,
             )
         )
@@ -260,7 +260,6 @@ def _covered_table(series: Series) -> str:
             [Cell(feature, view, code=True), number(now[name][1]), *(_percent(one) for one in shares), _change(shares[1], shares[0])]
         )
     caption = f"The {len(rows)} of {len(known)} features whose coverage moved most" if len(known) > len(rows) else "Coverage before and now"
-    caption += "; of features that always have a value together, one"
     return table(caption, ["feature", "rows now", "before", "now", "change, pp"], rows)
 
 
