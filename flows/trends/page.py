@@ -40,7 +40,7 @@ def write(trends: Trends, out: Path, history: Report | None = None, compare: boo
         meant = [*of_history.meanings(history, compare), *sections.MEANINGS]
         content = document(
             "Tidemark report",
-            f"{of_history.about(history)} Over time: {sections.about(trends)}",
+            f"{of_history.about(history)} {sections.about(trends)}",
             [*of_history.tiles(history), *sections.drift_tiles(trends)[:2]],
             [*of_history.parts(history, compare), *parts, of_history.terms_part(meant)],
             of_history.FOOTER,
