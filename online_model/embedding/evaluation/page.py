@@ -52,7 +52,7 @@ def _section(found: Mapping[str, Any], key: str, of: Mapping[str, Any]) -> str:
     if any(value is not None for value in values):
         wide, narrow = (plots.by_part([RECALL], list(of["rows"]), [{RECALL: values}], key, RECALL, width) for width in (FULL, NARROW))
         drawn.append(figure(wide, narrow, f"{RECALL}, mean over seeds.", []))
-    shown = [[Cell(row[0], code=True), *row[1:]] for row in rows(found, of)]
-    held = [[Cell(row[0], code=True), *row[1:]] for row in orders(of)]
+    shown: list[list[str | Cell]] = [[Cell(row[0], code=True), *row[1:]] for row in rows(found, of)]
+    held: list[list[str | Cell]] = [[Cell(row[0], code=True), *row[1:]] for row in orders(of)]
     parts = [*drawn, table(of["title"], ROW_HEADINGS, shown), table("Whether the paper's order shows", ORDER_HEADINGS, held)]
     return section(key, of["title"], "Figures, the paper's beside them.", *parts, shape="full")

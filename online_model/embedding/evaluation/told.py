@@ -41,7 +41,7 @@ def show(found: Mapping[str, Any]) -> None:
 
 def rows(found: Mapping[str, Any], table: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of a table: figures, each beside the paper's; what is lost; and pins by popularity."""
-    out = []
+    out: list[tuple[str, ...]] = []
     kinds: dict[str, None] = {}
     for name, row in table["rows"].items():
         kinds[row["to_find"]] = None
@@ -58,7 +58,7 @@ def rows(found: Mapping[str, Any], table: Mapping[str, Any]) -> list[tuple[str, 
 
 def orders(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Whether each order of the paper shows here."""
-    out = []
+    out: list[tuple[str, ...]] = []
     for one in table["orders"]:
         sides = "–" if None in one["published"] else signed(one["published"][0] - one["published"][1])
         detectable = "–" if one["minimum_detectable_effect"] is None else f"{one['minimum_detectable_effect']:.4f}"
