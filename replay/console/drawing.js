@@ -104,6 +104,9 @@ export const plural = (n, one, many = `${one}s`) => `${whole(n)} ${n === 1 ? one
 
 // Parts of a page -----------------------------------------------------------------------------------------------------------------
 
+// Words of the server's, in which what can be typed stands between backticks.
+export const words = (text) => text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
+
 export const badge = (level, text) => h("span", { class: `badge ${level}` }, text);
 
 export const note = (...text) => h("p", { class: "note" }, ...text);

@@ -1,11 +1,11 @@
 // What each section shows of what the server has told of it: { said, looked_at, problem } and the server's clock in, nodes out.
 
-import { ago, badge, bytes, facts, h, look, moment, note, plural, rate, share, short, span, sparkline, table, ticks, time, whole } from "./drawing.js";
+import { ago, badge, bytes, facts, h, look, moment, note, plural, rate, share, short, span, sparkline, table, ticks, time, whole, words } from "./drawing.js";
 
 // A section that can't be read says why, and what was last known.
 function told(of, now, draw) {
   const out = [];
-  if (of.problem) out.push(h("p", { class: "note bad" }, badge("bad", "can't be read"), " ", of.problem));
+  if (of.problem) out.push(h("p", { class: "note bad" }, badge("bad", "can't be read"), " ", words(of.problem)));
   if (of.said) out.push(...draw(of.said, now).flat(Infinity));
   else if (!of.problem) out.push(h("p", { class: "muted" }, "being read…"));
   if (of.problem && of.said) out.push(h("p", { class: "muted" }, `What is shown was so ${ago(of.looked_at, now)}.`));
@@ -14,7 +14,7 @@ function told(of, now, draw) {
 
 export const attention = (board) =>
   board.attention.length
-    ? [h("ul", { class: "attend" }, board.attention.map((one) => h("li", { class: one.level }, badge(one.level, one.level === "bad" ? "wrong" : "look"), " ", h("a", { href: `#${one.section}` }, NAMES[one.section] ?? one.section), " ", h("span", {}, one.what))))]
+    ? [h("ul", { class: "attend" }, board.attention.map((one) => h("li", { class: one.level }, badge(one.level, one.level === "bad" ? "wrong" : "look"), " ", h("a", { href: `#${one.section}` }, NAMES[one.section] ?? one.section), " ", h("span", {}, words(one.what)))))]
     : [h("p", { class: "well" }, badge("ok", "well"), " Nothing is known to be wrong.")];
 
 const NAMES = { flows: "Flows", letters: "Late and dead", requests: "Serving", models: "Models", checks: "Checks", replays: "Checkpoints" };
@@ -37,7 +37,7 @@ export function tiles(board) {
   const tile = (name, value, under, level) => h("div", { class: level ? `tile ${level}` : "tile" }, h("dt", {}, name), h("dd", {}, value, h("small", {}, under)));
   return [
     tile("Events", rate(actions?.rate), `${short(counts.records ?? null)} applied in all`),
-    tile("Lag", lag === null ? "–" : short(lag), "records not in features yet"),
+    tile("Lag", lag === null ? "–" : short(lag), "not in features yet"),
     tile("Freshness", oldest === null ? (lag === 0 ? "current" : "–") : span(oldest), oldest === null ? "no event waits" : "the oldest event waits", oldest > 60000 ? "bad" : ""),
     tile("Watermark", actions?.watermark ? span(now - actions.watermark) : "–", actions?.watermark ? "behind the clock" : "no event yet"),
     tile("Late", short(counts.late ?? (counts.records ? 0 : null)), counts.records ? `${share((counts.late ?? 0) / counts.records, 2)} of all` : "records"),
@@ -130,7 +130,7 @@ export const models = (of, now, board) =>
     const arms = Object.entries(board.requests.said?.model.arms ?? {});
     const learner = said.learner;
     return [
-      said.note ? note(said.note) : null,
+      said.note ? note(words(said.note)) : null,
       facts([
         arms.length && ["ranking here", arms.map(([arm, m]) => h("span", { class: "pair" }, `${arm}: base ${m.base}, delta ${whole(m.delta)}`, m.newest_event_time ? `, to ${moment(m.newest_event_time)}` : ""))],
         said.shares.length && ["shares", said.shares.map((one) => h("span", { class: "pair" }, `${one.role}: base ${one.base}, ${share(one.share, 2)} of users`))],
@@ -146,7 +146,7 @@ export const models = (of, now, board) =>
           )
         : null,
       said.more_bases ? h("p", { class: "muted" }, `and ${plural(said.more_bases, "older base")}: `, h("code", {}, "tidemark models list")) : null,
-      said.bases.filter((base) => base.evaluation || base.problem).slice(0, 3).map((base) => h("details", { "data-key": `base-${base.base}` }, h("summary", {}, `Base ${base.base}: ${base.problem ? "why it can't be served" : "its evaluation"}`), base.problem ? h("p", { class: "bad" }, base.problem) : null, base.evaluation ? evaluation(base.evaluation) : null)),
+      said.bases.filter((base) => base.evaluation || base.problem).slice(0, 3).map((base) => h("details", { "data-key": `base-${base.base}` }, h("summary", {}, `Base ${base.base}: ${base.problem ? "why it can't be served" : "its evaluation"}`), base.problem ? h("p", { class: "bad" }, words(base.problem)) : null, base.evaluation ? evaluation(base.evaluation) : null)),
       said.refused?.evaluation ? h("details", { "data-key": "refused" }, h("summary", {}, `The last that was refused, as of ${moment(said.refused.made_as_of, false)}`), evaluation(said.refused.evaluation)) : null,
       said.switches.length ? h("details", { "data-key": "switches" }, h("summary", {}, "What was served before"), table("Switches, the latest first", [["from", ""], ["base", "n"], ["delta", "n"], ["why", ""]], said.switches.map((one) => [time(one.at), one.base, whole(one.delta), one.reason]))) : null,
     ];
@@ -176,7 +176,7 @@ function check(name, round, command, now, draw) {
   const wrong = said.problem || said.mismatches || said.findings || said.problems?.length;
   return [
     h("h3", {}, name, " ", badge(wrong ? "bad" : said.unproved ? "look" : "ok", wrong ? "look" : said.unproved ? "nothing proved" : "equal to the bit"), h("small", {}, ago(round.told_at, now))),
-    said.problem ? h("p", { class: "bad" }, said.problem) : draw(said),
+    said.problem ? h("p", { class: "bad" }, words(said.problem)) : draw(said),
   ];
 }
 
@@ -184,8 +184,8 @@ export const checks = (of, now) =>
   told(of, now, (said) => [
     check("Audit: is state what the log says?", said.audit, "tidemark replay audit --follow", now, (found) => [
       h("p", {}, `${plural(found.entities, "entity", "entities")} of ${found.complete} of ${plural(found.tasks, "task")} recomputed from the log: ${plural(found.mismatches, "mismatch", "mismatches")}.`),
-      found.examples?.length ? h("ul", { class: "lines" }, found.examples.map((line) => h("li", { class: "bad" }, line))) : null,
-      found.problems?.length ? h("ul", { class: "lines" }, found.problems.map((line) => h("li", { class: "bad" }, line))) : null,
+      found.examples?.length ? h("ul", { class: "lines" }, found.examples.map((line) => h("li", { class: "bad" }, words(line)))) : null,
+      found.problems?.length ? h("ul", { class: "lines" }, found.problems.map((line) => h("li", { class: "bad" }, words(line)))) : null,
     ]),
     check("Skew: was what was served what the log says?", said.skew, "tidemark skew check --every 300", now, (found) => [
       h("p", {}, `${plural(found.compared, "row")} of ${plural(found.records, "record")} compared: ${whole(found.differing)} differ, ${whole(found.apart)} could not be compared; ${plural(found.findings, "finding")}.`),
