@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,14 +28,14 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\">&amp;'\"</script><scrip
 
 
 class Site:
-    """Some hundred events in the log, all of them applied at first."""
+    """A data directory with some hundred events; without one, it is made with all of them applied."""
 
-    def __init__(self, data: Path, events: int = 400) -> None:
-        self._house = House(data, random_stream(5, events, partitions=PARTITIONS, users=20, pins=30, days=20), partitions=PARTITIONS)
+    def __init__(self, data: Path) -> None:
+        events = random_stream(5, 400, partitions=PARTITIONS, users=20, pins=30, days=20)
+        self._house = House(data, events.iloc[:0] if data.exists() else events, partitions=PARTITIONS)
         self.settings: Settings = self._house.settings
         self.logs = self._house.logs
         self._ids = iter(range(10**12, 2 * 10**12))
-        self.apply()
 
     def apply(self) -> None:
         """Apply whatever the logs hold."""
@@ -59,10 +60,19 @@ class Site:
         self._house.close()
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory that sites are copies of."""
+    site = Site(tmp_path_factory.mktemp("console") / "data")
+    site.apply()
+    site.close()
+    return site.settings.data
+
+
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def shared(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """For tests that change nothing."""
-    site = Site(tmp_path_factory.mktemp("site") / "data")
+    site = Site(Path(shutil.copytree(made, tmp_path_factory.mktemp("shared") / "data")))
     # Late by a year, and two that can't be taken; all under the newest times.
     site.append({"user_id": 3}, {"user_id": 3, "event_time": site_time() - 365 * 86_400_000, "pin_id": 2**53 + 1})
     site.append({"action": HOSTILE, "user_id": HOSTILE}, b"\xff\x00no JSON" + b"x" * 5_000)
@@ -72,9 +82,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site(made: Path, tmp_path: Path) -> Iterator[Site]:
     """A test's own."""
-    site = Site(tmp_path / "data", 120)
+    site = Site(Path(shutil.copytree(made, tmp_path / "data")))
     yield site
     site.close()
 

@@ -40,7 +40,12 @@ def test_a_user_is_what_is_served(shared: Site, server: Running) -> None:
         name = quote(str(user), safe="")
         found = server.client.get(f"/v1/console/user/{name}")
         want = server.client.get(f"/v1/features/user/{name}")
-        assert (found["asked"], found["id"], found["found"], found["as_of"]) == (str(user), str(want["user_id"]), want["found"], want["as_of"])
+        assert (found["asked"], found["id"], found["found"], found["as_of"]) == (
+            str(user),
+            str(want["user_id"]),
+            want["found"],
+            want["as_of"],
+        )
         assert features(found) == want["counters"]
         assert set(features(found)) == set(USER_COUNTERS)
         assert [{**entry, "pin_id": int(entry["pin_id"])} for entry in found["sequence"]] == want["sequence"]
@@ -142,7 +147,9 @@ def test_the_page_may_do_nothing_but_what_is_its_own(server: Running) -> None:
         assert reply.headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize("path", ["/console/console.py", "/console/../console.py", "/console/%2e%2e/console.py", "/console/", "/console//etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["/console/console.py", "/console/../console.py", "/console/%2e%2e/console.py", "/console/", "/console//etc/passwd"]
+)
 def test_no_other_file_is_found(server: Running, path: str) -> None:
     assert server.client.ask("GET", path).status == 404
     assert server.client.ask("POST", "/console").status == 405
@@ -181,7 +188,9 @@ def test_the_document_names_what_there_is(tmp_path: Path) -> None:
     service.close()
     assert len(with_it - without) == 4
     assert all(path in page for path in with_it - without)
-    headings = {heading.strip() for heading in re.findall(r"<h2 id=\"[a-z]+-title\">([^<]+)</h2>", (PLACE / "console.html").read_text("utf-8"))}
+    headings = {
+        heading.strip() for heading in re.findall(r"<h2 id=\"[a-z]+-title\">([^<]+)</h2>", (PLACE / "console.html").read_text("utf-8"))
+    }
     assert len(headings) == 7
     assert all(f"**{heading}**" in page for heading in headings)
     assert Attention.__doc__

@@ -38,7 +38,18 @@ def test_with_the_token_everything_is_as_without_one(guarded: Running) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", TOKEN, f"Basic {TOKEN}", "Bearer", "Bearer ", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", f"Bearer {TOKEN.upper()}", "Bearer é"],
+    [
+        None,
+        "",
+        TOKEN,
+        f"Basic {TOKEN}",
+        "Bearer",
+        "Bearer ",
+        f"Bearer {TOKEN[:-1]}",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN.upper()}",
+        "Bearer é",
+    ],
 )
 def test_without_it_nothing_is_told(guarded: Running, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header}
