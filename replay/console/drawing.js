@@ -23,20 +23,40 @@ export function show(target, ...children) {
   patchChildren(target, wanted);
 }
 
-function patchChildren(from, to) {
-  const before = [...from.childNodes];
-  const after = [...to.childNodes];
-  after.forEach((node, i) => {
-    const old = before[i];
-    if (!old) from.append(node);
-    else if (isSame(old, node)) patch(old, node);
-    else old.replaceWith(node);
-  });
-  before.slice(after.length).forEach((node) => node.remove());
-}
+const keyOf = (node) => (node.nodeType === 1 ? node.getAttribute("data-key") : null);
 
-function isSame(a, b) {
-  return a.nodeName === b.nodeName && (a.nodeType !== 1 || a.getAttribute("data-key") === b.getAttribute("data-key"));
+function patchChildren(from, to) {
+  const after = [...to.childNodes];
+  const wanted = new Set(after.map(keyOf));
+  const held = new Map();
+  for (const node of [...from.childNodes]) {
+    const key = keyOf(node);
+    if (key === null) continue;
+    if (wanted.has(key) && !held.has(key)) held.set(key, node);
+    else node.remove();
+  }
+  // What has a key stays the same node wherever others come before it; what has none is taken in its order.
+  let at = from.firstChild;
+  for (const node of after) {
+    const key = keyOf(node);
+    const old = key === null ? at : held.get(key);
+    if (!old || keyOf(old) !== key || old.nodeName !== node.nodeName) {
+      if (key === null && at && keyOf(at) === null) {
+        const next = at.nextSibling;
+        at.replaceWith(node);
+        at = next;
+      } else from.insertBefore(node, at);
+      continue;
+    }
+    if (old === at) at = at.nextSibling;
+    else from.insertBefore(old, at);
+    patch(old, node);
+  }
+  while (at) {
+    const next = at.nextSibling;
+    at.remove();
+    at = next;
+  }
 }
 
 function patch(from, to) {
