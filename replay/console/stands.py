@@ -162,8 +162,9 @@ class StandsSection:
 
     def _metas(self) -> tuple[dict[Task, Meta], str]:
         metas = self._standing.look()
-        if metas or self._settings.online is None or self._settings.state.is_dir():
-            return metas, STATE if metas or self._problems else NOTHING
+        damaged = any("/" in what for what in self._problems)
+        if metas or damaged or self._settings.online is None:
+            return metas, STATE if metas or damaged else NOTHING
         # Not before it is needed: who reads task state needs nothing of Redis.
         from flows.online.reader import RedisReader
 
