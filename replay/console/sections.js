@@ -38,7 +38,7 @@ export function tiles(board) {
   return [
     tile("Events", rate(actions?.rate), `${short(counts.records ?? null)} applied in all`),
     tile("Lag", lag === null ? "–" : short(lag), "not in features yet"),
-    tile("Freshness", oldest === null ? (lag === 0 ? "current" : "–") : span(oldest), oldest === null ? "no event waits" : "the oldest event waits", oldest > 60000 ? "bad" : ""),
+    tile("Freshness", oldest === null ? (lag === 0 ? "current" : "–") : span(oldest), oldest === null ? "no event waits" : "the oldest waits", oldest > 60000 ? "bad" : ""),
     tile("Watermark", actions?.watermark ? span(now - actions.watermark) : "–", actions?.watermark ? "behind the clock" : "no event yet"),
     tile("Late", short(counts.late ?? (counts.records ? 0 : null)), counts.records ? `${share((counts.late ?? 0) / counts.records, 2)} of all` : "records"),
     tile("Dead letters", short(counts.records ? dead : null), counts.records ? `${share(dead / counts.records, 2)} of all` : "records"),
@@ -100,7 +100,7 @@ export const letters = (of, now, board) =>
       h("h3", {}, "Late records"),
       said.late_records ? null : h("p", { class: "muted" }, said.late_records === null ? "No flow has put out any: there is no such log yet." : "None."),
       said.late.length
-        ? table("The newest late records", [["event time", ""], ["late by", "n"], ["action", ""], ["user", "id"], ["pin", "id"]], said.late.map((row) => [time(row.event_time), span(row.lateness_ms), row.action, look("user", row.user_id), look("pin", row.pin_id)]))
+        ? table("The newest late records", [["event time", ""], ["late by", "n"], ["action", ""], ["user", "id"], ["pin", "id"]], said.late.map((row) => [time(row.event_time, false), span(row.lateness_ms), row.action, look("user", row.user_id), look("pin", row.pin_id)]))
         : null,
     ];
   });
