@@ -71,7 +71,14 @@ def registry_of(settings: Settings, expected: Expected | None = None) -> Registr
 
 
 def publish(
-    settings: Settings, seed: int, users: list[int], pins: list[int], expected: Expected | None = None, config: Any = None, **changes: Any
+    settings: Settings,
+    seed: int,
+    users: list[int],
+    pins: list[int],
+    expected: Expected | None = None,
+    config: Any = None,
+    metrics: Any = None,
+    **changes: Any,
 ) -> Base:
     """A base of some users and pins; everything in it follows from the seed."""
     of = ModelConfig(**SMALL | {"seed": seed} | changes)
@@ -91,7 +98,7 @@ def publish(
             {},
             None,
             Build("2", "AVX2", 1, "cpu", seed),
-            {},
+            metrics or {},
             1,
         )
         return registry.publish(draft, about)
