@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -113,7 +114,7 @@ def measure(
         deltas = site.total("learner", "tidemark_learner_lag_records")
         # Nobody appends heartbeats from here on.
         site.stop(["serving"])
-        site.await_true(site.settled, "flows and join have nothing before them")
+        site.await_true(site.settled, "flows have nothing before them")
         site.stop_watching()
         site.stop(list(site.services))
         say("audit, skew, archive, checkpoints")
@@ -270,6 +271,8 @@ def main(
     faults = (4 if quick else 20) if faults is None else faults
     rate = rate or (_QUICK_RATE if quick else None)
     directory = Path(tempfile.mkdtemp(prefix="tidemark-soak-"))
+    # Whoever asks this to end asks all that it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("benchmarks.soak: asked to stop"))
     failed = True
     try:
         with _progress(as_json) as say:
