@@ -35,7 +35,9 @@ from flows.settings import Settings
 @click.option(
     "--max-waiting", type=click.IntRange(1, 100_000), default=256, show_default=True, help="Requests that may wait for the store at once."
 )
-@click.option("--max-connections", type=click.IntRange(1, 100_000), default=512, show_default=True, help="At once; one more gets status 503.")
+@click.option(
+    "--max-connections", type=click.IntRange(1, 100_000), default=512, show_default=True, help="At once; one more gets status 503."
+)
 @click.option(
     "--require-log/--drop-from-log",
     default=False,

@@ -115,8 +115,15 @@ class Broker:
         self._config = directory / "server.properties"
         self._config.write_text(
             PROPERTIES.format(
-                port=port, guarded=guarded, sealed=sealed, controller=controller, directory=directory,
-                user=USER, password=PASSWORD, keys=keys, ca=self.signed.ca,
+                port=port,
+                guarded=guarded,
+                sealed=sealed,
+                controller=controller,
+                directory=directory,
+                user=USER,
+                password=PASSWORD,
+                keys=keys,
+                ca=self.signed.ca,
             )
         )
         self._classpath = f"{jars()}/*"
