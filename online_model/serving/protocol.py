@@ -1,4 +1,4 @@
-"""The HTTP connection of serving: uvicorn's, which waits for ever for a head that has begun, and takes any number of connections, with limits to both.
+"""The HTTP connection of serving: uvicorn's, which waits for ever for a head and takes any number of connections, with limits to both.
 
 Must never end a connection whose request is under way: bodies and answers have limits of their own.
 """
