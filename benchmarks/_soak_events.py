@@ -131,6 +131,8 @@ class Sent:
     ----------
     events, doubled, late, malformed : int
         Events, each counted once; how many records more were sent of them on purpose; late ones among the events; records that are none.
+    malformed_again : int
+        Records that are none and were sent again, for nobody had acknowledged them.
     newest : int
         Greatest event time, ms.
     """
@@ -139,6 +141,7 @@ class Sent:
     doubled: int = 0
     late: int = 0
     malformed: int = 0
+    malformed_again: int = 0
     newest: int = 0
     _sampled: list[Events] = field(default_factory=list)
 

@@ -125,14 +125,15 @@ class Producer(threading.Thread):
                     owed -= number
                     batches = self._of_stream(number) if number else []
                     batches += self._of_handed()
+                    before = self.sent.malformed
                     while self._asked:
                         batches += self._asked.popleft()()
                     if batches:
-                        self._append(log, batches)
+                        self._append(log, batches, self.sent.malformed - before)
         except BaseException as error:
             self.trouble = error
 
-    def _append(self, log: Log, batches: list[tuple[int, Any]]) -> None:
+    def _append(self, log: Log, batches: list[tuple[int, Any]], bad: int = 0) -> None:
         while True:
             try:
                 log.append(batches)
@@ -140,6 +141,7 @@ class Producer(threading.Thread):
             except TidemarkError:
                 # Some of it may have been appended: then it is there twice, which is for the flows to find.
                 self.retries += 1
+                self.sent.malformed_again += bad
                 time.sleep(0.5)
 
     def _of_stream(self, number: int) -> list[tuple[int, Any]]:

@@ -57,7 +57,7 @@ class Slope:
     minutes: float
 
 
-def slope(memory: Memory, settle_s: float) -> Slope | None:
+def slope(memory: Memory, settle_s: float, begin_s: float = 0.0) -> Slope | None:
     """Fit it; None if too little is left to say anything.
 
     Parameters
@@ -65,10 +65,12 @@ def slope(memory: Memory, settle_s: float) -> Slope | None:
     memory : Memory
     settle_s : float
         What is left out at the beginning of each life: caches fill, and modules are loaded when they are first needed.
+    begin_s : float
+        What is left out at the beginning of the soak.
     """
     times, held, lives, spanned = [], [], 0, 0.0
     for life in memory.lives:
-        kept = np.array([(at, size) for at, size in life if at >= life[0][0] + settle_s], float)
+        kept = np.array([(at, size) for at, size in life if at >= max(life[0][0] + settle_s, begin_s)], float)
         if len(kept) < 5:
             continue
         lives, spanned = lives + 1, spanned + float(np.ptp(kept[:, 0]))

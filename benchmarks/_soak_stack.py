@@ -26,7 +26,7 @@ from tests.ops.compose import asked
 from tests.ops.stack import Stack
 from tests.processes import kill, workers_of
 
-LATENESS_MS = DEDUP_MS = 300_000
+LATENESS_MS, DEDUP_MS = 180_000, 420_000
 """L and H: shorter than by default, so that what a task remembers of the last minutes is level within the soak; longer than any fault."""
 _SETTINGS = {"TIDEMARK_ALLOWED_LATENESS_MS": str(LATENESS_MS), "TIDEMARK_DEDUP_HORIZON_MS": str(DEDUP_MS)}
 # What happens each hour or so happens several times in a soak.

@@ -29,13 +29,14 @@ from benchmarks._soak_checks import Verdict, check_again, check_commands, check_
 from benchmarks._soak_faults import Fault, drawn, strike
 from benchmarks._soak_load import Asked, Probes, Producer, Visitors
 from benchmarks._soak_memory import slope
-from benchmarks._soak_stack import LATENESS_MS, Site
+from benchmarks._soak_stack import DEDUP_MS, Site
 from flows.run.warm_up import warm_up
 
 _BURST, _WARM = 200_000, 20_000
 _PROBE_EACH_S, _QUICK_RATE = 0.5, 1_000
 # After a fault and its end, for so long requests still count as disturbed.
 _AFTER_S = 5.0
+_SETTLE_S = 60.0
 _FLAT = 0.1
 _LOAD = "load"
 _ENTITIES = 500
@@ -43,7 +44,7 @@ _NOTES = {
     "peak": "events a second of a burst, from its first append until all of it was in features, joined and in Redis, nothing else going on",
     "ranking": "from when a request was due to its answer, of those answered with 200; undisturbed: due when no fault was there or had just been",
     "freshness": "from when an event came into being to when it was seen in what is served over HTTP: producer, Kafka, flows, Redis, server, look",
-    "memory": "anonymous and shared pages of a service with its children, one slope for all its lives; settling at the start of each left out",
+    "memory": "anonymous and shared pages of a service with its children, one slope for all its lives; the first minute of each left out, and of the soak what H spans",
     "unkept": "answers of a server that was killed before it had kept them: in no log, so in no example (docs/serving.md); no events are lost",
 }
 Say = Callable[[str], None]
@@ -198,11 +199,11 @@ def _percentiles(values: np.ndarray) -> dict[str, float]:
 
 
 def _memory(site: Site, seconds: float) -> dict[str, Any]:
-    """Of each service; settling are L and H, within which what a task remembers of the stream grows, or a third of the soak if that is less."""
-    settle = min(LATENESS_MS / 1000 + 60, seconds / 3)
+    """Of each service. Within H what a task remembers of the stream grows, so that is left out, or a third of the soak if that is less."""
+    begin, settle = min(DEDUP_MS / 1000 + 30, seconds / 3), min(_SETTLE_S, seconds / 3)
     out: dict[str, Any] = {}
     for name, memory in site.memory.items():
-        found = slope(memory, settle)
+        found = slope(memory, settle, begin)
         if found is not None:
             flat = found.growth <= _FLAT or found.mib_an_hour <= 2 * found.error
             out[name] = {key: round(value, 3) for key, value in asdict(found).items()} | {"flat": flat}

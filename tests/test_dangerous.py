@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = [ROOT / "tidemark.py", *(path for top in ("flows", "feature_repo", "online_model", "replay") for path in (ROOT / top).rglob("*.py"))]
+SHIPPED = [
+    ROOT / "tidemark.py",
+    *(path for top in ("flows", "feature_repo", "online_model", "replay") for path in (ROOT / top).rglob("*.py")),
+]
 # Modules whose readers execute what they are given, or whose formats do.
 _MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 _NAMES = {"eval", "exec", "compile", "__import__"}
@@ -27,7 +31,11 @@ def dangers(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, str(node.module)
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            if (isinstance(node.func, ast.Name) and name in _NAMES) or name in _CALLS or name.endswith((".query", ".to_pickle", ".read_pickle")):
+            if (
+                (isinstance(node.func, ast.Name) and name in _NAMES)
+                or name in _CALLS
+                or name.endswith((".query", ".to_pickle", ".read_pickle"))
+            ):
                 yield node.lineno, name
             for keyword in node.keywords:
                 value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
@@ -60,3 +68,9 @@ def test_what_is_allowed() -> None:
 
 def test_nothing_that_is_shipped_executes_what_it_reads() -> None:
     assert [f"{path.relative_to(ROOT)}:{line}: {name}" for path in SHIPPED for line, name in dangers(path.read_text("utf-8"))] == []
+
+
+def test_the_tests_that_the_threat_model_names_are_there() -> None:
+    named = set(re.findall(r"`((?:\w+/)?test_\w+\.py)`", (ROOT / "docs/security.md").read_text("utf-8")))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
