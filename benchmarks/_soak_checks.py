@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,38 +82,39 @@ def check_served(verdict: Verdict, sent: Sent, port: int, partitions: int) -> No
     decided = sent.decided(partitions, LATENESS_MS, DEDUP_MS)
     if (decided["status"] != "accepted").any():
         raise CheckFailedError("the oracle refuses events of the soak: they were made wrong")
-    client, users, pins = Client("127.0.0.1", port), sampled_ids(USERS).tolist(), sampled_ids(PINS).tolist()
+    users, pins = sampled_ids(USERS).tolist(), sampled_ids(PINS).tolist()
     wanted: dict[int, tuple[Any, Any, Any]] = {}
     compared = 0
-    for kind, ids in (("users", users), ("pins", pins)):
-        for at in range(0, len(ids), _ASKED):
-            asked = ids[at : at + _ASKED]
-            answer = client.post("/v1/features", {kind: asked})
-            if answer is None:
-                verdict.differ(f"{len(asked)} {kind} are not served", len(asked))
-                continue
-            as_of = answer["as_of"]
-            if as_of not in wanted:
-                wanted[as_of] = (
-                    sequences(decided, as_of),
-                    counters(decided, "user", as_of).to_dict("index"),
-                    counters(decided, "pin", as_of).to_dict("index"),
-                )
-            of_sequences, of_users, of_pins = wanted[as_of]
-            names, of_counters = (USER_COUNTERS, of_users) if kind == "users" else (PIN_COUNTERS, of_pins)
-            said = answer[kind]
-            for i, one in enumerate(asked):
-                should = of_counters.get(one, dict.fromkeys(names, 0))
-                wrong = [name for name in names if said["counters"][name][i] != should[name]]
-                compared += len(names)
-                if kind == "users":
-                    low, high = said["sequence"]["offsets"][i : i + 2]
-                    got = list(zip(*(said["sequence"][name][low:high] for name in SEQUENCE_FIELDS), strict=True))
-                    compared += len(got)
-                    if got != [_ordered(entry) for entry in of_sequences.get(one, [])]:
-                        wrong.append("sequence")
-                if wrong:
-                    verdict.differ(f"{kind[:-1]} {one} is served with another {', '.join(wrong[:3])} than was sent")
+    with closing(Client("127.0.0.1", port)) as client:
+        for kind, ids in (("users", users), ("pins", pins)):
+            for at in range(0, len(ids), _ASKED):
+                asked = ids[at : at + _ASKED]
+                answer = client.post("/v1/features", {kind: asked})
+                if answer is None:
+                    verdict.differ(f"{len(asked)} {kind} are not served", len(asked))
+                    continue
+                as_of = answer["as_of"]
+                if as_of not in wanted:
+                    wanted[as_of] = (
+                        sequences(decided, as_of),
+                        counters(decided, "user", as_of).to_dict("index"),
+                        counters(decided, "pin", as_of).to_dict("index"),
+                    )
+                of_sequences, of_users, of_pins = wanted[as_of]
+                names, of_counters = (USER_COUNTERS, of_users) if kind == "users" else (PIN_COUNTERS, of_pins)
+                said = answer[kind]
+                for i, one in enumerate(asked):
+                    should = of_counters.get(one, dict.fromkeys(names, 0))
+                    wrong = [name for name in names if said["counters"][name][i] != should[name]]
+                    compared += len(names)
+                    if kind == "users":
+                        low, high = said["sequence"]["offsets"][i : i + 2]
+                        got = list(zip(*(said["sequence"][name][low:high] for name in SEQUENCE_FIELDS), strict=True))
+                        compared += len(got)
+                        if got != [_ordered(entry) for entry in of_sequences.get(one, [])]:
+                            wrong.append("sequence")
+                    if wrong:
+                        verdict.differ(f"{kind[:-1]} {one} is served with another {', '.join(wrong[:3])} than was sent")
     verdict.checked["values served, against the oracle"] = compared
 
 

@@ -214,6 +214,10 @@ class Client:
     def __init__(self, host: str, port: int) -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
 
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
     def post(self, path: str, said: Any) -> Any:
         """What is answered; None if nothing is, or not with 200."""
         try:
@@ -253,6 +257,7 @@ class Visitors(threading.Thread):
         """End it."""
         self._ended.set()
         self.join()
+        self._client.close()
 
     def run(self) -> None:
         """Ask until ended."""
@@ -305,6 +310,7 @@ class Probes(threading.Thread):
         """Make no more, and wait until all were seen, or so long; `waiting` has those that were not."""
         self._ended.set()
         self.join(patience_s)
+        self._client.close()
 
     def run(self) -> None:
         """Look until ended."""

@@ -44,7 +44,7 @@ _NOTES = {
     "peak": "events a second of a burst, from its first append until all of it was in features, joined and in Redis, nothing else going on",
     "ranking": "from when a request was due to its answer, of those answered with 200; undisturbed: due when no fault was there or had just been",
     "freshness": "from when an event came into being to when it was seen in what is served over HTTP: producer, Kafka, flows, Redis, server, look",
-    "memory": "anonymous and shared pages of a service with its children, one slope for all its lives; the first minute of each left out, and of the soak what H spans",
+    "memory": "anonymous and shared pages of a service with its children, one slope for all lives, without each first minute and what H spans",
     "unkept": "answers of a server that was killed before it had kept them: in no log, so in no example (docs/serving.md); no events are lost",
 }
 Say = Callable[[str], None]
