@@ -37,7 +37,7 @@ test: $(STAMP) ## Run the tests (ARGS="-k name" to choose, JOBS=4 for more proce
 
 .PHONY: stack-test
 stack-test: $(STAMP) ## Run the commands of docker-compose.yml against a real Kafka, Redis and Prometheus
-	@TIDEMARK_REQUIRE=kafka,promtool,redis $(BIN)/python -m pytest -m soak tests/ops/test_stack.py $(ARGS)
+	@TIDEMARK_REQUIRE=kafka,promtool,redis $(BIN)/python -m pytest -m soak tests/ops/test_stack.py tests/ops/test_live_alerts.py $(ARGS)
 
 .PHONY: soak
 soak: $(STAMP) ## Run the whole stack for half an hour with faults (ARGS=--quick: some minutes)

@@ -65,3 +65,8 @@ class RedisServer:
             self._process.kill()
             self._process.wait(30)
             self._process = None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal: SIGSTOP lets it stand still, with all its connections, until SIGCONT."""
+        if self._process is not None:
+            self._process.send_signal(number)

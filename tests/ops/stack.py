@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -133,20 +133,31 @@ class Stack:
 
 
 class Prometheus:
-    """Prometheus under the deployed configuration, asking more often."""
+    """Prometheus under the deployed configuration, asking more often.
 
-    def __init__(self, directory: Path, stack: Stack) -> None:
+    Parameters
+    ----------
+    directory : Path
+    stack : Stack
+    without : set of str
+        Services that are not there.
+    rules : str, optional
+        Instead of the deployed rules, with what `for` says cut short.
+    interval : str
+        Between two scrapes.
+    """
+
+    def __init__(self, directory: Path, stack: Stack, without: Set[str], rules: str | None = None, interval: str = "5s") -> None:
         directory.mkdir()
         config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
-        config["global"] = {"scrape_interval": "5s", "scrape_timeout": "5s", "evaluation_interval": "1s"}
+        config["global"] = {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": "1s"}
         [port] = free_ports(1)
         for job in config["scrape_configs"]:
             name = job["job_name"]
             job["static_configs"] = [{"targets": [f"127.0.0.1:{stack.ports.get(name, port)}"]}]
-        # The learner has nothing to do before there is a base; see docs/deploy.md.
-        config["scrape_configs"] = [job for job in config["scrape_configs"] if job["job_name"] != "learner"]
+        config["scrape_configs"] = [job for job in config["scrape_configs"] if job["job_name"] not in without]
         (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-        (directory / "alerts.yml").write_text(re.sub(r"for: \w+", "for: 10s", ALERTS.read_text("utf-8")))
+        (directory / "alerts.yml").write_text(rules or re.sub(r"for: \w+", "for: 10s", ALERTS.read_text("utf-8")))
         self.url = f"http://127.0.0.1:{port}"
         options = [f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'data'}"]
         with (directory / "log").open("w") as log:
