@@ -42,7 +42,7 @@ from flows.outputs import ACTIONS
 from flows.settings import Settings
 from tests.oracles.partition import partition_of
 
-_TICK_S, _MOST = 0.02, 65_536
+_TICK_S, _MOST = 0.05, 65_536
 _TIMEOUT_S = 10.0
 _KEPT = 64
 PROBES = 1 << 40

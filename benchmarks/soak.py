@@ -37,7 +37,7 @@ _PROBE_EACH_S, _QUICK_RATE = 0.5, 1_000
 # After a fault and its end, for so long requests still count as disturbed.
 _AFTER_S = 5.0
 _SETTLE_S = 60.0
-_FLAT = 0.1
+_FLAT, _JUDGED_MINUTES = 0.1, 10
 _LOAD = "load"
 _ENTITIES = 500
 _NOTES = {
@@ -112,6 +112,9 @@ def measure(
         verdict.differences += [f"{len(probes.waiting)} events of probes never showed"] * bool(probes.waiting)
         say("comparing what is served with what was sent")
         check_served(verdict, producer.sent, site.port, site.settings.partitions)
+        for name, number in site.found().items():
+            if number:
+                verdict.differ(f"{name} has found {number:,.0f} differences while it ran", int(number))
         deltas = site.total("learner", "tidemark_learner_lag_records")
         # Nobody appends heartbeats from here on.
         site.stop(["serving"])
@@ -205,7 +208,8 @@ def _memory(site: Site, seconds: float) -> dict[str, Any]:
     for name, memory in site.memory.items():
         found = slope(memory, settle, begin)
         if found is not None:
-            flat = found.growth <= _FLAT or found.mib_an_hour <= 2 * found.error
+            # What is young still fills what it will keep: nothing is said of it.
+            flat = (found.growth <= _FLAT or found.mib_an_hour <= 2 * found.error) if found.minutes >= _JUDGED_MINUTES else None
             out[name] = {key: round(value, 3) for key, value in asdict(found).items()} | {"flat": flat}
     return out
 
@@ -226,7 +230,7 @@ def show(result: dict[str, Any]) -> None:
     for name, memory in of["memory"].items():
         print(
             f"memory of {name}: {memory['mean_mib']:.0f} MiB, {memory['mib_an_hour']:+.1f} ± {memory['error']:.1f} MiB an hour over "
-            f"{memory['minutes']:.1f} minutes{'' if memory['flat'] else '  GROWS'}"
+            f"{memory['minutes']:.1f} minutes{'  GROWS' if memory['flat'] is False else ''}"
         )
     for difference in of["differences"][:40]:
         print(f"  {difference}")
