@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,47 +73,38 @@ def drawn(number: int, seconds: float, seed: int) -> list[Fault]:
     return [Fault(float(t), kind, float(choice)) for t, kind, choice in zip(at, kinds, random.random(number), strict=True)]
 
 
-def strike(fault: Fault, site: Site, producer: Producer, rate: float) -> Iterator[None]:
-    """Do it: a generator that yields once it has struck, and ends when what it has struck is well again."""
+def strike(fault: Fault, site: Site, producer: Producer, rate: float) -> None:
+    """Do it, and wait until what it has struck is there again."""
     kind = fault.kind
     name, _, how = kind.partition(": ")
     if how == "killed" and name in KILLED:
         site.kill(name)
-        yield
         site.await_restarted(name)
     elif kind == WORKER:
         site.kill("flows", worker=int(fault.choice * 64))
-        yield
         site.await_restarted("flows")
     elif kind == DISK:
         site.kill("flows", room=_ROOM)
-        yield
         # Once for the life that has no room, and once for that after it.
         site.await_restarted("flows", lives=2)
     elif kind in (BROKER, BROKER_PAUSE):
-        yield
         site.broker.outage("kill" if kind == BROKER else "pause", 2 + 6 * fault.choice)
     elif kind == REDIS:
         site.redis.stop()
-        yield
         time.sleep(1 + 2 * fault.choice)
         site.redis.start()
         site.memory["redis"].begin()
     elif kind == DOUBLED:
         producer.double()
-        yield
     elif kind == LATE:
         producer.send_late(200 + int(800 * fault.choice), _OLD_MS)
-        yield
     elif kind == MALFORMED:
         producer.send_malformed(100 + int(400 * fault.choice))
-        yield
     elif kind in (CLOCK, CROWD):
         if kind == CLOCK:
             producer.behind_ms = _CLOCK_MS
         else:
             producer.set_rate(2 * rate)
-        yield
         time.sleep(5)
         producer.behind_ms = 0
         producer.set_rate(rate)

@@ -169,8 +169,7 @@ def _disturbed(
             time.sleep(min(left, 1.0))
         say(f"fault {len(done) + 1} of {len(faults)}: {fault.kind}")
         struck = time.monotonic()
-        for _ in strike(fault, site, producer, rate):
-            pass
+        strike(fault, site, producer, rate)
         # All that was appended until then: what comes meanwhile is not waited for.
         site.await_applied(f"all is applied again after '{fault.kind}'")
         done.append({"kind": fault.kind, "at": round(struck - began, 1), "well_after": round(time.monotonic() - struck, 1)})
