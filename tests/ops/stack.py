@@ -143,14 +143,12 @@ class Prometheus:
         Services that are not there.
     rules : str, optional
         Instead of the deployed rules, with what `for` says cut short.
-    interval : str
-        Between two scrapes.
     """
 
-    def __init__(self, directory: Path, stack: Stack, without: Set[str], rules: str | None = None, interval: str = "5s") -> None:
+    def __init__(self, directory: Path, stack: Stack, without: Set[str], rules: str | None = None) -> None:
         directory.mkdir()
         config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
-        config["global"] = {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": "1s"}
+        config["global"] = {"scrape_interval": "5s", "scrape_timeout": "5s", "evaluation_interval": "1s"}
         [port] = free_ports(1)
         for job in config["scrape_configs"]:
             name = job["job_name"]

@@ -40,7 +40,7 @@ SERVICES = ("flows", "online", "checkpoints", "archiver", "serving")
 PATIENCE_S = 300.0
 # Bounds that a test would take too long to reach.
 BOUNDS = {
-    "TidemarkFlowBehind": ("> 500000", "> 300"),
+    "TidemarkFlowBehind": ("> 500000", "> 5"),
     "TidemarkFeaturesStale": ("> 60", "> 5"),
     "TidemarkOnlineOld": ("> 60", "> 5"),
 }
@@ -55,7 +55,7 @@ def hurried() -> str:
         for rule in group["rules"]:
             bound, lower = BOUNDS.get(rule["alert"], ("", ""))
             assert bound in rule["expr"], rule["alert"]
-            rule["expr"] = re.sub(r"\[\w+\]", "[20s]", rule["expr"].replace(bound, lower) if bound else rule["expr"])
+            rule["expr"] = re.sub(r"\[\w+\]", "[30s]", rule["expr"].replace(bound, lower) if bound else rule["expr"])
             rule["for"] = "1s"
     return yaml.safe_dump(rules)
 
@@ -198,6 +198,7 @@ def the_archiver_stands_still(site: Site) -> Iterator[None]:
 @contextmanager
 def checkpoints_have_no_place(site: Site) -> Iterator[None]:
     place, aside = Path(site.settings.checkpoint_place), site.directory / "aside"
+    await_within(place.is_dir, PATIENCE_S, "there are checkpoints")
     place.rename(aside)
     place.write_text("no directory")
     site.ingest(300)
@@ -215,8 +216,10 @@ def kafka_is_away(site: Site) -> Iterator[None]:
 
 @contextmanager
 def a_task_is_damaged(site: Site) -> Iterator[None]:
+    # A run that ends leaves all it has in tables; one that begins opens each.
+    assert site.stack.stop("flows") == 0
     lose_a_table(site.settings.data, ACTIONS, 1)
-    site.ingest(300)
+    site.stack.start("flows")
     yield
     site.stack.call("replay", "restore", "--task", f"{ACTIONS}/1")
 
@@ -253,7 +256,7 @@ FAULTS: Mapping[str, Fault] = {
 @pytest.mark.timeout(3600)
 def test_an_alert_fires_for_each_fault_and_clears_after(site: Site, tmp_path: Path) -> None:
     others = set(site.stack.ports) - set(SERVICES)
-    prometheus = Prometheus(tmp_path / "prometheus", site.stack, others, hurried(), interval="1s")
+    prometheus = Prometheus(tmp_path / "prometheus", site.stack, others, hurried())
 
     def await_alerts(alerts: tuple[str, ...], firing: bool, what: str) -> None:
         for alert in alerts:
