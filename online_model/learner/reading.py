@@ -22,6 +22,7 @@ from flows.examples.store import READ_RECORDS, Examples
 from online_model.learner.course import Course
 from online_model.learner.step import Prepared, prepare
 from online_model.model.ranker import Ranker
+from online_model.model.served_vectors import ServedVectors
 
 _AHEAD = 3
 # Micro-batches that are made ready at once, where there are so many.
@@ -68,14 +69,22 @@ class Batches:
     course : Course
     read_records : int
         Never changes a result.
+    vectors : ServedVectors, optional
+        For a ranker that takes user embeddings.
     """
 
     def __init__(
-        self, examples: Examples, positions: tuple[int, ...], ranker: Ranker, course: Course, read_records: int = READ_RECORDS
+        self,
+        examples: Examples,
+        positions: tuple[int, ...],
+        ranker: Ranker,
+        course: Course,
+        read_records: int = READ_RECORDS,
+        vectors: ServedVectors | None = None,
     ) -> None:
         config = course.config
         self._merged = Merged(examples, positions, config.batch_rows, course.fingerprint, read_records, config.batch_ms)
-        self._ranker, self._course = ranker, course
+        self._ranker, self._course, self._vectors = ranker, course, vectors
         self._positions = tuple(positions)
         self._ready: deque[Ready] = deque()
         self._failed: TidemarkError | None = None
@@ -129,7 +138,7 @@ class Batches:
         if not found:
             return []
         picked = [self._kept(one) for one in found]
-        made = prepare(picked, self._ranker, self._course.config)
+        made = prepare(picked, self._ranker, self._course.config, self._vectors)
         return [
             Ready(batch, tuple(one.positions), len(one), len(one) - len(kept), int(one.ready_time[0]), int(one.ready_time[-1]))
             for batch, one, kept in zip(made, found, picked, strict=True)

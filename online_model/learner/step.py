@@ -7,7 +7,7 @@ up and not learned.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +23,7 @@ from online_model.model.columns import Features
 from online_model.model.inputs import Inputs, features_of, inputs_of
 from online_model.model.loss import loss_of, weights_of
 from online_model.model.ranker import Ranker
+from online_model.model.served_vectors import ServedVectors
 from online_model.table import GradientError
 from online_model.training.tables import Tables
 
@@ -78,7 +79,7 @@ class Learned:
     expired: int
 
 
-def prepare(batches: Sequence[Picked], ranker: Ranker, config: LearnerConfig) -> list[Prepared]:
+def prepare(batches: Sequence[Picked], ranker: Ranker, config: LearnerConfig, vectors: ServedVectors | None = None) -> list[Prepared]:
     """Records of EXAMPLES as micro-batches, several at once; each is what it would be alone.
 
     Parameters
@@ -87,6 +88,8 @@ def prepare(batches: Sequence[Picked], ranker: Ranker, config: LearnerConfig) ->
         Of any kinds; one or more.
     ranker : Ranker
     config : LearnerConfig
+    vectors : ServedVectors, optional
+        For a ranker that takes user embeddings.
 
     Raises
     ------
@@ -105,6 +108,10 @@ def prepare(batches: Sequence[Picked], ranker: Ranker, config: LearnerConfig) ->
     starts = np.searchsorted(kept, bounds)
     # The order of requests decides the last bits of sums over them.
     features = features_of(with_requests_in_order(records.features(), starts[:-1].tolist()), ranker.config)
+    if vectors is not None:
+        table = records.made(vectors.tables)
+        given = vectors.given(records.column("user_id"), records.column("request_time"), table)
+        features = replace(features, user_embedding=given.vectors[given.row])
     # Requests are numbered by batches: each begins with one of its own.
     requests = np.append(features.context, len(features.hour))[starts]
     out = []
@@ -130,13 +137,16 @@ class Step:
     config : LearnerConfig
     time : int
         Newest event time of what was learned before, ms; -1: nothing.
+    vectors : ServedVectors, optional
+        For a ranker that takes user embeddings; read where records are made ready.
 
     Attributes
     ----------
     time : int
     """
 
-    def __init__(self, ranker: Ranker, tables: Tables, config: LearnerConfig, time: int = -1) -> None:
+    def __init__(self, ranker: Ranker, tables: Tables, config: LearnerConfig, time: int = -1, vectors: ServedVectors | None = None) -> None:
+        self.vectors = vectors
         self.ranker, self.tables, self.config, self.time = ranker.eval().requires_grad_(False), tables, config, time
         self._head_weights = weights_of(ranker.config.heads, config.head_weights)
         self._device = next(ranker.parameters()).device
@@ -144,7 +154,7 @@ class Step:
 
     def learn(self, rows: ExampleRows) -> Learned:
         """Learn from records of EXAMPLES, in their order; see `learn_prepared`."""
-        return self.learn_prepared(*prepare([Picked.of(rows)], self.ranker, self.config))
+        return self.learn_prepared(*prepare([Picked.of(rows)], self.ranker, self.config, self.vectors))
 
     def learn_prepared(self, batch: Prepared) -> Learned:
         """Learn from a micro-batch.
