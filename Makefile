@@ -7,10 +7,12 @@ STAMP  := $(VENV)/.tidemark-setup
 PYTHON ?=
 JOBS   ?= 2
 ARGS   ?=
+SERVICE ?= pypi
 
 PACKAGES := flows feature_repo online_model replay benchmarks
 TYPED    := $(foreach p,$(PACKAGES),$(if $(wildcard $(p)/*.py),$(p))) $(wildcard tidemark.py)
-BENCHES  := $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py))))
+# The soak takes half an hour, and has a command of its own.
+BENCHES  := $(filter-out _% soak,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -35,7 +37,23 @@ test: $(STAMP) ## Run the tests (ARGS="-k name" to choose, JOBS=4 for more proce
 
 .PHONY: stack-test
 stack-test: $(STAMP) ## Run the commands of docker-compose.yml against a real Kafka, Redis and Prometheus
-	@TIDEMARK_REQUIRE=kafka,promtool,redis $(BIN)/python -m pytest -m soak tests/ops/test_stack.py $(ARGS)
+	@TIDEMARK_REQUIRE=kafka,promtool,redis $(BIN)/python -m pytest -m soak tests/ops/test_stack.py tests/ops/test_live_alerts.py $(ARGS)
+
+.PHONY: soak
+soak: $(STAMP) ## Run the whole stack for half an hour with faults (ARGS=--quick: some minutes)
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+# Of the pins, over the network. A service that says nothing of a package, or can't be reached, is no pass: nothing is known then.
+.PHONY: audit
+audit: $(STAMP) ## Ask for known vulnerabilities of all pinned packages (needs the network; SERVICE=osv asks another)
+	@said=$$($(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off \
+	    --vulnerability-service $(SERVICE) $(ARGS) 2>&1) && { echo "$$said"; exit 0; }; \
+	case "$$said" in \
+	    *"known vulnerabilit"*) echo "$$said"; exit 1;; \
+	    *) echo "$$said" | tail -n 1 >&2; \
+	       echo "audit: service '$(SERVICE)' could not be asked about every package, so nothing is known; try again with a network, or SERVICE=osv" >&2; \
+	       exit 2;; \
+	esac
 
 .PHONY: lint
 lint: $(STAMP) ## Check style and types

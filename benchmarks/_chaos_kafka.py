@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -48,10 +49,10 @@ class KafkaBroker:
             time.sleep(seconds)
             kill(process, signal.SIGCONT)
 
-    def renew_outputs(self, settings: Settings) -> None:
-        """Delete all topics but ACTIONS and the ledger, and make them anew, empty."""
+    def renew_outputs(self, settings: Settings, outputs: Sequence[str] = (REVISITS, LATE, DEADLETTERS)) -> None:
+        """Delete the topics of outputs, and make them anew, empty."""
         admin = AdminClient({"bootstrap.servers": self._broker.servers})
-        names = [settings.kafka_prefix + name for name in (REVISITS, LATE, DEADLETTERS)]
+        names = [settings.kafka_prefix + name for name in outputs]
         for deleted in admin.delete_topics(names).values():
             deleted.result(_PATIENCE_S)
         deadline = time.monotonic() + _PATIENCE_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Said:
     digests : dict of str to str
         Of every task.
     exports : dict of str to Table
-        Every entity's features and the labels, at the newest event and five days before it.
+        Every entity's features and the labels, at the newest event and some days before it.
     outputs : dict of str to Counter
         REVISITS, LATE and DEADLETTERS as a reader takes them, each record once; its place in the log left out.
     counts : dict of str to int
@@ -55,13 +56,13 @@ class Said:
         )
 
 
-def say(settings: Settings, scratch: Path) -> Said:
-    """Gather it; nothing may be running."""
+def say(settings: Settings, scratch: Path, days: Sequence[int] = (0, 5)) -> Said:
+    """Gather it; nothing may be running. Exports are as of the newest event, and of so many days before it."""
     scratch.mkdir(parents=True, exist_ok=True)
     exports: dict[str, pa.Table] = {}
     with FeatureReader(settings) as reader:
         newest = reader.default_as_of() or 0
-        for as_of in (newest, newest - 5 * DAY_MS):
+        for as_of in (newest - before * DAY_MS for before in days):
             for name in (*ENTITIES, "labels"):
                 out = scratch / f"{name}-{newest - as_of}.parquet"
                 if name == "labels":

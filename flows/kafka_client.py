@@ -83,12 +83,15 @@ class Admin(AdminClient):
 
     def __init__(self, options: dict[str, Any]) -> None:
         refusals: list[KafkaError] = []
+        heard: list[str] = []
 
         def hear(error: KafkaError) -> None:
-            if error.code() == KafkaError._AUTHENTICATION:
+            if error.code() != KafkaError._ALL_BROKERS_DOWN:
+                heard[:] = [error.str()]
+            if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL):
                 refusals.append(error)
 
-        self._refusals = refusals
+        self._refusals, self._heard = refusals, heard
         hearing: dict[str, Any] = {**options, "error_cb": hear}
         super().__init__(hearing)
 
@@ -110,7 +113,9 @@ class Admin(AdminClient):
                 if self._refusals:
                     raise KafkaException(self._refusals[-1]) from error
                 if patience_s >= left or not passes(error):
-                    raise
+                    # Of a listener that wants TLS, or a certificate, it is said here alone.
+                    code, said = error.args[0].code(), " (".join([error.args[0].str(), *self._heard]) + ")" * len(self._heard)
+                    raise KafkaException(KafkaError(code, said)) from error
             # A broker that takes long to answer is waited for all the same.
             patience_s *= 2
 
@@ -180,6 +185,7 @@ _ADVICE: dict[int | None, str] = {
     KafkaError._WAIT_COORD: CHECK_BROKERS,
     KafkaError._NOENT: CHECK_BROKERS,
     KafkaError._RESOLVE: "; check the host names in the setting 'kafka'",
+    KafkaError._SSL: "; check ssl.ca.location, ssl.certificate.location and ssl.key.location in kafka_options",
     KafkaError._AUTHENTICATION: "; check user, password and mechanism in kafka_options",
     KafkaError.SASL_AUTHENTICATION_FAILED: "; check user, password and mechanism in kafka_options",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "; this user may not use the topic",

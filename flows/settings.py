@@ -30,6 +30,7 @@ _PATHS = ("data", "vocabulary", "kafka_options", "archive", "online_options")
 _TEXTS = ("kafka", "kafka_prefix", "checkpoints", "online", "online_prefix")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}")
 _ONLINE = re.compile(r"rediss?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[0-9]{1,5})?/?")
+_CREDENTIALS = re.compile(r"[a-z0-9+.-]+://[^/?#]*:[^/?#]*@.*", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,12 @@ class Settings:
             raise SettingsError(
                 "setting 'online' must be redis://host:port/database (rediss:// for TLS), without user and password, which go into the file "
                 "that 'online_options' names"
+            )
+        if self.checkpoints is not None and _CREDENTIALS.fullmatch(self.checkpoints):
+            # Nor this: it stands in messages, in the environment of children, and in what they tell.
+            raise SettingsError(
+                "setting 'checkpoints' must be a path or a URL without a password; fsspec takes that from the environment and from its "
+                "own config files"
             )
 
     @property

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.errors import CorruptionError
+from flows.events import RAW_SCHEMA
 from flows.outputs import DEADLETTER_SCHEMA, LATE_SCHEMA, REVISIT_SCHEMA, take_next
 
 
@@ -85,3 +86,10 @@ def test_however_records_repeat_and_interleave_each_is_taken_once(origins: list[
 @pytest.mark.parametrize("schema", [REVISIT_SCHEMA, LATE_SCHEMA, DEADLETTER_SCHEMA])
 def test_every_output_says_where_it_comes_from(schema: pa.Schema) -> None:
     assert schema.names[:4] == ["generation", "origin", "sequence", "timestamp"]
+
+
+def test_no_records_of_any_columns_are_none() -> None:
+    applied = {3: 7}
+    none = pa.RecordBatch.from_pylist([], RAW_SCHEMA)
+    assert take_next(none, applied, "here").num_rows == 0
+    assert applied == {3: 7}

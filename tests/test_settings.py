@@ -114,3 +114,19 @@ def test_the_front_door_prints_one_line_and_exits_with_2(elsewhere: Path) -> Non
     assert line.startswith(f"tidemark: config {config}: there is no setting 'partitons' (did you mean 'partitions'?)")
     assert tidemark("--config", config, "status", data=elsewhere / "data", code=2).err == line + "\n"
     assert "did you mean 'dedup_horizon_ms'" in refused("status", data=elsewhere / "data", dedup_horizn_ms=5)
+
+
+@pytest.mark.parametrize("url", ["ftp://tide:hush@host/path", "sftp://:hush@host/path", "https://tide:hush@host:80/x"])
+def test_a_place_of_checkpoints_holds_no_password(tmp_path: Path, url: str) -> None:
+    line = refused("replay", "checkpoint", data=tmp_path / "data", checkpoints=url)
+    assert "environment variable TIDEMARK_CHECKPOINTS" in line
+    assert "hush" not in line
+    config = write(tmp_path / "tidemark.toml", f"checkpoints = '{url}'")
+    with pytest.raises(SettingsError, match="without a password") as told:
+        load_settings(config=config, environment={})
+    assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize("url", ["abfs://container@account.dfs.core.windows.net/path", "s3://bucket/a@b:c@d", "memory://x", "here/a:b@c"])
+def test_what_is_no_password_is_a_place(url: str) -> None:
+    assert Settings(checkpoints=url).checkpoint_place == url

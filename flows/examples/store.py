@@ -145,9 +145,13 @@ class Once:
         if self._applied is None:
             self._applied = self._applied_before(self.position)
         high = self._examples.end_position(self._partition) if end is None else end
-        if self.position >= high:
-            return None
-        batches = self._batches(high)
+        while True:
+            if self.position >= high:
+                return None
+            batches = self._batches(high)
+            if any(batch.records.num_rows for batch in batches):
+                break
+            self.position = batches[-1].end_offset
         offsets = np.concatenate([batch.offsets_of_records() for batch in batches])
         records = self._table(batches)
         times = records.column("timestamp").to_numpy()
@@ -175,6 +179,8 @@ class Once:
         return batches
 
     def _table(self, batches: list[LogBatch]) -> pa.Table:
+        # Others are offsets without records, as behind each transaction of Kafka.
+        batches = [batch for batch in batches if batch.records.num_rows]
         for batch in batches:
             if not is_of_examples(batch.records):
                 raise CorruptionError(f"{self._where}: holds records that are none of EXAMPLES'; find out what else has written there")

@@ -109,7 +109,7 @@ class _Standing(Collector):
                 watermark.add_metric(task, meta.watermark / 1000)
             size.add_metric(task, bytes_in(task_path(self._settings, flow, partition)))
         # From 0 on, or the first one would be no increase.
-        sums = {("deadletter", reason): 0 for reason in REASONS} if ACTIONS in self._flows else {}
+        sums = {("deadletter", reason): 0 for reason in REASONS} | {(ACTIONS, "late"): 0} if ACTIONS in self._flows else {}
         for (flow, _), meta in metas.items():
             for name, n in meta.counts.items():
                 kind, _, of = name.partition(".")

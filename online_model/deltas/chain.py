@@ -44,6 +44,9 @@ def closings(log: Log, base: int, before: int | None = None, since: int = 0) -> 
 
 def closings_in(batch: LogBatch, base: int, name: str) -> list[Closing]:
     """What closes the deltas of a base among some records, in order."""
+    if not batch.records.num_rows:
+        # Offsets without records, as behind each transaction of Kafka.
+        return []
     check_schema(batch.records, f"log '{name}', partition {batch.partition}, from offset {batch.first_offset}")
     mine = np.flatnonzero((plain(batch.records, "kind") == Kind.CLOSED) & (plain(batch.records, "base") == base)).tolist()
     offsets = batch.offsets_of_records() if mine else np.empty(0, np.int64)

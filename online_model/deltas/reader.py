@@ -162,6 +162,10 @@ class DeltaReader:
     def _take(self, batch: LogBatch, out: list[Delta]) -> None:
         """Go through records; those of whole deltas are added to `out`, others are held."""
         records = batch.records
+        if not records.num_rows:
+            # Offsets without records, as behind each transaction of Kafka: they have no columns to look at.
+            self._at = batch.end_offset
+            return
         where = self._where(batch.first_offset)
         try:
             check_schema(records, where)

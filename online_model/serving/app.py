@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.errors import OtherFingerprintError, TidemarkError
@@ -163,7 +164,7 @@ def _operations(app: FastAPI, service: Service) -> None:
         ready, said = await service.readiness()
         return Response(orjson.dumps(said), 200 if ready else 503, media_type=_JSON, headers=_HEADERS)
 
-    @app.get("/metrics", summary="Metrics for Prometheus", tags=["operations"])
+    @app.get("/metrics", summary="Metrics for Prometheus", tags=["operations"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """In Prometheus's text format."""
         return Response(service.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     "--max-waiting", type=click.IntRange(1, 100_000), default=256, show_default=True, help="Requests that may wait for the store at once."
 )
 @click.option(
+    "--max-connections", type=click.IntRange(1, 100_000), default=512, show_default=True, help="At once; one more gets status 503."
+)
+@click.option(
     "--require-log/--drop-from-log",
     default=False,
     show_default=True,
@@ -85,6 +88,7 @@ def serve(
     past_timeout: float,
     max_entities: int,
     max_waiting: int,
+    max_connections: int,
     require_log: bool,
     log_queue_mb: int,
     explore: float,
@@ -115,6 +119,7 @@ def serve(
         max_waiting,
         require_log,
         log_queue_mb << 20,
+        most_connections=max_connections,
         explore=explore,
         model_threads=model_threads,
         model_timeout_s=model_timeout,

@@ -17,21 +17,33 @@ _STATISTICS = {"saves_7d_count": 12, "saves_7d_clicked": 3, "click_rate_7d": 0.2
 _FOUND = {"found": True, "status": "FOUND"}
 
 
-def _responses(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    def refusal(description: str, error: str, what_to_do: str) -> dict[str, Any]:
-        return {"description": description, "content": {"application/json": {"example": {"error": error, "what_to_do": what_to_do}}}}
+# Everything that is refused is told in this form.
+_REFUSAL = {
+    "type": "object",
+    "required": ["error", "what_to_do"],
+    "properties": {"error": {"type": "string"}, "what_to_do": {"type": "string"}},
+    "additionalProperties": False,
+}
 
+
+def _refusal(description: str, error: str, what_to_do: str) -> dict[str, Any]:
+    content = {"schema": _REFUSAL, "example": {"error": error, "what_to_do": what_to_do}}
+    return {"description": description, "content": {"application/json": content}}
+
+
+def _responses(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     return {
         200: {"description": "Values, in part.", "content": {"application/json": {"example": example}}},
-        409: refusal(
+        400: _refusal("It can't be read.", "the path is no UTF-8", "percent-encode the UTF-8 of what is asked for"),
+        409: _refusal(
             "The client was made for other features.",
             "the client was made for features with fingerprint '69a7205ab19b72b2', and '5a0b6f2c9d1e4871' is served here",
             "train with what is served, or ask where the other features are served",
         ),
-        422: refusal(
+        422: _refusal(
             "What is asked for can't be meant.", "there is no surface 'homefed' (did you mean 'homefeed'?)", "surfaces are: homefeed, …"
         ),
-        503: refusal(
+        503: _refusal(
             "The store does not answer.",
             "the store has not answered within 1 s",
             "ask again later; if it goes on, see what the store is busy with",
@@ -39,10 +51,19 @@ def _responses(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def _of_post(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """The same of what has a body."""
+    return _responses(example) | {
+        400: _refusal("The body is no JSON.", "the body is no JSON: unexpected end of data", 'send an object such as {"users": [42]}'),
+        408: _refusal("The body has not come in time.", "the body has not come within 10 s", "send it at once"),
+        413: _refusal("The body is too large.", "the body is larger than 4 MiB", "send several requests"),
+    }
+
+
 USER = _responses({"user_id": 42, **_FOUND, **_HEAD, "sequence": [_ACTION], "counters": _COUNTERS})
 PIN = _responses({"pin_id": 1234, **_FOUND, **_HEAD, "counters": _PIN_COUNTERS})
 TOPIC = _responses({"topic": "Home Decor", **_FOUND, **_HEAD, "statistics": _STATISTICS})
-BATCH = _responses(
+BATCH = _of_post(
     {
         **_HEAD,
         "users": {
@@ -62,7 +83,7 @@ BATCH = _responses(
 )
 # Null where the request names its candidates; OpenAPI's examples leave nulls out.
 _EMBEDDING = {"version": 1, "table": 14, "index": 1, "as_of": 1_699_990_000_000, "positions": [1100, 1090]}
-RANK = _responses(
+RANK = _of_post(
     {
         **_HEAD,
         "user_id": 42,
@@ -93,7 +114,7 @@ RANK = _responses(
 )
 RANK[409]["description"] += " Or the model that is published was trained with others than are served."
 RANK[503]["description"] += " Or no model is served, or it does not answer."
-RETRIEVE = _responses(
+RETRIEVE = _of_post(
     {
         **_HEAD,
         "user_id": 42,

@@ -34,6 +34,8 @@ class Options:
         Serve nothing that SERVED has no room for.
     log_queue_bytes : int
         Memory for rows that are not durable yet.
+    most_connections : int
+        At once; each takes one of the files that the process may have open.
     head_timeout_s, body_timeout_s : float
         How long a request's head, and its body, may take to come.
     drain_s : float
@@ -55,6 +57,7 @@ class Options:
     most_waiting: int = 256
     require_log: bool = False
     log_queue_bytes: int = 64 << 20
+    most_connections: int = 512
     head_timeout_s: float = 10.0
     body_timeout_s: float = 10.0
     drain_s: float = 10.0

@@ -1,4 +1,4 @@
-"""The HTTP connection of serving: uvicorn's, which waits for ever for a head that has begun, with a limit to that.
+"""The HTTP connection of serving: uvicorn's, which waits for ever for a head and takes any number of connections, with limits to both.
 
 Must never end a connection whose request is under way: bodies and answers have limits of their own.
 """
@@ -18,20 +18,27 @@ class HeadInTime(H11Protocol):
     Parameters
     ----------
     head_timeout_s : float
+    most_connections : int
+        Of a server at once; one more is told so and closed, before it has cost a file that state needs.
     **given
         As uvicorn makes its own.
     """
 
-    def __init__(self, head_timeout_s: float, **given: Any) -> None:
+    def __init__(self, head_timeout_s: float, most_connections: int, **given: Any) -> None:
         super().__init__(**given)
-        self._head_timeout_s = head_timeout_s
+        self._head_timeout_s, self._most_connections = head_timeout_s, most_connections
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self._most_connections:
+            self._tell(503, b"Service Unavailable", f"more than {self._most_connections} connections at once; come again".encode())
+            return
         self._look(begun=True)
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
         super().data_received(data)
         self._look(begun=True)
 
@@ -62,8 +69,11 @@ class HeadInTime(H11Protocol):
             # Of whoever has said nothing at all: an answer would be taken for that to what they ask next.
             self.timeout_keep_alive_handler()
             return
-        told = f"the head has not come within {self._head_timeout_s:g} s".encode()
+        self._tell(408, b"Request Timeout", f"the head has not come within {self._head_timeout_s:g} s".encode())
+
+    def _tell(self, status: int, reason: bytes, told: bytes) -> None:
+        """Answer what has not been asked yet, and close."""
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(told)), (b"connection", b"close")]
-        for event in (h11.Response(status_code=408, reason=b"Request Timeout", headers=headers), h11.Data(data=told), h11.EndOfMessage()):
+        for event in (h11.Response(status_code=status, reason=reason, headers=headers), h11.Data(data=told), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

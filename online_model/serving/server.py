@@ -63,7 +63,7 @@ def make_server(service: Service, beside: Beside | None = None) -> Server:
         uvicorn.Config(
             make_app(service, beside),
             # Over h11: the other implementation that uvicorn has takes a head without end.
-            http=partial(HeadInTime, service.options.head_timeout_s),  # type: ignore[arg-type]
+            http=partial(HeadInTime, service.options.head_timeout_s, service.options.most_connections),  # type: ignore[arg-type]
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             lifespan="off",
             access_log=False,

@@ -18,6 +18,7 @@ from flows.errors import CorruptionError, DataDirectoryError
 from replay.place import Place
 
 FORMAT = 1
+_PIECE = re.compile(r"[0-9a-f]{32}\.arrow")
 _NAME = re.compile(r"(\d{20})-(\d{15})-([0-9a-f]{32})\.json")
 
 
@@ -141,17 +142,27 @@ def read(place: Place, named: Named) -> Manifest:
         raise CorruptionError(f"{where} is gone")
     if not named.name.endswith(f"-{checksum(data)}.json"):
         raise CorruptionError(f"{where} is not what was written: its checksum is another")
-    content = orjson.loads(data)
-    if content.get("format") != FORMAT:
+    try:
+        content = orjson.loads(data)
+        form = content.get("format")
+    except (orjson.JSONDecodeError, AttributeError) as error:
+        raise CorruptionError(f"{where} holds no manifest ({error})") from error
+    if form != FORMAT:
         raise UnfitError(
-            f"{where} has format {content.get('format')}; this Tidemark reads format {FORMAT}: "
+            f"{where} has format {form}; this Tidemark reads format {FORMAT}: "
             "the version that wrote it can restore it, here `tidemark replay checkpoint` makes a new one"
         )
-    manifest = Manifest(**{**content, "pieces": tuple(Piece(**piece) for piece in content["pieces"])})
-    if f"{directory(manifest.flow, manifest.partition)}/{manifest.file_name()}" != named.name:
-        raise CorruptionError(
-            f"{where} is one of {manifest.flow}/{manifest.partition} at position {manifest.position}; it lies in the wrong place"
-        )
+    try:
+        manifest = Manifest(**{**content, "pieces": tuple(Piece(**piece) for piece in content["pieces"])})
+        # Whoever can write to the place can write a name that leads out of it, with a checksum that is right.
+        if wrong := [piece.name for piece in manifest.pieces if not _PIECE.fullmatch(piece.name)]:
+            raise CorruptionError(f"{where} names pieces that no checkpoint has: {', '.join(map(repr, wrong[:3]))}")
+        if f"{directory(manifest.flow, manifest.partition)}/{manifest.file_name()}" != named.name:
+            raise CorruptionError(
+                f"{where} is one of {manifest.flow}/{manifest.partition} at position {manifest.position}; it lies in the wrong place"
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptionError(f"{where} lacks something, or says what no manifest says ({error})") from error
     return manifest
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from flows.events import RAW_SCHEMA
 from flows.log import LedgerConflictError, LedgerEntry, LocalLog, LogBatch
 from flows.outputs import EMBEDDINGS
 from online_model.deltas.record import TABLES, Closing, Rows, batches_of, closing_of
@@ -131,6 +132,11 @@ class MemoryLog:
             if batch.num_rows:
                 self._batches.append(LogBatch(0, end, end + batch.num_rows, batch))
         return spans
+
+    def skip(self) -> None:
+        """An offset without a record, as Kafka has one behind each transaction."""
+        end, none = self.end_position(0), pa.RecordBatch.from_pylist([], RAW_SCHEMA)
+        self._batches.append(LogBatch(0, end, end + 1, none, np.empty(0, np.int64)))
 
     def read(self, partition: int, position: int, max_records: int) -> list[LogBatch]:
         stop = min(position + max_records, self.end_position(0))

@@ -21,6 +21,7 @@ from flows.errors import CorruptionError
 from flows.outputs import EMBEDDINGS
 from flows.run.display import LiveDisplay
 from flows.settings import Settings
+from online_model.deltas.chain import closings
 from online_model.deltas.errors import (
     DamagedDeltaError,
     DeltaError,
@@ -216,6 +217,22 @@ def test_what_was_never_closed_is_no_delta(tmp_path: Path) -> None:
                 found += reader.read(most)
             assert [delta.closing.delta for delta in found] == [1]
             assert rows_of(applied(tables_of(registry.load(start)[1]), found[0])) == learner.made[0].after
+
+
+def test_offsets_without_records_are_passed(tmp_path: Path) -> None:
+    """Kafka has one behind each transaction, and a read may find nothing else."""
+    registry, learner, _ = world(tmp_path)
+    log = MemoryLog()
+    reader = DeltaReader(log, registry.start_for(learner.base, 0))
+    for number in (1, 2):
+        learner.learn()
+        log.skip()
+        assert reader.read() == []
+        assert reader.read_to == log.end_position(0)
+        log.append([(0, batch) for batch in learner.batches(number)])
+        log.skip()
+        assert [delta.closing.delta for delta in reader.read()] == [number]
+        assert [one.delta for one in closings(log, 1)] == list(range(number, 0, -1))
 
 
 def test_a_position_behind_the_end_is_told(tmp_path: Path) -> None:

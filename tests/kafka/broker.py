@@ -17,13 +17,14 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tests.ports import free_ports
+from tests.tls import sign
 
 VERSION = "4.3.1"
 POM = Path(__file__).with_name("pom.xml")
 JARS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tidemark" / f"kafka-{VERSION}-{zlib.crc32(POM.read_bytes()):08x}"
 # Who may use the listener that asks for a password.
 USER, PASSWORD = "tide", "hush-open-sesame"
-ADVICE = "no Kafka: java and mvn are not both on PATH; to get them: apt-get install default-jre-headless maven"
+ADVICE = "no Kafka: java, mvn and openssl are not all on PATH; to get them: apt-get install default-jre-headless maven openssl"
 START_S = 120.0
 # A broker that lives for minutes, and a tool for a second, are not worth the compiler that makes long-lived ones fast.
 JAVA = ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -32,11 +33,18 @@ PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,GUARDED:SASL_PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded},SEALED://127.0.0.1:{sealed},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded},SEALED://127.0.0.1:{sealed}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,GUARDED:SASL_PLAINTEXT,SEALED:SASL_SSL
 listener.name.guarded.sasl.enabled.mechanisms=PLAIN
 listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
+listener.name.sealed.sasl.enabled.mechanisms=PLAIN
+listener.name.sealed.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
+listener.name.sealed.ssl.keystore.type=PEM
+listener.name.sealed.ssl.keystore.location={keys}
+listener.name.sealed.ssl.truststore.type=PEM
+listener.name.sealed.ssl.truststore.location={ca}
+listener.name.sealed.ssl.client.auth=required
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={directory}/data
@@ -55,7 +63,7 @@ log.retention.check.interval.ms=1000
 
 def present() -> bool:
     """Whether a broker can be had here."""
-    return shutil.which("java") is not None and (JARS.exists() or shutil.which("mvn") is not None)
+    return shutil.which("java") is not None and shutil.which("openssl") is not None and (JARS.exists() or shutil.which("mvn") is not None)
 
 
 def jars() -> Path:
@@ -84,16 +92,39 @@ def jars() -> Path:
 
 
 class Broker:
-    """The broker's process."""
+    """The broker's process.
+
+    Attributes
+    ----------
+    servers : str
+        The listener that takes anyone.
+    guarded, sealed : str
+        That which asks for a password; and the same over TLS, which asks for a certificate too.
+    signed : Signed
+        What clients of the last one need.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        port, guarded, controller = free_ports(3)
-        self.servers, self.guarded = f"127.0.0.1:{port}", f"127.0.0.1:{guarded}"
+        port, guarded, sealed, controller = free_ports(4)
+        self.servers, self.guarded, self.sealed = (f"127.0.0.1:{one}" for one in (port, guarded, sealed))
+        self.signed = sign(directory / "tls")
+        keys = directory / "tls" / "keys.pem"
+        keys.write_bytes(self.signed.key.read_bytes() + self.signed.certificate.read_bytes())
         self._config = directory / "server.properties"
         self._config.write_text(
-            PROPERTIES.format(port=port, guarded=guarded, controller=controller, directory=directory, user=USER, password=PASSWORD)
+            PROPERTIES.format(
+                port=port,
+                guarded=guarded,
+                sealed=sealed,
+                controller=controller,
+                directory=directory,
+                user=USER,
+                password=PASSWORD,
+                keys=keys,
+                ca=self.signed.ca,
+            )
         )
         self._classpath = f"{jars()}/*"
         tool = ("kafka.tools.StorageTool", "format", "-t", "5L6g3nShT-eMCtK--X86sw", "-c", str(self._config))

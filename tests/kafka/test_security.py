@@ -1,7 +1,8 @@
-"""A listener that asks for a password: who has it gets in; who hasn't is told so, at once and in one line; and nobody ever reads it anywhere."""
+"""Listeners that ask for a password, and over TLS for a certificate: who has them gets in, who has not is told so, and nothing tells them."""
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from flows.events import RAW_SCHEMA
-from flows.kafka_client import BrokerError
+from flows.kafka_client import Admin, BrokerError, client_options, translated
 from flows.log_kafka import KafkaLog
 from flows.outputs import ACTIONS
 from flows.settings import Settings
@@ -119,3 +120,56 @@ def test_a_client_that_tells_all_of_its_work_does_not_tell_the_password(
     assert any("PLAIN" in line for line in lines)
     shown = "".join([*lines, *capfd.readouterr()])
     assert [secret for secret in (PASSWORD, WRONG) if secret in shown] == []
+
+
+@pytest.fixture
+def sealed(guarded: Settings, shared_broker: Broker, tmp_path: Path) -> Settings:
+    """The same over TLS, with a certificate that the broker asks for."""
+    signed = shared_broker.signed
+    return replace(
+        guarded, kafka=shared_broker.sealed, kafka_options=over_tls(tmp_path / "tls.properties", signed.ca, signed.certificate, signed.key)
+    )
+
+
+def over_tls(path: Path, ca: Path, *own: Path) -> Path:
+    lines = [
+        "security.protocol=SASL_SSL",
+        "sasl.mechanism=PLAIN",
+        f"sasl.username={USER}",
+        "sasl.password=env:KAFKA_SECRET",
+        f"ssl.ca.location={ca}",
+    ]
+    names = ("ssl.certificate.location", "ssl.key.location")
+    path.write_text("\n".join([*lines, *(f"{name}={file}" for name, file in zip(names, own, strict=False))]))
+    return path
+
+
+def test_over_tls_with_a_certificate_everything_works(
+    sealed: Settings, simulated: Simulated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_SECRET", PASSWORD)
+    said = []
+    for command in (("topics", "create"), ("ingest", simulated.files[0]), ("run", "--workers", 1), ("status", "--json")):
+        done = tidemark(*command, data=sealed.data, **all_options(sealed))
+        said += [done.out, done.err]
+    with KafkaLog.open(sealed, ACTIONS, read_only=True) as log:
+        assert sum(log.end_positions()) > 0
+    assert {task["lag"] for task in json.loads(said[-2])["tasks"]} == {0}
+    assert PASSWORD not in "".join(said)
+
+
+def test_what_tls_refuses_is_told(sealed: Settings, shared_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_SECRET", PASSWORD)
+    signed = shared_broker.signed
+    stranger = replace(sealed, kafka_options=over_tls(tmp_path / "stranger", signed.other_ca, signed.certificate, signed.key))
+    line = refused("topics", "list", data=sealed.data, **all_options(stranger))
+    assert "certificate verify failed" in line
+    assert "check ssl.ca.location" in line
+    # Of these, brokers that are away look the same at first: they are told once the patience is over.
+    bare = replace(sealed, kafka_options=over_tls(tmp_path / "bare", signed.ca))
+    with pytest.raises(BrokerError, match="alert bad certificate"), translated("Kafka"):
+        Admin(client_options(bare)).topics(3.0)
+    monkeypatch.setenv("KAFKA_SECRET", WRONG)
+    line = refused("topics", "list", data=sealed.data, **all_options(sealed))
+    assert "Invalid username or password" in line
+    assert WRONG not in line

@@ -7,7 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -246,6 +246,33 @@ def test_a_head_that_comes_byte_by_byte_gets_no_more_time(site: Site) -> None:
                 with suppress(TimeoutError):
                     said += connection.recv(65_536)
     assert b"HTTP/1.1 408 " in said
+
+
+def test_more_connections_than_are_taken_are_told_so_and_closed(site: Site) -> None:
+    with running(site.settings, Options(timeout_s=PATIENCE_S, most_connections=2)) as few, ExitStack() as held:
+
+        def connected() -> socket.socket:
+            return held.enter_context(socket.create_connection(("127.0.0.1", few.client.port), timeout=PATIENCE_S))
+
+        first, second = connected(), connected()
+        for one in (first, second):
+            # Answered, so it is certain that both are counted before the third comes.
+            one.sendall(HEAD + b"\r\n")
+            assert one.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        refused = connected()
+        said = b"".join(iter(lambda: refused.recv(65_536), b""))
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert said.endswith(b"more than 2 connections at once; come again")
+        first.sendall(HEAD + b"\r\n")
+        assert first.recv(65_536).startswith(b"HTTP/1.1 200 "), "who is connected is served on"
+        second.close()
+
+        def again() -> bool:
+            with suppress(OSError, http.client.HTTPException):
+                return few.client.ask("GET", "/healthz").status == 200
+            return False
+
+        await_true(again, "there is room again")
 
 
 def test_a_request_that_is_answered_late_is_no_slow_head(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,102 @@
+"""Memory of processes over a soak, and the slope of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+_MB = 2**20
+
+
+@dataclass
+class Memory:
+    """Of one service: what it and its children held, life by life.
+
+    Attributes
+    ----------
+    lives : list of list of (float, int)
+        Of each life, from its start: seconds since the soak began, and bytes. A process that was killed and started begins anew.
+    """
+
+    lives: list[list[tuple[float, int]]] = field(default_factory=lambda: [[]])
+
+    def begin(self) -> None:
+        """Another life begins."""
+        if self.lives[-1]:
+            self.lives.append([])
+
+    def add(self, at: float, held: int) -> None:
+        """What is held at a time."""
+        self.lives[-1].append((at, held))
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A straight line through memory: one slope for all lives, each with a level of its own.
+
+    Attributes
+    ----------
+    mean_mib, greatest_mib : float
+    mib_an_hour, error : float
+        The slope, and its standard error as if samples were independent, which they are not quite.
+    growth : float
+        What that slope adds over the time looked at, as a share of the mean.
+    minutes : float
+        That time, over all lives.
+    """
+
+    mean_mib: float
+    greatest_mib: float
+    mib_an_hour: float
+    error: float
+    growth: float
+    minutes: float
+
+
+def slope(memory: Memory, settle_s: float, begin_s: float = 0.0) -> Slope | None:
+    """Fit it; None if too little is left to say anything.
+
+    Parameters
+    ----------
+    memory : Memory
+    settle_s : float
+        What is left out at the beginning of each life: caches fill, and modules are loaded when they are first needed.
+    begin_s : float
+        What is left out at the beginning of the soak.
+    """
+    times, held, lives, spanned = [], [], 0, 0.0
+    for life in memory.lives:
+        kept = np.array([(at, size) for at, size in life if at >= max(life[0][0] + settle_s, begin_s)], float)
+        if len(kept) < 5:
+            continue
+        lives, spanned = lives + 1, spanned + float(np.ptp(kept[:, 0]))
+        times.append(kept[:, 0] - kept[:, 0].mean())
+        held.append(kept[:, 1])
+    if not times:
+        return None
+    t, y = np.concatenate(times), np.concatenate([one - one.mean() for one in held])
+    within = float((t * t).sum())
+    a = float((t * y).sum()) / within
+    left = float(((y - a * t) ** 2).sum())
+    error = (left / max(1, len(t) - lives - 1) / within) ** 0.5
+    mean = float(np.concatenate(held).mean())
+    greatest = max(size for life in memory.lives for _, size in life)
+    hour = 3600 / _MB
+    return Slope(mean / _MB, greatest / _MB, a * hour, error * hour, a * spanned / mean, spanned / 60)
+
+
+def held_by(processes: Iterable[int]) -> int:
+    """What processes and all that they have started hold in memory that no file backs, bytes: what can leak."""
+    total, left = 0, list(processes)
+    while left:
+        one = left.pop()
+        with suppress(OSError):
+            for line in Path(f"/proc/{one}/status").read_text().splitlines():
+                if line.startswith(("RssAnon:", "RssShmem:")):
+                    total += int(line.split()[1]) * 1024
+            left += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+    return total
