@@ -28,7 +28,8 @@ from flows.examples.rows import batch_of
 from flows.log import LogBatch
 from online_model.learner.config import LearnerConfig
 from online_model.learner.course import Course
-from online_model.learner.reading import Ahead, Batches
+from online_model.learner.ahead import InThread as Ahead
+from online_model.learner.reading import Batches
 from online_model.learner.step import Step
 from online_model.model.config import Encoder, ModelConfig
 from online_model.model.inputs import Inputs
@@ -109,7 +110,7 @@ class Subject:
         return Step(self.ranker, Tables(*(EmbeddingTable(TableConfig(len(row)), row) for row in self._default)), self.course.config)
 
     def _source(self) -> Batches:
-        return Batches(self.records, self.course.begin, self.ranker, self.course)
+        return Batches(self.records, self.course.begin, self.ranker.config, self.course)
 
     def check(self) -> None:
         """Keep the micro-batches, with their vectors; compare logits with the oracle.

@@ -1,0 +1,115 @@
+"""The process that makes micro-batches ready for a learner; not to be called by hand: `online_model.learner.apart` starts it.
+
+It writes into the memory that it was given alone, and ends when nobody learns any more, which its connection tells. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from flows.examples.store import Examples
+from online_model.learner.course import Course
+from online_model.learner.reading import Batches, Ready
+from online_model.learner.ring import Ring
+from online_model.model.config import ModelConfig
+
+_LOOK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to make ready.
+
+    Attributes
+    ----------
+    opened : callable
+        Opens EXAMPLES, in this process.
+    positions : tuple of int
+        From where on.
+    model : ModelConfig
+    course : Course
+    follow, ended : bool
+        Whether to look again and again where nothing is there yet; whether no record will follow those that are there.
+    """
+
+    opened: Callable[[], Examples]
+    positions: tuple[int, ...]
+    model: ModelConfig
+    course: Course
+    follow: bool
+    ended: bool
+
+
+class _Learner:
+    """Who learns, at the other end of a connection: takes batches, and gives slots back."""
+
+    def __init__(self, connection: Connection, ring: Ring) -> None:
+        self._connection, self._ring = connection, ring
+        self._free = list(range(ring.slots))
+
+    def take(self, ready: Ready) -> None:
+        """Hand a batch over, as soon as a slot is free."""
+        while not self._free or self._connection.poll():
+            self._given_back()
+        self._connection.send(self._ring.pack(ready, self._free.pop()))
+
+    def wait(self) -> None:
+        """A little; that it has gone is told at once."""
+        if self._connection.poll(_LOOK_S):
+            self._given_back()
+
+    def told_last(self, what: BaseException | None) -> None:
+        """That there is nothing any more, or what went wrong; then until it has gone."""
+        self._connection.send(what)
+        while True:
+            self._given_back()
+
+    def _given_back(self) -> None:
+        self._free += self._connection.recv()
+
+
+def serve(connection: Connection, memory: int) -> None:
+    """Make batches ready until nobody wants them: EOFError or OSError says so."""
+    asked, slots, slot_bytes = connection.recv()
+    learner = _Learner(connection, Ring(memory, slots, slot_bytes))
+    with _told(learner), closing(asked.opened()) as examples:
+        batches = Batches(examples, asked.positions, asked.model, asked.course)
+        while (ready := batches.next(asked.ended)) is not None or asked.follow:
+            if ready is not None:
+                learner.take(ready)
+            else:
+                learner.wait()
+    learner.told_last(None)
+
+
+@contextmanager
+def _told(learner: _Learner) -> Iterator[None]:
+    """Whoever learns is told what reading has met."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise
+    except Exception as error:
+        learner.told_last(_sendable(error))
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error as another process can have it: causes do not go over, and are told as a note."""
+    error.add_note("".join(traceback.format_exception(error)).rstrip())
+    with suppress(Exception):
+        pickle.loads(pickle.dumps(error))
+        return error
+    told = RuntimeError(f"{type(error).__name__}: {error}")
+    told.add_note(error.__notes__[-1])
+    return told
+
+
+if __name__ == "__main__":
+    with suppress(EOFError, ConnectionError):
+        serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
