@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_it_prints_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     assert live["keep_up"] > 0
 
 
-def test_wrong_logits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_logits_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = Step.forward_backward
 
     def wrong(self: Step, *given: object) -> tuple[np.ndarray, float]:
@@ -49,13 +50,12 @@ def test_wrong_logits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Step, "forward_backward", wrong)
     with pytest.raises(CheckFailedError, match="not the oracle's"):
-        learner.Subject("mean", 2, 1).check()
+        learner.Subject(tmp_path, "mean", 2, 1).check()
 
 
-def test_other_rows_are_found() -> None:
-    subject = learner.Subject("mean", 2, 1)
+def test_other_rows_are_found(tmp_path: Path) -> None:
+    subject = learner.Subject(tmp_path, "mean", 2, 1)
     subject.check()
-    subject.turn()
     subject.rows = ("other", "rows")
     with pytest.raises(CheckFailedError, match="has changed rows"):
         subject.turn()

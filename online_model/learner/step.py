@@ -18,7 +18,7 @@ from online_model.learner.delayed import weights_for
 from online_model.learner.errors import UnlearnableError
 from online_model.learner.prepared import Prepared, prepare
 from online_model.model.columns import Features
-from online_model.model.inputs import Inputs, inputs_of
+from online_model.model.inputs import VECTOR_LIMIT, Inputs, inputs_of
 from online_model.model.loss import loss_of, weights_of
 from online_model.model.ranker import Ranker
 from online_model.table import GradientError
@@ -137,8 +137,14 @@ class Step:
     def _inputs(self, features: Features, user_rows: np.ndarray, pin_rows: np.ndarray) -> Inputs:
         pins = self.tables.pins
         contexts, length = features.sequence_pin_id.shape
-        sequence = pins.gather(pins.rows_of(features.sequence_pin_id.reshape(-1))).reshape(contexts, length, -1)
-        return inputs_of(features, self.tables.users.gather(user_rows), pins.gather(pin_rows), sequence)
+        sequence_rows = pins.rows_of(features.sequence_pin_id.reshape(-1))
+        gathered = [
+            table.gather_within(rows, VECTOR_LIMIT)
+            for table, rows in ((self.tables.users, user_rows), (pins, pin_rows), (pins, sequence_rows))
+        ]
+        (user, _), (pin, _), (sequence, _) = gathered
+        within = all(usual for _, usual in gathered)
+        return inputs_of(features, user, pin, sequence.reshape(contexts, length, -1), within=within)
 
     def _expire(self, time: int) -> int:
         before, self.time = self.time, max(self.time, time)
