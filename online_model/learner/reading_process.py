@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -20,6 +21,8 @@ from online_model.learner.ring import Ring
 from online_model.model.config import ModelConfig
 
 _LOOK_S = 0.05
+# Between looks for a free slot, while eight batches wait. Not woken by who learns: the kernel would put this process onto that one's core.
+_PAUSE_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,10 @@ class _Learner:
     def take(self, ready: Ready) -> None:
         """Hand a batch over, as soon as a slot is free."""
         while not self._free or self._connection.poll():
-            self._given_back()
+            if self._connection.poll():
+                self._given_back()
+            else:
+                time.sleep(_PAUSE_S)
         self._connection.send(self._ring.pack(ready, self._free.pop()))
 
     def wait(self) -> None:
