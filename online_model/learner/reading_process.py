@@ -102,10 +102,10 @@ def _told(learner: _Learner) -> Iterator[None]:
     except (EOFError, ConnectionError):
         raise
     except Exception as error:
-        learner.told_last(_sendable(error))
+        learner.told_last(sendable(error))
 
 
-def _sendable(error: Exception) -> Exception:
+def sendable(error: Exception) -> Exception:
     """An error as another process can have it: causes do not go over, and are told as a note."""
     error.add_note("".join(traceback.format_exception(error)).rstrip())
     with suppress(Exception):

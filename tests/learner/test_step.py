@@ -20,7 +20,7 @@ from online_model.learner.prepared import prepare
 from online_model.learner.step import DAY_MS, Step
 from online_model.model.columns import Features
 from online_model.model.config import Encoder, ModelConfig
-from online_model.model.inputs import features_of
+from online_model.model.inputs import VECTOR_LIMIT, features_of
 from online_model.model.ranker import Ranker
 from online_model.table import EmbeddingTable, TableConfig
 from online_model.training.tables import Tables
@@ -144,6 +144,20 @@ def test_rows_move_as_the_definition_says(way: str, encoder: str, admit_after: i
             np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=2e-4)
             moved = max(moved, np.abs(got - default).max(initial=0))
     assert moved > 0.05
+
+
+@pytest.mark.parametrize("where", ["user", "pin", "sequence"])
+def test_a_vector_that_is_too_large_counts_as_the_largest(where: str) -> None:
+    rows = records(8, pins=40)
+    features = features_of(rows, model())
+    others = np.setdiff1d(features.sequence_pin_id[features.sequence_mask], rows.pin_id)
+    row = {"user": rows.user_id[:1], "pin": rows.pin_id[:1], "sequence": others[:1]}
+    said = []
+    for value in (VECTOR_LIMIT, 3 * VECTOR_LIMIT, VECTOR_LIMIT / 2):
+        step = Step(shaken(model()), tables(), CONFIG)
+        (step.tables.users if where == "user" else step.tables.pins).put(row[where], np.full((1, DIM), value, np.float32))
+        said.append(step.learn(rows).logits.tobytes())
+    assert said[0] == said[1] != said[2]
 
 
 @pytest.mark.parametrize("encoder", ["mean", "transact_v1_1"])
