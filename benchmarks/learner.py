@@ -49,11 +49,11 @@ ENCODERS = {"mean": 1024, "transact_v1_1": 128}
 """Records of a micro-batch: those with attention take longer."""
 WANTED, WANTED_P99_S = 0.8, 60
 _APPENDED = 2_048
-# Learned before the clock runs: from then on as many are ready as at the end.
-_BEFORE = SLOTS
+BEFORE = {"mean": 64, "transact_v1_1": SLOTS}
+"""Micro-batches learned before the clock runs: until as many wait as at the end, and the kernel has given each process a core, some 0.3 s."""
 NOTE = (
     "one thread of torch, and a process that reads and makes batches ready; a ratio is the bare step's time over Tidemark's for the same "
-    "examples, after the second that the process takes to begin; `by_cpu_time`: of both processes; `by_learning_thread`: of the one that learns"
+    "examples, once the process runs, which takes it a second; `by_cpu_time`: of both processes; `by_learning_thread`: of the one that learns"
 )
 
 
@@ -86,8 +86,9 @@ class Subject:
         self.course = Course(1, "", config, {}, (0,) * PARTITIONS, "made-up")
         self.ranker = Ranker(ModelConfig(encoder=Encoder(encoder), seed=seed))
         self.settings = Settings(data=scratch / encoder, partitions=PARTITIONS)
+        self.before = BEFORE[encoder]
         # At the end as many are ready as at the beginning.
-        write_records(self.settings, config.batch_rows * (_BEFORE + batches + SLOTS + 4), seed)
+        write_records(self.settings, config.batch_rows * (self.before + batches + SLOTS + 4), seed)
         rng = np.random.default_rng(seed)
         self._default = rng.normal(0, 0.05, (2, self.ranker.config.dim)).astype(np.float32)
         self.figures: dict[str, list[float]] = {}
@@ -118,7 +119,7 @@ class Subject:
 
         with closing(open_examples(self.settings)) as log:
             source = Batches(log, self.course.begin, self.ranker.config, self.course)
-            for _ in range(_BEFORE):
+            for _ in range(self.before):
                 step.learn_prepared(_there(source.next()).batch)
             step.forward_backward = keeping  # type: ignore[method-assign]
             for _ in range(self.batches):
@@ -153,7 +154,7 @@ class Subject:
     def _learn(self) -> tuple[int, tuple[float, float, float]]:
         step, learned = self._step(), 0
         with closing(Apart(self._asked())) as apart:
-            for _ in range(_BEFORE):
+            for _ in range(self.before):
                 step.learn_prepared(_there(apart.get(60)).batch)
             begun = _clocks(apart.process_id)
             for _ in range(self.batches):

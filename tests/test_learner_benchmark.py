@@ -17,15 +17,16 @@ from online_model.learner.step import Step
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(learner, "ENCODERS", {"mean": 64, "transact_v1_1": 16})
+    monkeypatch.setattr(learner, "BEFORE", {"mean": 2, "transact_v1_1": 2})
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def test_it_prints_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "ENCODERS", {"mean": 64, "transact_v1_1": 16})
+def test_it_prints_its_contract() -> None:
     arguments = ["--json", "--batches", "3", "--repeats", "2", "--rate", "400", "--seconds", "3", "--publish-every", "1"]
     ended = CliRunner().invoke(learner.main, arguments)
     assert ended.exit_code == 0, ended.output
