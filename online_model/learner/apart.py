@@ -24,7 +24,6 @@ SLOTS = 8
 _GIVEN_BACK = 4
 # What a record takes at most where each is of a request of its own: a sequence of 100 actions of 29 bytes, counters, IDs.
 _RECORD_BYTES = 4_096
-_CLOSE_S = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -112,12 +111,9 @@ class Apart:
         """Stop reading; what is ready and was not asked for is dropped."""
         self._ended = True
         self._connection.close()
-        try:
-            self._process.wait(_CLOSE_S)
-        except subprocess.TimeoutExpired:
-            # It waits for brokers or a disk, and has nothing to lose.
-            self._process.kill()
-            self._process.wait()
+        # It only reads, so it has nothing to lose, and it may be waiting for brokers.
+        self._process.kill()
+        self._process.wait()
 
     def _how_it_ended(self) -> str:
         code = self._process.wait()

@@ -1,12 +1,15 @@
 """The process that makes micro-batches ready for a learner; not to be called by hand: `online_model.learner.apart` starts it.
 
-It writes into the memory that it was given alone, and ends when nobody learns any more, which its connection tells. Imports no torch.
+It writes into the memory that it was given alone, and ends at once when nobody learns any more, which its connection tells. Imports no torch.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
+import select
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -116,6 +119,16 @@ def sendable(error: Exception) -> Exception:
     return told
 
 
+def _end_with(descriptor: int) -> None:
+    """End this process, whatever it is waiting for, once a connection has no other end."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # nothing but the end is told
+    poll.poll()
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    connection = Connection(int(sys.argv[1]))
+    threading.Thread(target=_end_with, args=(connection.fileno(),), name="awaiting-the-learners-end", daemon=True).start()
     with suppress(EOFError, ConnectionError):
-        serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+        serve(connection, int(sys.argv[2]))

@@ -161,21 +161,21 @@ def test_errors_go_over_with_their_kind_and_what_led_to_them() -> None:
     assert "KeyError: 'deeper'" in other.__notes__[0]
 
 
-def test_it_ends_with_who_learns_however_that_ends(settings: Settings) -> None:
-    write(settings, rows_in_order())
+def test_it_ends_with_who_learns_whatever_it_waits_for(settings: Settings) -> None:
+    reached = settings.data / "reached"
+    waiting = partial(exec, "import pathlib, time\npathlib.Path(reached).touch()\ntime.sleep(1000)", {"reached": str(reached)})
     code = (
         "import pickle, sys, time\nfrom online_model.learner.apart import Apart\n"
-        "reading = Apart(pickle.load(sys.stdin.buffer))\nassert reading.get(100)\nprint(reading.process_id, flush=True)\ntime.sleep(1000)"
+        "reading = Apart(pickle.load(sys.stdin.buffer))\nprint(reading.process_id, flush=True)\ntime.sleep(1000)"
     )
-    learning = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    )
-    assert learning.stdin is not None
-    assert learning.stdout is not None
+    learning = subprocess.Popen([sys.executable, "-c", code], env=environment(), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with learning:
-        pickle.dump(asked(settings, follow=True), learning.stdin)
+        assert learning.stdin is not None
+        assert learning.stdout is not None
+        pickle.dump(replace(asked(settings), opened=waiting), learning.stdin)
         learning.stdin.close()
         process = int(learning.stdout.readline())
+        wait_for(reached.exists)
         assert runs(process)
         learning.kill()
         wait_for(lambda: not runs(process))
