@@ -24,8 +24,8 @@ from online_model.learner.ring import Ring
 from online_model.model.config import ModelConfig
 
 _LOOK_S = 0.05
-# Between looks for a free slot, while eight batches wait. Not woken by who learns: the kernel would put this process onto that one's core.
-_PAUSE_S = 0.001
+# Between looks for a free slot, while batches wait. Not woken by who learns: the kernel would put this process onto that one's core.
+_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.008
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,15 @@ class _Learner:
 
     def take(self, ready: Ready) -> None:
         """Hand a batch over, as soon as a slot is free."""
-        while not self._free or self._connection.poll():
+        pause = _PAUSE_S
+        while True:
             if self._connection.poll():
                 self._given_back()
+            elif self._free:
+                break
             else:
-                time.sleep(_PAUSE_S)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
         self._connection.send(self._ring.pack(ready, self._free.pop()))
 
     def wait(self) -> None:
