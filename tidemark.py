@@ -43,7 +43,7 @@ COMMANDS = {
     "topics": ("flows.topics_command:topics", "The topics of Kafka that stand for the logs."),
     "archive": ("flows.archive.command:archive", "Parquet segments of the logs, for what retention takes."),
     "replay": ("replay.command:replay", "Checkpoints of state; find damage, and put it right."),
-    "report": ("flows.report.command:report", "A page with rates, plots and counts."),
+    "report": ("flows.report_command:report", "What the history says, and what moves over time: a page with plots."),
 }
 
 

@@ -70,7 +70,7 @@ def write_training_set(
 def _spelt_out(store: FeatureStore, references: Sequence[str]) -> list[str]:
     """References with each view's name alone replaced by all of its features; each once."""
     found: list[str] = []
-    views = {view.name: view for view in store.list_feature_views()}
+    views = {view.name: view for view in [*store.list_feature_views(), *store.list_on_demand_feature_views()]}
     for reference in references:
         name, colon, feature = reference.partition(":")
         if name not in views:

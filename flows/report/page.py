@@ -10,6 +10,11 @@ from flows.report.markup import section, terms
 from flows.report.values import Report, percent
 from flows.report.words import moment, number, share, span
 
+FOOTER = (
+    "Records, late records and dead letters are those of all that is committed; saves, labels, clicks and events by action are as of "
+    "the time above."
+)
+
 
 def write(report: Report, out: Path, compare: bool) -> None:
     """See `flows.report.write_html`."""
@@ -18,29 +23,37 @@ def write(report: Report, out: Path, compare: bool) -> None:
 
 def render(report: Report, compare: bool) -> str:
     """The whole document."""
-    parts = [
+    return document(
+        "Tidemark report", about(report), tiles(report), [*parts(report, compare), terms_part(meanings(report, compare))], FOOTER
+    )
+
+
+def parts(report: Report, compare: bool) -> list[str]:
+    """Its sections, without what terms mean."""
+    return [
         sections.labels(report, compare),
         sections.decay(report, compare),
         sections.topics(report, compare),
         sections.events(report),
         sections.late(report),
         sections.dead(report),
-        section("terms", "What each term means", "docs/semantics.md says it exactly.", terms(_terms(report, compare)), shape="full"),
     ]
-    footer = (
-        "Records, late records and dead letters are those of all that is committed; saves, labels, clicks and events by action are as of "
-        "the time above."
-    )
-    return document("Tidemark report", _about(report), _tiles(report), parts, footer)
 
 
-def _about(report: Report) -> str:
+def terms_part(meant: list[tuple[str, str]]) -> str:
+    """The last section: terms and what each means."""
+    return section("terms", "What each term means", "docs/semantics.md and docs/report.md say it exactly.", terms(meant), shape="full")
+
+
+def about(report: Report) -> str:
+    """Under the title."""
     if report.as_of is None:
         return "Nothing has been accepted yet: run `tidemark ingest`, then `tidemark run`.".replace("`", "")
     return f"As of {moment(report.as_of)}; {report.partitions} partitions, allowed lateness {span(report.allowed_lateness_ms)}."
 
 
-def _tiles(report: Report) -> list[tuple[str, str, str]]:
+def tiles(report: Report) -> list[tuple[str, str, str]]:
+    """Name, figure and note of each tile."""
     counts = {name: report.counts.get(name, 0) for name in ("records", "accepted", "duplicate", "late")}
     of_records = {name: share(percent(n, counts["records"])) for name, n in counts.items()}
     found = [
@@ -59,7 +72,8 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     return found
 
 
-def _terms(report: Report, compare: bool) -> list[tuple[str, str]]:
+def meanings(report: Report, compare: bool) -> list[tuple[str, str]]:
+    """Terms and what each means."""
     lateness = span(report.allowed_lateness_ms)
     found = [
         ("Record", "One entry of the ACTIONS log. It is accepted, a duplicate, or a dead letter."),

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flows.report.drawing import GRID, INK, MUTED, NARROW, OURS, PAPER, SOFT, axes_within, names_beside, short, svg
+from flows.report.panels import Panel, panels
 from flows.skew.drift import MOVED, MOVING, Moved, Shares
 
 _BINS = 24
@@ -114,38 +115,12 @@ def _number(value: float) -> str:
 
 def shares_over_time(shares: Shares, labels: tuple[str, str], width: int) -> str:
     """A panel for each action: its share of the entries of served sequences, by time of the request."""
-    columns = 2 if width <= NARROW else 4
-    actions = shares.actions[:PANELS]
-    lines = -(-len(actions) // columns)
-
-    def draw(figure: Figure) -> None:
-        high, gap = float(figure.bbox.height), 22.0
-        panel, each = (width - gap * (columns - 1)) / columns, high / max(lines, 1)
-        total = np.maximum(shares.counts.sum(axis=1), 1)
-        for i, name in enumerate(actions):
-            x, y = i % columns * (panel + gap), high - (i // columns + 1) * each
-            axes = figure.add_axes((x / width, (y + 36) / high, panel / width, (each - 84) / high))
-            shown = 100 * shares.counts[:, i] / total
-            at = (shares.starts - shares.starts[0]) / shares.bucket_ms
-            if len(shown) == 1:
-                # Or the line has no length.
-                shown, at = np.repeat(shown, 2), np.array([0.0, 1.0])
-            axes.fill_between(at, shown, color=SOFT, linewidth=0)
-            axes.plot(at, shown, color=OURS, linewidth=1.6, solid_joinstyle="round")
-            top = max(float(shown.max()), 1e-9)
-            axes.set(xlim=(float(at[0]), float(at[-1])), ylim=(0, top * 1.05), yticks=[])
-            axes.set_xticks([])
-            axes.grid(False)
-            axes.axhline(0, color=GRID, linewidth=1.6)
-            axes.text(0, 1.25, short(name), transform=axes.transAxes, fontsize=13, fontweight="bold", va="bottom")
-            axes.text(0, 1.05, f"{shown.min():.1f} to {top:.1f} %", transform=axes.transAxes, fontsize=12, color=MUTED, va="bottom")
-            for side, label in zip((0.0, 1.0), labels, strict=True):
-                place = "right" if side else "left"
-                axes.text(side, -0.09, label, transform=axes.transAxes, fontsize=11, color=MUTED, va="top", ha=place)
-
-    return svg(
-        draw, width, 166 * max(lines, 1), f"actions-{width}", "Share of each action among the entries of served sequences, over time"
-    )
+    total = np.maximum(shares.counts.sum(axis=1), 1)
+    shown = []
+    for i, name in enumerate(shares.actions[:PANELS]):
+        line = 100 * shares.counts[:, i] / total
+        shown.append(Panel(name, f"{line.min():.1f} to {line.max():.1f} %", (line,)))
+    return panels(shown, shares.starts, labels, width, "actions", "Share of each action among the entries of served sequences, over time")
 
 
 def brief(name: str, width: int) -> str:

@@ -228,8 +228,31 @@ def _bucket(stretch: ServedRows, question: Question) -> int:
     return HOUR_MS if last - first <= 3 * DAY_MS else DAY_MS
 
 
-def _add(side: Side, served: ServedRows, names: tuple[dict[int, str], dict[int, str]]) -> None:
-    side.records += len(served)
+@dataclass(frozen=True, eq=False)
+class KindRows:
+    """What records of SERVED say of one kind of rows.
+
+    Attributes
+    ----------
+    kind : str
+    record : int64[n]
+        Which record of SERVED each row is of.
+    values : number[n, columns]
+        Zeros where nothing was found, as a model reads them; of sequences SEQUENCE_NUMBERS.
+    found : bool[n, columns]
+    defaulted : bool[n]
+    """
+
+    kind: str
+    record: np.ndarray
+    values: np.ndarray
+    found: np.ndarray
+    defaulted: np.ndarray
+
+
+def rows_by_kind(served: ServedRows) -> list[KindRows]:
+    """The rows of each kind that there are any of, in the order of the records."""
+    out = []
     users = np.flatnonzero(served.has_user)
     if len(users):
         lengths = np.diff(served.sequence_offsets)[users]
@@ -238,14 +261,25 @@ def _add(side: Side, served: ServedRows, names: tuple[dict[int, str], dict[int, 
         some = lengths > 0
         newest[some] = served.sequence["event_time"][served.sequence_offsets[users][some]]
         numbers = np.column_stack([lengths, np.where(some, served.as_of[users] - newest, 0)])
-        side.add_numbers(SEQUENCE, numbers, np.column_stack([~defaulted, some]), defaulted)
+        out.append(KindRows(SEQUENCE, users, numbers, np.column_stack([~defaulted, some]), defaulted))
         # A user's status is of the sequence too: counters are there where any of them is.
         counters = served.user_counters[users]
-        side.add_numbers(USER, counters, np.broadcast_to(counters.any(axis=1, keepdims=True), counters.shape), defaulted)
-    for kind, values, status in ((PIN, served.pin_counters, served.pin_status), (TOPIC, served.topic_stats, served.topic_status)):
+        out.append(KindRows(USER, users, counters, np.broadcast_to(counters.any(axis=1, keepdims=True), counters.shape), defaulted))
+    for kind, values, status, offsets in (
+        (PIN, served.pin_counters, served.pin_status, served.pin_offsets),
+        (TOPIC, served.topic_stats, served.topic_status, served.topic_offsets),
+    ):
         if len(values):
             found = np.broadcast_to((status == Status.FOUND)[:, None], values.shape)
-            side.add_numbers(kind, values, found, status == Status.DEFAULTED)
+            record = np.repeat(np.arange(len(served)), np.diff(offsets))
+            out.append(KindRows(kind, record, values, found, status == Status.DEFAULTED))
+    return out
+
+
+def _add(side: Side, served: ServedRows, names: tuple[dict[int, str], dict[int, str]]) -> None:
+    side.records += len(served)
+    for rows in rows_by_kind(served):
+        side.add_numbers(rows.kind, rows.values, rows.found, rows.defaulted)
     at = np.repeat(served.timestamp, np.diff(served.sequence_offsets))
     side.add_entries(_coded(served.sequence["action"], names[0]), _coded(served.sequence["surface"], names[1]), at)
 

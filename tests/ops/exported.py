@@ -20,6 +20,7 @@ from flows.run.main_job import tasks_of
 from flows.run.metrics import Metrics as RunMetrics
 from flows.settings import Settings
 from flows.skew.metrics import Metrics as SkewMetrics
+from flows.trends.metrics import Metrics as ReportMetrics
 from online_model.learner.metrics import Metrics as LearnerMetrics
 from online_model.retrain.metrics import Metrics as RetrainMetrics
 from online_model.serving.metrics import Metrics as ServingMetrics
@@ -81,6 +82,7 @@ def registries(settings: Settings) -> dict[str, Callable[[], CollectorRegistry]]
         "retrain": lambda: RetrainMetrics().registry,
         "serve": lambda: ServingMetrics().registry,
         "skew check": lambda: SkewMetrics().registry,
+        "report": lambda: ReportMetrics().registry,
     }
 
 

@@ -99,7 +99,7 @@ def test_runbooks_are_there() -> None:
 
 def test_dashboards_are_whole() -> None:
     boards = {path.stem: json.loads(path.read_text("utf-8")) for path in DASHBOARDS.glob("*.json")}
-    titles = {"Flows", "Freshness and lag", "Features and skew", "Learner and models", "Replay and audit"}
+    titles = {"Flows", "Freshness and lag", "Features and skew", "Drift and coverage", "Learner and models", "Replay and audit"}
     assert {board["title"] for board in boards.values()} == titles
     assert len({board["uid"] for board in boards.values()}) == len(boards)
     [source] = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text("utf-8"))["datasources"]

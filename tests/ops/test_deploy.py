@@ -58,7 +58,7 @@ def test_the_compose_file_is_one(tmp_path: Path) -> None:
 def test_all_parts_are_there() -> None:
     services = set(content()["services"])
     parts = {"kafka", "redis", "topics", "flows", "examples", "online", "archiver", "checkpoints", "learner", "retrain", "serving", "audit"}
-    assert parts <= services
+    assert parts | {"skew", "report"} <= services
     assert {"prometheus", "grafana"} <= services
     [flows] = [service.command for service in ours() if service.name == "flows"]
     assert flows[flows.index("--workers") + 1] == "2"

@@ -23,7 +23,7 @@ from flows.settings import Settings
 from tests.ops.exported import Metric, exported, table
 from tests.processes import ROOT, Simulated, await_true, ended, settings_of, start, tidemark
 
-TOLD = re.compile(r"\btidemark_(?:flow|archive|online|checkpoint|audit|learner|retrain|serving|served|skew)_[a-z_]*[a-z]")
+TOLD = re.compile(r"\btidemark_(?:flow|archive|online|checkpoint|audit|learner|retrain|serving|served|skew|report)_[a-z_]*[a-z]")
 DOCUMENT = ROOT / "docs/metrics.md"
 
 
