@@ -24,6 +24,7 @@ SLOTS = 8
 _GIVEN_BACK = 4
 # What a record takes at most where each is of a request of its own: a sequence of 100 actions of 29 bytes, counters, IDs.
 _RECORD_BYTES = 4_096
+_MOST_BYTES = 64 << 20
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -47,7 +48,8 @@ class Apart:
     """
 
     def __init__(self, asked: Asked, slot_bytes: int | None = None) -> None:
-        slot_bytes = asked.course.config.batch_rows * _RECORD_BYTES if slot_bytes is None else slot_bytes
+        if slot_bytes is None:
+            slot_bytes = min(asked.course.config.batch_rows * _RECORD_BYTES, _MOST_BYTES)
         self._connection, theirs = Pipe()
         self._used: list[int] = []
         self._ended = False
