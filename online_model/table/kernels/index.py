@@ -103,7 +103,7 @@ def look_up(index, ids, rows, pending):  # type: ignore[no-untyped-def]
             rows[i] = index[slot, 1]
             pending[0, left] = i
             pending[1, left] = slot
-            left += np.int64((rows[i] != 0) & (index[slot, 0] != ids[i]))
+            left += 1 if (rows[i] != 0) & (index[slot, 0] != ids[i]) else 0
         while left:
             still = 0
             for j in range(left):
@@ -112,7 +112,7 @@ def look_up(index, ids, rows, pending):  # type: ignore[no-untyped-def]
                 rows[i] = index[slot, 1]
                 pending[0, still] = i
                 pending[1, still] = slot
-                still += np.int64((rows[i] != 0) & (index[slot, 0] != ids[i]))
+                still += 1 if (rows[i] != 0) & (index[slot, 0] != ids[i]) else 0
             left = still
 
 
