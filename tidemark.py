@@ -29,7 +29,7 @@ COMMANDS = {
     "status": ("flows.status_command:status", "Where every task stands."),
     "features": ("feature_repo.command:features", "Features of a user, a pin or a topic, or of all."),
     "online": ("flows.online.command:online", "Redis beside task state: fill it, and see where it stands."),
-    "serve": ("online_model.serving.command:serve", "Features over HTTP, each answer kept in a log."),
+    "serve": ("replay.console.command:serve", "Features and rankings over HTTP, each answer kept in a log; and the console."),
     "retrain": ("online_model.retrain.command:retrain_command", "A new base from the last one, served if it is not worse."),
     "embed": ("online_model.embedding.command:embed", "Users and pins as vectors of one space, from what users did."),
     "models": ("online_model.registry.commands:models", "Which models there are, and which one is served to whom."),

@@ -65,6 +65,7 @@ class PlainLoop:
             pin_counters=rows["pin_counters"][index],
             surface=rows["surface"][index],
             slot=rows["slot"][index],
+            user_embedding=rows["user_embedding"][index],
             **requests,
             **sequence,
         )

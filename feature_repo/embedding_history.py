@@ -72,6 +72,11 @@ class EmbeddingHistory:
     dim : int
         Width of a vector.
 
+    Attributes
+    ----------
+    runs : int64[r]
+        Their numbers, which are those of the tables that they made, ascending.
+
     Raises
     ------
     DamagedEmbeddingError
@@ -95,22 +100,17 @@ class EmbeddingHistory:
         row = np.concatenate([np.empty(0, np.int64), *(np.arange(size) for size in sizes)])
         order = np.lexsort((run, time, user))
         self._user, self._time, self._run, self._row = (column[order] for column in (user, time, run, row))
-        # What each run reflects, in the order in which they were valid.
+        # What each run reflects, in the order in which they were valid: times never go back, so that is the order of their numbers too.
         told = [orjson.loads(part.schema.metadata[RUN]) for part in parts]
         told.sort(key=lambda one: (one["as_of"], one["number"]))
+        self.runs = np.array([one["number"] for one in told], np.int64)
         self._run_times = np.array([one["as_of"] for one in told], np.int64)
         self._run_actions = np.array([one["actions"] for one in told], np.int64)
 
     def at(self, user_ids: np.ndarray, times: np.ndarray, inclusive: bool = False) -> Found:
         """What was known of users strictly before times, or up to them: int64[n] each."""
-        place = self._places(user_ids, times, "right" if inclusive else "left")
-        known = place >= 0
-        vectors, found = np.zeros((len(place), self._dim), np.float32), np.zeros(len(place), np.bool_)
-        at = np.flatnonzero(known)
-        for run in np.unique(self._run[place[at]]).tolist():
-            of = at[self._run[place[at]] == run]
-            vectors[of], found[of] = self._vectors(run, self._row[place[of]])
-
+        place = self._places(user_ids, times, self._time, "right" if inclusive else "left")
+        vectors, found = self._at(place)
         run, position = np.full((2, len(place)), -1, np.int64)
         run[found] = self._run[place[found]]
         # The table of a moment is that of the last run until then, whoever has made the row.
@@ -119,11 +119,38 @@ class EmbeddingHistory:
             position[found] = self._run_actions[last, partition_of(user_ids[found], self._run_actions.shape[1])]
         return Found(vectors, found, position, run)
 
-    def _places(self, user_ids: np.ndarray, times: np.ndarray, side: str) -> np.ndarray:
-        """The newest row of each user before a time, -1: none."""
+    def tables_at(self, times: np.ndarray) -> np.ndarray:
+        """The number of the newest table that is of a time strictly before each of some, 0 where there was none: int64[n]."""
+        return np.concatenate([[0], self.runs])[np.searchsorted(self._run_times, times, "left")]
+
+    def of_tables(self, user_ids: np.ndarray, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What tables said of users: vectors, zeros where one said nothing, and where it did: float32[n, D], bool[n].
+
+        Parameters
+        ----------
+        user_ids, tables : int64[n]
+            A table of their own for each; 0: none.
+        """
+        return self._at(self._places(user_ids, tables, self._run, "right"))
+
+    def users_until(self, table: int) -> np.ndarray:
+        """Who had a row in some table up to one: int64[n], ascending."""
+        return np.unique(self._user[self._run <= table])
+
+    def _at(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors at places of rows, -1 for none; a file at a time."""
+        vectors, found = np.zeros((len(place), self._dim), np.float32), np.zeros(len(place), np.bool_)
+        at = np.flatnonzero(place >= 0)
+        for run in np.unique(self._run[place[at]]).tolist():
+            of = at[self._run[place[at]] == run]
+            vectors[of], found[of] = self._vectors(run, self._row[place[of]])
+        return vectors, found
+
+    def _places(self, user_ids: np.ndarray, values: np.ndarray, column: np.ndarray, side: str) -> np.ndarray:
+        """The newest row of each user whose time, or run, is below a value, -1: none."""
         queries = len(user_ids)
-        # Rows and queries in one order by (user, time); at equal times a query comes before rows, or behind them.
-        user, time = np.concatenate([self._user, user_ids]), np.concatenate([self._time, times])
+        # Rows and queries in one order by (user, value); at equal values a query comes before rows, or behind them.
+        user, time = np.concatenate([self._user, user_ids]), np.concatenate([column, values])
         is_query = np.repeat([0, 1], [len(self._user), queries])
         order = np.lexsort((is_query if side == "right" else -is_query, time, user))
         newest = np.maximum.accumulate(np.where(order < len(self._user), order, -1))

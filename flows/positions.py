@@ -2,7 +2,7 @@
 
 A task's position alone doesn't say it. A user's row follows its ACTIONS partition up to a position, as corrections up to a number make it; a pin's
 row follows, of each ACTIONS partition, so many of the changes that it put out. Log offsets of REVISITS are no part of it: the order in which origins
-interleave there enters no state, and a REVISITS log that was made anew has another.
+interleave there enters no state, and a REVISITS log that was made anew has another. Where user embeddings were at hand, it says which table of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from flows.answers import EntityReader
 from flows.outputs import ACTIONS, REVISITS
 
 _FORMAT = 1
+# With the version and the number of a table of user embeddings behind all else.
+_WITH_EMBEDDING = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +31,14 @@ class Positions:
         The newest correction that the rows of its users reflect.
     applied : int64[p, p]
         Row: partition of REVISITS; column: origin. How many of the origin's changes for that partition are applied, 0 for none.
+    embedding : (int, int) or None
+        Version and number of the table of user embeddings that was at hand; None: there was none.
     """
 
     actions: np.ndarray
     corrected_to: np.ndarray
     applied: np.ndarray
+    embedding: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, reader: EntityReader) -> Positions:
@@ -52,7 +57,8 @@ class Positions:
     def to_bytes(self) -> bytes:
         """Equal prefixes are equal bytes."""
         header = np.array([_FORMAT, len(self.actions)], "<i8")
-        return b"".join(part.astype("<i8").tobytes() for part in (header, self.actions, self.corrected_to, self.applied))
+        packed = b"".join(part.astype("<i8").tobytes() for part in (header, self.actions, self.corrected_to, self.applied))
+        return packed if self.embedding is None else with_embedding(packed, *self.embedding)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Positions | None:
@@ -61,7 +67,17 @@ class Positions:
             return None
         numbers = np.frombuffer(data, "<i8").astype(np.int64)
         form, partitions = int(numbers[0]), int(numbers[1])
-        if form != _FORMAT or partitions < 1 or len(numbers) != 2 + partitions * (2 + partitions) or (numbers < 0).any():
+        embedding = None
+        if form == _WITH_EMBEDDING and len(numbers) > 4:
+            embedding, numbers = (int(numbers[-2]), int(numbers[-1])), numbers[:-2]
+        elif form != _FORMAT:
+            return None
+        if partitions < 1 or len(numbers) != 2 + partitions * (2 + partitions) or (numbers < 0).any() or min(embedding or (1,)) < 1:
             return None
         actions, corrected, applied = np.split(numbers[2:], [partitions, 2 * partitions])
-        return cls(actions, corrected, applied.reshape(partitions, partitions))
+        return cls(actions, corrected, applied.reshape(partitions, partitions), embedding)
+
+
+def with_embedding(packed: bytes, version: int, table: int) -> bytes:
+    """What `Positions.to_bytes` gave of a prefix without a table of user embeddings, with one."""
+    return np.array([_WITH_EMBEDDING], "<i8").tobytes() + packed[8:] + np.array([version, table], "<i8").tobytes()

@@ -22,7 +22,9 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 ENVIRONMENT_PREFIX = "TIDEMARK_"
 # Environment variables with the prefix that are not settings of a data directory.
-_OTHER_VARIABLES = {ENVIRONMENT_PREFIX + name for name in ("CONFIG", "REQUIRE", "FOLLOW", "WORKER", "WORKERS", "UNTIL", "PROGRESS")}
+_OTHER_VARIABLES = {
+    ENVIRONMENT_PREFIX + name for name in ("CONFIG", "REQUIRE", "FOLLOW", "WORKER", "WORKERS", "UNTIL", "PROGRESS", "TOKEN")
+}
 
 _PATHS = ("data", "vocabulary", "kafka_options", "archive", "online_options")
 _TEXTS = ("kafka", "kafka_prefix", "checkpoints", "online", "online_prefix")

@@ -25,7 +25,7 @@ from replay.place import Place
 from replay.tasks import TaskName, mark_of
 from replay.verify import ahead_of
 
-_RESTORING = ".restoring"
+RESTORING = ".restoring"
 
 
 class Restorer:
@@ -105,7 +105,7 @@ class Restorer:
             return self._restore(task, path)
 
     def _restore(self, task: TaskName, path: Path) -> Choice:
-        new = path.with_name(path.name + _RESTORING)
+        new = path.with_name(path.name + RESTORING)
 
         def build(manifest: Manifest) -> None:
             # What a kill has left.

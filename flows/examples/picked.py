@@ -5,7 +5,7 @@ A batch of an online learner is a few rows of many stretches: columns that nobod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -65,7 +65,11 @@ class Picked:
 
     def column(self, name: str) -> np.ndarray:
         """A column that is an array."""
-        return self._whole([getattr(rows, name)[low:high] for rows, low, high in self.stretches])[self.index]
+        return self.made(lambda rows, low, high: np.asarray(getattr(rows, name)[low:high]))
+
+    def made(self, of: Callable[[ExampleRows, int, int], np.ndarray]) -> np.ndarray:
+        """A column that is made of each stretch: of its rows from the first number up to the second one."""
+        return self._whole([of(*stretch) for stretch in self.stretches])[self.index]
 
     def rows(self) -> ExampleRows:
         """All their columns."""

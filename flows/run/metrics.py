@@ -5,7 +5,6 @@ Workers tell the run of each commit; all else is read from state and logs when s
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,16 +14,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from flows.decode_values import REASONS
-from flows.errors import TidemarkError
 from flows.examples.record import EXAMPLES
-from flows.log import Log
-from flows.metrics_http import new_registry, scraped
-from flows.open_log import log_exists, open_live_log
-from flows.outputs import ACTIONS, SERVED
+from flows.metrics_http import new_registry
+from flows.outputs import ACTIONS
+from flows.run.standing import Standing, bytes_in
 from flows.settings import Settings
 from flows.state.meta import Meta
 from flows.state.task import task_path
-from flows.state.view import TaskView
 
 _COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _FRESHNESS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 86400.0)
@@ -80,11 +76,9 @@ class _Standing(Collector):
     """Where tasks stand, read when somebody asks, which comes in a thread of its own."""
 
     def __init__(self, settings: Settings, flows: Sequence[str], errors: Counter) -> None:
-        self._settings, self._flows, self._errors = scraped(settings), flows, errors
+        self._settings, self._flows = settings, flows
+        self._standing = Standing(settings, flows, lambda what, error: errors.inc())
         self._asked = threading.Lock()
-        self._views: dict[tuple[str, int], TaskView] = {}
-        self._logs: dict[str, Log] = {}
-        self._ends: dict[str, list[int]] = {}
 
     def describe(self) -> Iterator[Metric]:
         """Their names; asked for without reading anything."""
@@ -93,10 +87,7 @@ class _Standing(Collector):
     def collect(self) -> Iterator[Metric]:
         """All of them."""
         with self._asked:
-            metas = {(flow, p): self._meta(flow, p) for flow in self._flows for p in range(self._settings.partitions)}
-            for name in {name for flow in self._flows for name in _inputs(flow)}:
-                self._look_at_end(name)
-            return iter(self._families({task: meta for task, meta in metas.items() if meta is not None}))
+            return iter(self._families(self._standing.look()))
 
     def _families(self, metas: Mapping[tuple[str, int], Meta]) -> list[Metric]:
         position = GaugeMetricFamily("tidemark_flow_position", "Next offset to read of its input, of what is committed.", labels=_TASK)
@@ -112,11 +103,11 @@ class _Standing(Collector):
         for (flow, partition), meta in metas.items():
             task = (flow, str(partition))
             position.add_metric(task, meta.position)
-            if (behind := self._lag(flow, partition, meta)) is not None:
+            if (behind := self._standing.lag(flow, partition, meta)) is not None:
                 lag.add_metric(task, behind)
             if meta.watermark is not None:
                 watermark.add_metric(task, meta.watermark / 1000)
-            size.add_metric(task, self._bytes(flow, partition))
+            size.add_metric(task, bytes_in(task_path(self._settings, flow, partition)))
         # From 0 on, or the first one would be no increase.
         sums = {("deadletter", reason): 0 for reason in REASONS} if ACTIONS in self._flows else {}
         for (flow, _), meta in metas.items():
@@ -133,54 +124,3 @@ class _Standing(Collector):
         families: list[Metric] = [position, lag, watermark, size, records]
         families += [actions, letters] if ACTIONS in self._flows else []
         return families + ([positives] if EXAMPLES in self._flows else [])
-
-    def _meta(self, flow: str, partition: int) -> Meta | None:
-        path, task = task_path(self._settings, flow, partition), (flow, partition)
-        try:
-            view = self._views.get(task)
-            if view is not None:
-                view.refresh()
-            # Before that a database is only being made.
-            elif (path / "CURRENT").exists():
-                view = self._views[task] = TaskView(path)
-            return view.meta if view is not None else None
-        except TidemarkError:
-            # Opened anew the next time: the state may have been put back.
-            self._errors.inc()
-            if (view := self._views.pop(task, None)) is not None:
-                view.close()
-            return None
-
-    def _look_at_end(self, name: str) -> None:
-        try:
-            if name not in self._logs and log_exists(self._settings, name):
-                self._logs[name] = open_live_log(self._settings, name, read_only=True)
-            if name in self._logs:
-                self._ends[name] = self._logs[name].end_positions()
-        except TidemarkError:
-            self._errors.inc()
-
-    def _lag(self, flow: str, partition: int, meta: Meta) -> int | None:
-        if any(name not in self._ends for name in _inputs(flow)):
-            return None
-        positions = {_inputs(flow)[0]: meta.position, **{name: place[0] for name, place in meta.inputs.items()}}
-        return sum(max(0, self._ends[name][partition] - positions.get(name, 0)) for name in _inputs(flow))
-
-    def _bytes(self, flow: str, partition: int) -> int:
-        total = 0
-        try:
-            with os.scandir(task_path(self._settings, flow, partition)) as entries:
-                for entry in entries:
-                    try:
-                        total += entry.stat().st_size
-                    except FileNotFoundError:
-                        # Compacted away this moment.
-                        continue
-        except OSError:
-            return total
-        return total
-
-
-def _inputs(flow: str) -> tuple[str, ...]:
-    """The logs that a flow reads; the first is the one that its position is of."""
-    return (ACTIONS, SERVED) if flow == EXAMPLES else (flow,)

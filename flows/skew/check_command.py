@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from flows import stopping
+from flows import last_told, stopping
 from flows.errors import InputError, TidemarkError
 from flows.log import Log
 from flows.metrics_http import write_metrics
@@ -122,6 +122,7 @@ def _once(
     with bars(as_json) as progress:
         checked = check_served(settings, served, question, features, progress, explained)
     metrics.observe(checked)
+    last_told.tell(settings, last_told.SKEW, told.in_short(checked))
     if html is not None:
         # Matplotlib takes most of a second to import, and only pages need it.
         from flows.skew.page import write_check
@@ -163,12 +164,14 @@ def _for_ever(
         try:
             checked = check_served(settings, served, question, features, explained=explained, since=since)
             metrics.observe(checked)
+            last_told.tell(settings, last_told.SKEW, told.in_short(checked))
             found |= checked.findings > 0
             click.echo(json.dumps(told.as_json(checked)) if as_json else told.summary(checked))
             since = checked.ends
         except TidemarkError as error:
             # A log that is being restored, an archive that is away: the next round may go well, and takes up this one's time too.
             metrics.failed()
+            last_told.tell(settings, last_told.SKEW, {"problem": str(error)})
             found = True
             if str(error) not in said:
                 said.add(str(error))

@@ -49,6 +49,26 @@ def as_json(checked: Checked) -> dict[str, Any]:
     }
 
 
+def in_short(checked: Checked) -> dict[str, Any]:
+    """What a page says of a check."""
+    wrong = sorted((one for one in checked.figures if one.equal < one.rows), key=lambda one: one.match_rate)
+    return {
+        "records": checked.records,
+        "compared": checked.compared,
+        "differing": checked.differing,
+        "apart": checked.apart,
+        "findings": checked.findings,
+        "unproved": checked.unproved,
+        "first_request": checked.first,
+        "last_request": checked.last,
+        "causes": [
+            {"cause": one.cause.name, "meaning": one.cause.meaning, "benign": one.cause.benign, "rows": one.total} for one in checked.causes
+        ],
+        "features": [{"feature": one.feature.name, "match_rate": one.match_rate} for one in wrong[:_FEW]],
+        "seconds": checked.seconds,
+    }
+
+
 def _figures(one: Figures) -> dict[str, Any]:
     out: dict[str, Any] = {
         "feature": one.feature.name,

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from flows.configured import configured
 from flows.errors import SettingsError
 from flows.settings import DAY_MS
 from flows.toml_file import read_toml
@@ -210,11 +211,7 @@ class EmbeddingConfig:
         SettingsError
             A field isn't known, or makes no embedding.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise SettingsError(f"{where}: there is no setting '{name}'{suggestion(name, known)}; it has {', '.join(known)}")
-        return cls(**values)
+        return configured(cls, values, where)
 
 
 def read_config(path: Path) -> EmbeddingConfig:

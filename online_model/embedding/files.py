@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
@@ -61,17 +62,22 @@ def read_pairs(path: Path) -> UserSequences:
     Raises
     ------
     InputError
-        It can't be read, or a line has not two words.
+        It can't be read, there is nothing in it, or a line has not two words; empty lines at the end count for nothing.
     """
     options = {
         "read_options": csv.ReadOptions(column_names=["user", "item"]),
-        "parse_options": csv.ParseOptions(delimiter=" "),
-        "convert_options": csv.ConvertOptions(column_types={"user": pa.string(), "item": pa.string()}),
+        "parse_options": csv.ParseOptions(delimiter=" ", quote_char=False, ignore_empty_lines=True),
+        "convert_options": csv.ConvertOptions(column_types={"user": pa.string(), "item": pa.string()}, strings_can_be_null=False),
     }
     try:
         table = csv.read_csv(path, **options)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"pairs {path}: can't be read ({str(error).splitlines()[0]}); each line is: user item") from error
+    except OSError as error:
+        raise InputError(f"sequences {path}: can't be read ({error.strerror or error}); give a text file of lines: user item") from error
+    except pa.ArrowException as error:
+        raise _bad_line(path, str(error).splitlines()[0]) from error
+    for name in ("user", "item"):
+        if pc.any(pc.equal(table.column(name), "")).as_py():
+            raise _bad_line(path, f"a line has no {name}")
     users, items = (_ids(table.column(name).combine_chunks()) for name in ("user", "item"))
     order = np.argsort(users, kind="stable")
     owner = users[order]
@@ -79,6 +85,30 @@ def read_pairs(path: Path) -> UserSequences:
     since = np.arange(len(owner)) - np.repeat(first, np.diff(np.append(first, len(owner))))
     none = np.zeros(len(owner), np.int64)
     return sequences_of(owner, items[order], none, none, none, since * _STEP_MS, {EVENT: 0}, {ANYWHERE: 0})
+
+
+def _bad_line(path: Path, otherwise: str) -> InputError:
+    """Which line it is that has not two words; what else is wrong where all have."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            empty = 0
+            for number, line in enumerate(lines, 1):
+                words = line.rstrip("\r\n").split(" ")
+                if words == [""]:
+                    empty = empty or number
+                    continue
+                if len(words) != 2 or not all(words):
+                    said = line.strip()[:40]
+                    return InputError(
+                        f"sequences {path}: line {number}: '{said}' is not a user and an item, with one space between; put it right"
+                    )
+            if empty == 1:
+                return InputError(f"sequences {path}: there is nothing in it; give a text file of lines: user item")
+    except UnicodeDecodeError as error:
+        return InputError(f"sequences {path}: it is no text in UTF-8 (byte {error.start}); write it as UTF-8")
+    except OSError as error:
+        return InputError(f"sequences {path}: can't be read ({error.strerror or error}); give a text file of lines: user item")
+    return InputError(f"sequences {path}: can't be read ({otherwise}); give a text file of lines: user item")
 
 
 def _ids(column: pa.Array) -> np.ndarray:

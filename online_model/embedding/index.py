@@ -6,9 +6,7 @@ same vectors make the same bytes. How much of the exact answer it finds was meas
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from flows.directories import make_directory, translated
 from flows.errors import SettingsError
-from flows.sealed import sealed, unsealed
+from flows.sealed import unsealed
 from online_model.embedding.errors import DamagedIndexError
 from online_model.registry import durable, tensors
 from online_model.registry.errors import DamagedModelError
@@ -29,7 +26,7 @@ except ImportError as error:
     raise SettingsError(f"retrieval needs a package that is not installed ({error}): pip install 'tidemark[model]'") from error
 
 FORMAT = 1
-PINS, MANIFEST, VECTORS, GRAPH = "pins", "manifest.json", "pins.safetensors", "index.faiss"
+PINS, MANIFEST, VECTORS, GRAPH = "pins", durable.MANIFEST, "pins.safetensors", "index.faiss"
 NEIGHBOURS, BUILD_WIDTH, LEAST_WIDTH = 32, 200, 256
 """Of the graph: M, efConstruction, and the least efSearch. docs/embedding.md has what they cost and find."""
 RECALL_AT, RECALL_QUERIES = 100, 500
@@ -174,28 +171,13 @@ def write_index(
         "ef_construction": BUILD_WIDTH,
         "ef_search": LEAST_WIDTH,
     }
-    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in held.items()}
-    said = PinsManifest(number_of_version, digest, number, source, len(pin_ids), vectors.shape[1], index, {}, files)
+    size = len(pin_ids), vectors.shape[1]
+    said = PinsManifest(number_of_version, digest, number, source, *size, index, {}, durable.entries_of(held))
     found = recall_of(PinIndex(place, said, pin_ids, graph), vectors, queries) if len(queries) else None
     content = asdict(said) | {"recall": {"at": min(RECALL_AT, len(pin_ids)), "queries": len(queries), "share": found}}
     del content["digest"]
-    draft = place / f"{durable.DRAFT}{number}"
-    with translated(f"can't write an index of pins to {place}"):
-        make_directory(place)
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        try:
-            for name, data in held.items():
-                durable.write(draft / name, data)
-            durable.write(draft / MANIFEST, sealed(content))
-            durable.put_in_place(draft, place / str(number))
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        for old in numbers(version)[:-KEPT]:
-            durable.delete_directory(place / str(old))
-        for left in place.iterdir():
-            if durable.is_leftover(left.name):
-                durable.clear(left)
+    durable.published(place, number, held, content)
+    durable.sweep(place, numbers(version)[:-KEPT])
     return open_index(version, number)
 
 

@@ -1,7 +1,8 @@
 """Vectors of pins out of the log, where nobody has any: pins that the same users act on soon after each other come to lie near each other.
 
 Positive pointwise mutual information of pins within a window of a user's actions, factorised (Levy and Goldberg 2014, with their context smoothing):
-what skip-gram learns by steps, in one. Seeded, and the same to the bit for the same actions, threads and build.
+what skip-gram learns by steps, in one. One more number says how often a pin was acted on: towers see directions alone, and that
+of the rest doesn't say it. Seeded, and the same to the bit for the same actions, threads and build.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ _WINDOW = 20
 _SMOOTHING = 0.75
 _ITERATIONS = 4
 _OVERSAMPLED = 10
+_POPULARITY = 0.5
+"""What a standard deviation of the logarithm of how often pins were acted on is worth, as a share of the length of all other numbers."""
 
 
 def learned_vectors(sequences: UserSequences, dim: int, seed: int) -> PinVectors:
@@ -25,7 +28,7 @@ def learned_vectors(sequences: UserSequences, dim: int, seed: int) -> PinVectors
     ----------
     sequences : UserSequences
     dim : int
-        How many numbers a vector has; those that so few pins can't fill are 0.
+        How many numbers a vector has; those that so few pins can't fill are 0. The last of two or more is of how often the pin was acted on.
     seed : int
 
     Returns
@@ -43,12 +46,16 @@ def learned_vectors(sequences: UserSequences, dim: int, seed: int) -> PinVectors
         matrix = torch.sparse_coo_tensor(index, torch.from_numpy(count), (len(known), len(known)), check_invariants=True).coalesce()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            rank = min(dim, len(known))
+            rank = min(max(dim - 1, 1), len(known))
             left, values, _ = torch.svd_lowrank(matrix, q=min(rank + _OVERSAMPLED, len(known)), niter=_ITERATIONS)
         vectors[:, :rank] = (left[:, :rank] * values[:rank].sqrt()).numpy()
     # A pin whose every number is 0 has no place; it counts as one without a vector.
     placed = np.abs(vectors).sum(axis=1) > 0
-    return PinVectors(sequences.pin_ids[known][placed], vectors[placed])
+    vectors, known = vectors[placed], known[placed]
+    if dim > 1 and len(known):
+        often = np.log(np.bincount(sequences.pin, minlength=len(sequences.pin_ids))[known])
+        vectors[:, -1] = _POPULARITY * (often - often.mean()) / max(often.std(), 1e-12) * np.linalg.norm(vectors, axis=1)
+    return PinVectors(sequences.pin_ids[known], vectors)
 
 
 def together(sequences: UserSequences) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -61,10 +61,21 @@ class UserSequences:
     def take(self, users: np.ndarray) -> UserSequences:
         """Some users, by their places, ascending; the codes of pins stay."""
         users = np.asarray(users, np.int64)
-        lengths = self.lengths[users]
+        return self.stretches(users, self.offsets[users], self.offsets[users + 1])
+
+    def stretches(self, users: np.ndarray, first: np.ndarray, last: np.ndarray) -> UserSequences:
+        """Stretches of users' actions, each as if it were a user of its own.
+
+        Parameters
+        ----------
+        users : int64[q]
+            Places; one may come several times.
+        first, last : int64[q]
+            Actions first up to, but not with, last of all that there are: of that user alone.
+        """
+        lengths = last - first
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        at = np.repeat(self.offsets[users] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return self._at(at, self.user_ids[users], offsets)
+        return self._at(np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1]), self.user_ids[users], offsets)
 
     def where(self, kept: np.ndarray) -> UserSequences:
         """The actions that are marked in bool[k]; users stay, maybe without any."""

@@ -6,10 +6,7 @@ never changed; another version's vectors never enter it.
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +18,6 @@ import pyarrow.parquet as pq
 from feature_repo.embedding_history import RUN, SCHEMA, directory_of
 from feature_repo.embedding_table import (
     EMBEDDINGS,
-    MANIFEST,
     ROWS,
     USERS,
     EmbeddingTable,
@@ -32,7 +28,6 @@ from feature_repo.embedding_table import (
 )
 from flows.directories import make_directory, translated
 from flows.partition import partition_of
-from flows.sealed import sealed
 from flows.settings import Settings
 from online_model.registry import durable
 
@@ -164,30 +159,13 @@ def write_table(settings: Settings, rows: Rows, said: Mapping[str, Any]) -> Embe
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    data = sink.getvalue()
-    files = {ROWS: {"bytes": data.size, "sha256": hashlib.sha256(data).hexdigest()}}
-    content = asdict(TableManifest(**said, dim=dim, users=len(rows), files=files))
+    held = {ROWS: sink.getvalue()}
+    content = asdict(TableManifest(**said, dim=dim, users=len(rows), files=durable.entries_of(held)))
     del content["digest"]
-    draft = place / f"{durable.DRAFT}{said['number']}"
-    with translated(f"can't write a table of user embeddings to {place}"):
-        make_directory(place)
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        try:
-            durable.write(draft / ROWS, data)
-            durable.write(draft / MANIFEST, sealed(content))
-            durable.put_in_place(draft, place / str(said["number"]))
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    durable.published(place, said["number"], held, content)
     return open_table(settings.data, said["version"], said["number"])
 
 
 def sweep_tables(settings: Settings, version: int, keep: int = KEPT) -> None:
     """Take away all but the newest tables of a version, and what was half deleted; the caller is the only one that changes them."""
-    place = settings.data / EMBEDDINGS / str(version) / USERS
-    with translated(f"can't delete from {place}"), suppress(FileNotFoundError):
-        for number in table_numbers(settings.data, version)[:-keep]:
-            durable.delete_directory(place / str(number))
-        for left in place.iterdir():
-            if durable.is_leftover(left.name):
-                durable.clear(left)
+    durable.sweep(settings.data / EMBEDDINGS / str(version) / USERS, table_numbers(settings.data, version)[:-keep])

@@ -15,6 +15,7 @@ COMMANDS = {
     "revisit": ("online_model.studies.command:revisit", "Study: the revisit head and the revisit features."),
     "delayed-labels": ("online_model.studies.command:delayed_labels", "Study: ways of learning from labels that come late."),
     "closed-loop": ("online_model.studies.command:closed_loop", "Study: a learner where users react to what is ranked."),
+    "user-embedding": ("online_model.studies.command:user_embedding", "Study: a daily embedding of the user as an input."),
 }
 
 

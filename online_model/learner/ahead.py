@@ -65,7 +65,7 @@ def ahead_of(learner: Learner, examples: Examples, opened: Callable[[], Examples
         A process can't be started.
     """
     if follow or sum(examples.end_positions()) - sum(learner.positions) >= _MANY_RECORDS:
-        return Apart(Asked(opened, learner.positions, learner.model, learner.course, follow, ended))
+        return Apart(Asked(opened, learner.positions, learner.model, learner.course, follow, ended, learner.vectors))
     return InThread(partial(learner.batches().next, ended), follow)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from flows.configured import configured
 from flows.errors import SettingsError
 from flows.vocabulary import suggestion
 from online_model.learner.delayed import DelayedLabels
@@ -74,8 +75,4 @@ class LearnerConfig:
         SettingsError
             A field isn't known, or makes no learner.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise SettingsError(f"learner: there is no setting '{name}'{suggestion(name, known)}; a newer Tidemark may know it")
-        return cls(**values)
+        return configured(cls, values, "learner")

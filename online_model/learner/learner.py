@@ -30,6 +30,7 @@ from online_model.learner.reading import Batches, Ready, between
 from online_model.learner.step import Learned, Step
 from online_model.model.config import ModelConfig
 from online_model.model.dense import load_dense
+from online_model.model.served_vectors import ServedVectors
 from online_model.registry.bases import Base
 from online_model.registry.build import build_of
 from online_model.registry.manifest import DENSE
@@ -110,7 +111,8 @@ class Learner:
         point, tables = _begun(site, base, course)
         about = base.manifest.about.config
         ranker = load_dense(ModelConfig.from_dict(about["model"]), base.path / DENSE, device)
-        step = Step(ranker, tables, course.config, point.newest_event_time)
+        vectors = ServedVectors.of(about, site.models.parent)
+        step = Step(ranker, tables, course.config, point.newest_event_time, vectors)
         since = _since(site, base)
         last = last_closing(log, base.number, since=since)
         build = _build(device)
@@ -137,6 +139,11 @@ class Learner:
         return self._step.ranker.config
 
     @property
+    def vectors(self) -> ServedVectors | None:
+        """For a base that takes user embeddings; looked at where batches are made ready."""
+        return self._step.vectors
+
+    @property
     def newest_event_time(self) -> int:
         """Of what is learned, ms; -1: nothing."""
         return self._step.time
@@ -158,7 +165,7 @@ class Learner:
     def batches(self, read_records: int | None = None) -> Batches:
         """What it learns next, from here on."""
         sizes = {} if read_records is None else {"read_records": read_records}
-        return Batches(self._site.examples, self.positions, self.model, self.course, **sizes)
+        return Batches(self._site.examples, self.positions, self.model, self.course, vectors=self.vectors, **sizes)
 
     def learn(self, ready: Ready) -> Learned:
         """Learn a micro-batch, the one that follows, and put out what was put out there before.

@@ -6,8 +6,9 @@ Numpy alone: they are made by a process that does without torch, beside the one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from online_model.learner.config import LearnerConfig
 from online_model.learner.delayed import labels_of, learned_from
 from online_model.model.columns import ExampleColumns, Features
 from online_model.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    # Loads Feast; few rankers take user embeddings.
+    from online_model.model.served_vectors import ServedVectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +48,7 @@ class Prepared:
     time: int
 
 
-def prepare(batches: Sequence[Picked], model: ModelConfig, config: LearnerConfig) -> list[Prepared]:
+def prepare(batches: Sequence[Picked], model: ModelConfig, config: LearnerConfig, vectors: ServedVectors | None = None) -> list[Prepared]:
     """Records of EXAMPLES as micro-batches, several at once; each is what it would be alone.
 
     Parameters
@@ -52,6 +57,8 @@ def prepare(batches: Sequence[Picked], model: ModelConfig, config: LearnerConfig
         Of any kinds; one or more.
     model : ModelConfig
     config : LearnerConfig
+    vectors : ServedVectors, optional
+        For a ranker that takes user embeddings.
 
     Raises
     ------
@@ -70,6 +77,10 @@ def prepare(batches: Sequence[Picked], model: ModelConfig, config: LearnerConfig
     starts = np.searchsorted(kept, bounds)
     # The order of requests decides the last bits of sums over them.
     features = ExampleColumns.of([with_requests_in_order(records.features(), starts[:-1].tolist())]).all_features(model.sequence_length)
+    if vectors is not None:
+        table = records.made(vectors.tables)
+        given = vectors.given(records.column("user_id"), records.column("request_time"), table)
+        features = replace(features, user_embedding=given.vectors[given.row])
     # Requests are numbered by batches: each begins with one of its own.
     requests = np.append(features.context, len(features.hour))[starts]
     out = []

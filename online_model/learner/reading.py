@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from flows.examples.store import READ_RECORDS, Examples
 from online_model.learner.course import Course
 from online_model.learner.prepared import Prepared, prepare
 from online_model.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    # Loads Feast; few rankers take user embeddings.
+    from online_model.model.served_vectors import ServedVectors
 
 # Micro-batches that are made ready at once, where there are so many. Begun with one, for somebody waits for the first.
 _TOGETHER = 4
@@ -62,14 +67,22 @@ class Batches:
     course : Course
     read_records : int
         Never changes a result.
+    vectors : ServedVectors, optional
+        For a ranker that takes user embeddings.
     """
 
     def __init__(
-        self, examples: Examples, positions: tuple[int, ...], model: ModelConfig, course: Course, read_records: int = READ_RECORDS
+        self,
+        examples: Examples,
+        positions: tuple[int, ...],
+        model: ModelConfig,
+        course: Course,
+        read_records: int = READ_RECORDS,
+        vectors: ServedVectors | None = None,
     ) -> None:
         config = course.config
         self._merged = Merged(examples, positions, config.batch_rows, course.fingerprint, read_records, config.batch_ms)
-        self._model, self._course = model, course
+        self._model, self._course, self._vectors = model, course, vectors
         self._positions = tuple(positions)
         self._ready: deque[Ready] = deque()
         self._together = 1
@@ -125,7 +138,7 @@ class Batches:
         if not found:
             return []
         picked = [self._kept(one) for one in found]
-        made = prepare(picked, self._model, self._course.config)
+        made = prepare(picked, self._model, self._course.config, self._vectors)
         return [
             Ready(batch, tuple(one.positions), len(one), len(one) - len(kept), int(one.ready_time[0]), int(one.ready_time[-1]))
             for batch, one, kept in zip(made, found, picked, strict=True)

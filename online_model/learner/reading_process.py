@@ -16,12 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from flows.examples.store import Examples
 from online_model.learner.course import Course
 from online_model.learner.reading import Batches, Ready
 from online_model.learner.ring import Ring
 from online_model.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    # Loads Feast; few rankers take user embeddings.
+    from online_model.model.served_vectors import ServedVectors
 
 _LOOK_S = 0.05
 # Between looks for a free slot, while batches wait. Not woken by who learns: the kernel would put this process onto that one's core.
@@ -42,6 +47,8 @@ class Asked:
     course : Course
     follow, ended : bool
         Whether to look again and again where nothing is there yet; whether no record will follow those that are there.
+    vectors : ServedVectors, optional
+        For a ranker that takes user embeddings; nobody has looked at it yet.
     """
 
     opened: Callable[[], Examples]
@@ -50,6 +57,7 @@ class Asked:
     course: Course
     follow: bool
     ended: bool
+    vectors: ServedVectors | None = None
 
 
 class _Learner:
@@ -92,7 +100,7 @@ def serve(connection: Connection, memory: int) -> None:
     asked, slots, slot_bytes = connection.recv()
     learner = _Learner(connection, Ring(memory, slots, slot_bytes))
     with _told(learner), closing(asked.opened()) as examples:
-        batches = Batches(examples, asked.positions, asked.model, asked.course)
+        batches = Batches(examples, asked.positions, asked.model, asked.course, vectors=asked.vectors)
         while (ready := batches.next(asked.ended)) is not None or asked.follow:
             if ready is not None:
                 learner.take(ready)

@@ -21,6 +21,7 @@ from online_model.model.columns import Features
 from online_model.model.inputs import VECTOR_LIMIT, Inputs, inputs_of
 from online_model.model.loss import loss_of, weights_of
 from online_model.model.ranker import Ranker
+from online_model.model.served_vectors import ServedVectors
 from online_model.table import GradientError
 from online_model.training.tables import Tables
 
@@ -66,13 +67,16 @@ class Step:
     config : LearnerConfig
     time : int
         Newest event time of what was learned before, ms; -1: nothing.
+    vectors : ServedVectors, optional
+        For a ranker that takes user embeddings; read where records are made ready.
 
     Attributes
     ----------
     time : int
     """
 
-    def __init__(self, ranker: Ranker, tables: Tables, config: LearnerConfig, time: int = -1) -> None:
+    def __init__(self, ranker: Ranker, tables: Tables, config: LearnerConfig, time: int = -1, vectors: ServedVectors | None = None) -> None:
+        self.vectors = vectors
         self.ranker, self.tables, self.config, self.time = ranker.eval().requires_grad_(False), tables, config, time
         self._head_weights = weights_of(ranker.config.heads, config.head_weights)
         self._device = next(ranker.parameters()).device
@@ -80,7 +84,7 @@ class Step:
 
     def learn(self, rows: ExampleRows) -> Learned:
         """Learn from records of EXAMPLES, in their order; see `learn_prepared`."""
-        return self.learn_prepared(*prepare([Picked.of(rows)], self.ranker.config, self.config))
+        return self.learn_prepared(*prepare([Picked.of(rows)], self.ranker.config, self.config, self.vectors))
 
     def learn_prepared(self, batch: Prepared) -> Learned:
         """Learn from a micro-batch.

@@ -6,20 +6,25 @@ Numpy alone, so that whoever trains, learns and serves makes the same numbers of
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from flows.errors import InputError
-from flows.examples.rows import FeatureRows, rows_of
+from flows.examples.rows import ExampleRows, FeatureRows, rows_of
 from flows.vocabulary import LAST_CODE
 from online_model.model.padding import logs_of_small, padded
+
+if TYPE_CHECKING:
+    from online_model.model.served_vectors import ServedVectors
 
 CODES = LAST_CODE + 2
 """Actions and surfaces are 1 + their code; 0 is padding, or that none was named."""
 COUNTER_LIMIT = 16.0
 """log1p of a counter is at most this: nine million."""
+NO_EMBEDDING = {"embedding": np.empty(0, np.int32), "embeddings": np.empty((0, 0), np.float32)}
+"""Of `ExampleColumns`, for a model that takes no user embeddings."""
 HOUR_MS = 3_600_000
 _DAY_MS = 24 * HOUR_MS
 
@@ -51,6 +56,8 @@ class Features:
         Of the request, UTC; Monday is 0.
     slot : int64[n]
         As it was shown; -1: not known.
+    user_embedding : float32[n, D + 1]
+        As of `served_vectors.as_input`; of width 0 for a model that takes none.
     """
 
     user_id: np.ndarray
@@ -67,6 +74,7 @@ class Features:
     hour: np.ndarray
     weekday: np.ndarray
     slot: np.ndarray
+    user_embedding: np.ndarray
 
     def __len__(self) -> int:
         return len(self.pin_id)
@@ -96,6 +104,8 @@ class ExampleColumns:
     offsets : int64[c + 1]
         Actions of request i are offsets[i] to offsets[i + 1] of the next four.
     action_pin_id, action_time, action, action_surface : int64[s], int64[s], uint8[s], uint8[s]
+    embedding, embeddings : int32[n], float32[u, D + 1]
+        The row of the second that is each example's `Features.user_embedding`; both are empty for a model that takes none.
     """
 
     user_id: np.ndarray
@@ -111,20 +121,47 @@ class ExampleColumns:
     action_time: np.ndarray
     action: np.ndarray
     action_surface: np.ndarray
+    embedding: np.ndarray
+    embeddings: np.ndarray
 
     def __len__(self) -> int:
         return len(self.pin_id)
 
     @classmethod
-    def of(cls, chunks: Iterable[FeatureRows]) -> Self:
+    def of(cls, chunks: Iterable[FeatureRows], vectors: ServedVectors | None = None) -> Self:
         """Rows, one chunk after another.
+
+        Parameters
+        ----------
+        chunks : iterable of FeatureRows
+            With `vectors`, of ExampleRows: of others it isn't known what they were served with.
+        vectors : ServedVectors, optional
+            For a model that takes user embeddings.
 
         Raises
         ------
         InputError
             An action or a surface has no code of a vocabulary, or a slot or a counter can't be.
         """
-        parts = [_columns(rows) for rows in chunks] or [_columns(rows_of([], "no chunk"))]
+        tables: list[np.ndarray] = []
+        times: list[np.ndarray] = []
+
+        def one(rows: FeatureRows) -> dict[str, np.ndarray]:
+            if vectors is not None:
+                assert isinstance(rows, ExampleRows)
+                tables.append(vectors.tables(rows))
+                times.append(rows.request_time)
+            return _columns(rows)
+
+        columns = cls._joined([one(rows) for rows in chunks] or [one(rows_of([], "no chunk"))])
+        if vectors is None:
+            return columns
+        # All at once, for each run of a version is a file.
+        given = vectors.given(columns.user_id, np.concatenate(times), np.concatenate(tables))
+        return replace(columns, embedding=given.row, embeddings=given.vectors)
+
+    @classmethod
+    def _joined(cls, parts: list[dict[str, np.ndarray]]) -> Self:
         if len(parts) == 1:
             return cls(**parts[0])
         requests = np.cumsum([0, *(len(part["request_time"]) for part in parts)])
@@ -172,7 +209,13 @@ class ExampleColumns:
             hour=time // HOUR_MS % 24,
             weekday=(time // _DAY_MS + 3) % 7,  # 1970 began on a Thursday
             slot=self.slot[index].astype(np.int64),
+            user_embedding=self._embeddings(index),
         )
+
+    def _embeddings(self, index: np.ndarray | slice) -> np.ndarray:
+        if self.embeddings.shape[1]:
+            return self.embeddings[self.embedding[index]]
+        return np.empty((len(self.pin_id[index]), 0), np.float32)
 
     def nbytes(self) -> int:
         """Memory that the columns take."""
@@ -220,6 +263,7 @@ def _columns(rows: FeatureRows) -> dict[str, np.ndarray]:
         "action_time": times,
         "action": action,
         "action_surface": surface,
+        **NO_EMBEDDING,
     }
 
 

@@ -6,10 +6,12 @@ It goes into every manifest, so a field never changes its meaning, and nothing h
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from flows.configured import configured
 from flows.errors import SettingsError
 from flows.examples.record import HEADS
 from flows.features import SEQUENCE_LENGTH
@@ -44,6 +46,7 @@ _COUNTS = {  # field: the least that makes sense
     "expert_hidden": 1,
     "slots": 1,
     "seed": 0,
+    "user_embedding": 0,
 }
 
 
@@ -77,6 +80,8 @@ class ModelConfig:
         Slots 0 to slots − 1 are told apart; those below are one.
     serving_slot : int
         The slot that every candidate has when it is ranked.
+    user_embedding : int
+        Width of the vector of the user that the model is given beside that of their ID (`online_model.embedding`); 0: none.
     revisit_head, revisit_features : bool
         Without the head there are four logits; without the features the model doesn't see counters of revisits.
     seed : int
@@ -107,6 +112,7 @@ class ModelConfig:
     revisit_head: bool = True
     revisit_features: bool = True
     seed: int = 0
+    user_embedding: int = 0
 
     def __post_init__(self) -> None:
         names = [one.value for one in Encoder]
@@ -142,10 +148,14 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a manifest keeps them."""
-        return asdict(self) | {"encoder": self.encoder.value}
+        said = asdict(self) | {"encoder": self.encoder.value}
+        if not self.user_embedding:
+            # As manifests were before there was such an input.
+            del said["user_embedding"]
+        return said
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """What `to_dict` gave.
 
         Raises
@@ -153,8 +163,4 @@ class ModelConfig:
         SettingsError
             A field isn't known, or makes no model.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise SettingsError(f"model: there is no setting '{name}'{suggestion(name, known)}; a newer Tidemark may know it")
-        return cls(**values)
+        return configured(cls, values, "model")

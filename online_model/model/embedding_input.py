@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from feature_repo.embedding_table import open_table
 from flows.errors import FingerprintError
 
 if TYPE_CHECKING:
@@ -65,3 +67,16 @@ class TakenEmbedding:
         said = retriever.table.manifest
         self.check(said.version_digest, said.dim, f"table {said.number} of user embeddings")
         return retriever
+
+
+def taken_of(data: Path, version: int) -> TakenEmbedding:
+    """A version that a new ranker is to take, by its newest table of users.
+
+    Raises
+    ------
+    NoEmbeddingError
+        Nobody was inferred yet.
+    DamagedEmbeddingError
+    """
+    said = open_table(data, version).manifest
+    return TakenEmbedding(version, said.version_digest, said.dim)

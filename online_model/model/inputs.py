@@ -44,6 +44,8 @@ class Inputs:
     surface, slot : int64[B]
         1 + code, 0 for none; the slot, -1 for not known.
     hour, weekday : int64[C]
+    user_embedding : float32[B, D + 1]
+        The user's vector of an embedding, and 1; zeros where there is none. Of width 0 for a model that takes none.
     """
 
     user: torch.Tensor
@@ -60,6 +62,7 @@ class Inputs:
     hour: torch.Tensor
     weekday: torch.Tensor
     slot: torch.Tensor
+    user_embedding: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.pin)
@@ -118,6 +121,7 @@ def inputs_of(features: Features, user: np.ndarray, pin: np.ndarray, sequence_pi
         sequence_pin=torch.from_numpy(sequence_pin),
         user_counters=torch.from_numpy(_numbers("a user counter", features.user_counters)),
         pin_counters=torch.from_numpy(_numbers("a pin counter", features.pin_counters)),
+        user_embedding=torch.from_numpy(_numbers("an embedding of a user", features.user_embedding)),
         **{
             name: torch.from_numpy(np.ascontiguousarray(getattr(features, name)))
             for name in (

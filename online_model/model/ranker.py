@@ -48,11 +48,14 @@ class Ranker(nn.Module):
             self.surface, self.slot = nn.Embedding(CODES, _SMALL), nn.Embedding(config.slots + 1, _SMALL)
             self.hour, self.weekday = nn.Embedding(24, _SMALL), nn.Embedding(7, _SMALL)
             counters = 48 if config.revisit_features else 0
-            width = 2 * config.dim + self.encoder.width + counters + 4 * _SMALL
+            width = 2 * config.dim + self.encoder.width + counters + 4 * _SMALL + (config.dim if config.user_embedding else 0)
             self.crosses = CrossNetwork(width, config.cross_layers, config.cross_rank)
             heads = len(config.heads)
             self.mixture = Mixture(width, heads, config.experts, config.expert_hidden, config.expert_dropout)
             self.heads = Heads(heads, config.expert_hidden)
+            if config.user_embedding:
+                # To the width of an ID's vector; its bias is what is said of somebody who has none.
+                self.user_embedding = nn.Linear(config.user_embedding + 1, config.dim)
             for table in (self.surface, self.slot, self.hour, self.weekday):
                 nn.init.normal_(table.weight, std=0.1)
 
@@ -80,6 +83,10 @@ class Ranker(nn.Module):
         if self.config.revisit_features:
             # Of the order of 1, like all the rest that the cross layers multiply.
             parts += [inputs.user_counters.index_select(0, context) * (2 / COUNTER_LIMIT), inputs.pin_counters * (2 / COUNTER_LIMIT)]
+        if self.config.user_embedding:
+            # Of the order of 1 too: the vector's length is 1, whatever its width.
+            own = inputs.user_embedding * self.config.user_embedding**0.5
+            parts.append(self.user_embedding(own))
         times = torch.cat([self.hour(inputs.hour), self.weekday(inputs.weekday)], -1).index_select(0, context)
         x = torch.cat([*parts, times, self.surface(inputs.surface), self.slot(slot)], -1)
         return self.heads(self.mixture(self.crosses(x)))

@@ -8,16 +8,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from flows.directories import make_directory, sync, translated
 from flows.errors import StorageFullError
+from flows.sealed import sealed
 from online_model.registry.errors import DamagedModelError
 
 DRAFT = ".draft-"
+MANIFEST = "manifest.json"
 # What a disk says of a file that it can't give back.
 _DAMAGED = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
 
@@ -68,6 +72,59 @@ def put_in_place(draft: Path, path: Path) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
         raise
     sync(path.parent)
+
+
+def entries_of(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """What a manifest says of files, and `read` holds against them: size and sha256 of each by its name."""
+    return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+
+
+def published(place: Path, number: int, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Path:
+    """Put files and a sealed manifest in place as the directory of a number, whole or not at all; one at a time does so.
+
+    Parameters
+    ----------
+    place : Path
+        Made if it isn't there.
+    number : int
+    files : mapping of name to bytes
+    manifest : mapping
+        Without its digest.
+
+    Raises
+    ------
+    DataDirectoryError, StorageFullError
+        It can't be written; nothing is there.
+    """
+    draft, path = place / f"{DRAFT}{number}", place / str(number)
+    with translated(f"can't write {path}"):
+        make_directory(place)
+        # Of a writer that was killed.
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        try:
+            for name, data in files.items():
+                write(draft / name, data)
+            write(draft / MANIFEST, sealed(manifest))
+            put_in_place(draft, path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return path
+
+
+def sweep(place: Path, numbers: Iterable[int]) -> None:
+    """Delete the directories of some numbers, and whatever a killed writer or sweep has left; one at a time does so.
+
+    Raises
+    ------
+    DataDirectoryError
+    """
+    with translated(f"can't delete from {place}"), suppress(FileNotFoundError):
+        for number in numbers:
+            delete_directory(place / str(number))
+        for left in place.iterdir():
+            if is_leftover(left.name):
+                clear(left)
 
 
 def delete_directory(path: Path) -> None:

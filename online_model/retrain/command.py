@@ -78,6 +78,12 @@ class GateOption(click.ParamType):
     metavar="FILE",
     help="From scratch: TOML with [model], [training], [table].",
 )
+@click.option(
+    "--user-embedding",
+    type=click.IntRange(1),
+    metavar="VERSION",
+    help="From scratch: the model takes users' vectors of this embedding version too. Later retrains take the same.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of first weights, order and resamples.")
 @click.option("--gate", type=GateOption(), default="save/auc", show_default=True, help="What the gate decides by.")
 @click.option("--tolerance", type=float, default=0.005, show_default=True, metavar="NUMBER", help="How much worse is let pass.")
@@ -111,6 +117,7 @@ def retrain_command(
     calibrate: int,
     since: int | None,
     model_file: Path | None,
+    user_embedding: int | None,
     seed: int,
     gate: tuple[str, str],
     tolerance: float,
@@ -131,12 +138,22 @@ def retrain_command(
 
     Exits with 1 if the new base was refused, with 3 if there is nothing new to learn from.
     """
-    _check(once, on_schedule, from_scratch, replayed, as_of, since, model_file, dry_run, metrics_port)
+    _check(once, on_schedule, from_scratch, replayed, as_of, since, model_file or user_embedding, dry_run, metrics_port)
     settings: Settings = ctx.obj
     files = read_model_file(model_file) if model_file is not None else {}
     held = HeldBack(hold_back if hold_back is not None else (FROM_SCRATCH if from_scratch else HeldBack()).evaluation_ms, calibrate)
     learner = {"delayed_labels": delayed_labels} if delayed_labels is not None else {}
-    request = Request(held, Rule(*gate, tolerance), from_scratch, since, seed, learner=learner, any_fingerprint=any_fingerprint, **files)
+    request = Request(
+        held,
+        Rule(*gate, tolerance),
+        from_scratch,
+        since,
+        seed,
+        learner=learner,
+        any_fingerprint=any_fingerprint,
+        user_embedding=user_embedding,
+        **files,
+    )
     if threads is not None:
         torch.set_num_threads(threads)
     if dry_run:
@@ -161,14 +178,14 @@ def _check(
     replayed: tuple[int, int] | None,
     as_of: int | None,
     since: int | None,
-    model_file: Path | None,
+    of_scratch: object,
     dry_run: bool,
     metrics_port: int | None,
 ) -> None:
     if on_schedule == (once or from_scratch):
         raise click.UsageError("say --once, --schedule or --from-scratch")
-    if (since is not None or model_file is not None) and not from_scratch:
-        raise click.UsageError("--from and --model are of a training from scratch: otherwise the last base says both")
+    if (since is not None or of_scratch is not None) and not from_scratch:
+        raise click.UsageError("--from, --model and --user-embedding are of a training from scratch: otherwise the last base says them")
     if (replayed is not None or metrics_port is not None) and not on_schedule:
         raise click.UsageError("--replay and --metrics-port are of use with --schedule")
     if on_schedule and (as_of is not None or dry_run):

@@ -161,7 +161,7 @@ def _scored(
     told: Told,
     name: str,
 ) -> ScoredRows:
-    step = Step(model.ranker, model.tables, config)
+    step = Step(model.ranker, model.tables, config, vectors=model.vectors)
     done, total = 0, sum(spans.judged) - sum(learned)
 
     def batches(begin: tuple[int, ...], end: tuple[int, ...]) -> Iterator[ExampleRows]:

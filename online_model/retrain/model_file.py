@@ -34,8 +34,8 @@ def read_model_file(path: Path) -> dict[str, dict[str, Any]]:
             raise SettingsError(
                 f"model file {path}: there is no table [{part}]{suggestion(part, list(_PARTS))}; there are {', '.join(_PARTS)}"
             )
-        # The width of vectors is the model's `dim`.
-        known = [f.name for f in fields(_PARTS[part]) if f.name != "dimension"]
+        # The width of vectors is the model's `dim`, that of a user embedding is its version's.
+        known = [f.name for f in fields(_PARTS[part]) if f.name not in ("dimension", "user_embedding")]
         for name in values:
             if name not in known:
                 raise SettingsError(f"model file {path}: [{part}] has no '{name}'{suggestion(name, known)}; it has {', '.join(known)}")

@@ -37,6 +37,8 @@ class Request:
         Settings of `LearnerConfig` for the gate and the catching up, where they are to be others than those by which the served base is learned on.
     any_fingerprint : bool
         Examples of other fingerprints are learned from too, if their columns mean the same.
+    user_embedding : int or None
+        From scratch: the version of user embeddings that the model takes; otherwise it is the parent's.
     """
 
     held: HeldBack = field(default_factory=HeldBack)
@@ -49,6 +51,7 @@ class Request:
     table: Mapping[str, Any] = field(default_factory=dict)
     learner: Mapping[str, Any] = field(default_factory=dict)
     any_fingerprint: bool = False
+    user_embedding: int | None = None
 
 
 @dataclass(frozen=True)

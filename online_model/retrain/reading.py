@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from flows import stopping
 from flows.examples.rows import ExampleRows
 from flows.examples.store import Examples, Fingerprints, final_rows
+from online_model.model.served_vectors import ServedVectors
 from online_model.retrain.errors import EmptyWindowError, ExamplesTooLargeError
 from online_model.training.errors import TrainingStoppedError
 from online_model.training.examples import TrainingExamples
@@ -23,6 +24,7 @@ def read_window(
     memory_bytes: int,
     told: Callable[[int, int], None] = lambda done, total: None,
     every: Fingerprints | None = None,
+    vectors: ServedVectors | None = None,
 ) -> TrainingExamples | None:
     """The final rows of [begin, end), by partition and offset; None if there are none.
 
@@ -38,6 +40,8 @@ def read_window(
         Told rows read, and records in all, of which final rows are a part.
     every : Fingerprints, optional
         What says of which other fingerprints rows are taken too.
+    vectors : ServedVectors, optional
+        For a model that takes user embeddings.
 
     Raises
     ------
@@ -55,6 +59,9 @@ def read_window(
                 raise TrainingStoppedError("retrain: stopped while examples were read; the same command goes on")
             done += len(rows)
             held += EXAMPLE_BYTES * len(rows) + ACTION_BYTES * len(rows.users.sequence)
+            if vectors is not None:
+                # At most: requests of one user and table share a vector.
+                held += 4 * (vectors.taken.dim + 1) * len(rows.users)
             if held > memory_bytes:
                 raise ExamplesTooLargeError(
                     f"retrain: {done:,} of the window's at most {total:,} examples take {held / 2**20:,.0f} MiB, and no more than "
@@ -72,7 +79,7 @@ def read_window(
         yield first
         yield from rows
 
-    return TrainingExamples.of(whole(), fingerprint, several=every is not None)
+    return TrainingExamples.of(whole(), fingerprint, several=every is not None, vectors=vectors)
 
 
 def refuse_empty(read: TrainingExamples | None, where: str) -> TrainingExamples:

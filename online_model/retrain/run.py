@@ -22,7 +22,9 @@ from online_model.learner.config import LearnerConfig
 from online_model.learner.course import read_course
 from online_model.model.config import ModelConfig
 from online_model.model.dense import load_dense
+from online_model.model.embedding_input import TakenEmbedding, taken_of
 from online_model.model.ranker import Ranker
+from online_model.model.served_vectors import ServedVectors
 from online_model.registry import durable
 from online_model.registry.bases import Base
 from online_model.registry.errors import DamagedModelError
@@ -205,31 +207,35 @@ class _Retrain:
                 )
             return Trained(draft=work.draft, build=Build(**said.pop("build")), **said)
         work.clear_draft()
-        window = self._read(spans.begin, spans.learned)
+        taken = self._taken(plan)
+        vectors = None if taken is None else ServedVectors(self._settings.data, taken)
+        window = self._read(spans.begin, spans.learned, vectors)
         examples = refuse_empty(window, f"between {_described(spans, plan)}")
-        taken = sorted(self._every.taken) if self._every is not None else []
-        held_out = self._read(spans.learned, spans.calibrated)
+        fingerprints = sorted(self._every.taken) if self._every is not None else []
+        held_out = self._read(spans.learned, spans.calibrated, vectors)
         self._refuse_others_behind(spans)
-        start, config = self._start(plan, spans)
+        start, config = self._start(plan, spans, taken)
         trained = train(
             start, examples, held_out, config, work.draft, work.checkpoints, lambda done, total: self._told("training", done, total)
         )
         columns = examples.columns.nbytes() + examples.labels.nbytes + examples.seen_at.nbytes
         trained.metrics["bytes_per_example"] = round(columns / len(examples))
-        if taken:
-            trained.metrics["fingerprints"] = taken
+        if fingerprints:
+            trained.metrics["fingerprints"] = fingerprints
+        if taken is not None:
+            trained.config.update(taken.to_config())
         kept = {name: getattr(trained, name) for name in ("config", "feature_fingerprint", "metrics")}
         work.write(_TRAINED, kept | {"build": asdict(trained.build), "files": work.files()})
         return trained
 
-    def _read(self, begin: tuple[int, ...], end: tuple[int, ...]) -> Any:
+    def _read(self, begin: tuple[int, ...], end: tuple[int, ...], vectors: ServedVectors | None) -> Any:
         def told(done: int, total: int) -> None:
             self._told("reading", done, total)
 
         if any(low > high for low, high in zip(begin, end, strict=True)):
             return None
         try:
-            return read_window(self._examples, begin, end, self._fingerprint, self._memory_bytes, told, self._every)
+            return read_window(self._examples, begin, end, self._fingerprint, self._memory_bytes, told, self._every, vectors)
         except FingerprintError as error:
             if self._every is not None:
                 raise
@@ -243,10 +249,18 @@ class _Retrain:
                 for stretch in Once(self._examples, partition, low).until(self._examples.end_position(partition)):
                     checked.check(stretch.rows, partition)
 
-    def _start(self, plan: Planned, spans: Spans) -> tuple[Start, TrainingConfig]:
+    def _taken(self, plan: Planned) -> TakenEmbedding | None:
+        """Which user embeddings the new base takes."""
+        if plan.parent is not None:
+            return TakenEmbedding.of(plan.parent.manifest.about.config)
+        version = self._request.user_embedding
+        return None if version is None else taken_of(self._settings.data, version)
+
+    def _start(self, plan: Planned, spans: Spans, taken: TakenEmbedding | None) -> tuple[Start, TrainingConfig]:
         request, parent = self._request, plan.parent
         if parent is None:
-            config = ModelConfig.from_dict({"seed": request.seed} | dict(request.model))
+            of_version = {} if taken is None else {"user_embedding": taken.dim}
+            config = ModelConfig.from_dict({"seed": request.seed} | dict(request.model) | of_version)
             tables = Tables(*(EmbeddingTable(TableConfig(config.dim, **request.table)) for _ in range(2)))
             return Start(Ranker(config), tables), TrainingConfig(**{"seed": request.seed} | dict(request.training))
         config = ModelConfig.from_dict(parent.manifest.about.config["model"])
@@ -265,8 +279,10 @@ class _Retrain:
         incumbent = None
         if plan.incumbent is not None:
             config = ModelConfig.from_dict(plan.incumbent.manifest.about.config["model"])
-            incumbent = (Model.load(plan.incumbent.path, config), learned_by(plan.incumbent).positions)
-        candidate = Model.load(trained.draft, ModelConfig.from_dict(trained.config["model"]))
+            theirs = ServedVectors.of(plan.incumbent.manifest.about.config, self._settings.data)
+            incumbent = (Model.load(plan.incumbent.path, config, theirs), learned_by(plan.incumbent).positions)
+        ours = ServedVectors.of(trained.config, self._settings.data)
+        candidate = Model.load(trained.draft, ModelConfig.from_dict(trained.config["model"]), ours)
         request = self._request
         judged = judge(
             self._examples,

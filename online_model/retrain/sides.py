@@ -15,6 +15,7 @@ from online_model.model.config import ModelConfig
 from online_model.model.dense import load_dense
 from online_model.model.ranker import Ranker
 from online_model.model.scoring import score_rows
+from online_model.model.served_vectors import ServedVectors
 from online_model.registry.manifest import CALIBRATORS, DENSE
 from online_model.training.tables import Tables
 
@@ -26,9 +27,10 @@ class Model:
     ranker: Ranker
     tables: Tables
     calibrators: Calibrators
+    vectors: ServedVectors | None = None
 
     @classmethod
-    def load(cls, directory: Path, config: ModelConfig) -> Model:
+    def load(cls, directory: Path, config: ModelConfig, vectors: ServedVectors | None = None) -> Model:
         """Of a base, or of a draft.
 
         Raises
@@ -36,11 +38,11 @@ class Model:
         CorruptionError
         """
         ranker = load_dense(config, directory / DENSE).eval()
-        return cls(ranker, Tables.load(directory), Calibrators.load(directory / CALIBRATORS))
+        return cls(ranker, Tables.load(directory), Calibrators.load(directory / CALIBRATORS), vectors)
 
     def probabilities(self, rows: ExampleRows) -> np.ndarray:
         """What is served of rows: float64[n, 5] in the order of HEADS; 0.5 for a head that the model hasn't got."""
-        columns = self.tables.rows_in(ExampleColumns.of([rows]))
+        columns = self.tables.rows_in(ExampleColumns.of([rows], self.vectors))
         features = columns.features(np.arange(len(columns)), self.ranker.config.sequence_length)
         said = self.calibrators.probabilities(score_rows(self.ranker, self.tables.gather(features)))
         return np.concatenate([said, np.full((len(rows), len(HEADS) - said.shape[1]), 0.5)], 1)

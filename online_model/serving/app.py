@@ -22,6 +22,7 @@ from flows.errors import OtherFingerprintError, TidemarkError
 from flows.events import id_of
 from online_model.serving import examples
 from online_model.serving.answer import Answer, Ask
+from online_model.serving.beside import Beside
 from online_model.serving.errors import BadRequestError, NotUtf8Error, ServingError, SlowBodyError, TooLargeError
 from online_model.serving.metrics import Metrics
 from online_model.serving.packing import Request as Asked
@@ -29,6 +30,7 @@ from online_model.serving.rank_schema import RankRequest, parsed_rank
 from online_model.serving.retrieve_schema import RetrieveRequest, parsed_retrieve
 from online_model.serving.schema import MAX_BODY_BYTES, BatchRequest, GetQuery, checked, parsed, refused, said_once
 from online_model.serving.service import Service
+from online_model.serving.token import Guarded
 
 _JSON = "application/json"
 # An answer holds for a moment.
@@ -58,14 +60,19 @@ class _Text(Convertor[str]):
 register_url_convertor("text", _Text())
 
 
-def make_app(service: Service) -> FastAPI:
-    """The application over a service; whoever runs it closes the service."""
+def make_app(service: Service, beside: Beside | None = None) -> FastAPI:
+    """The application over a service, with what else it has; whoever runs it closes both."""
     app = FastAPI(title="Tidemark", description=_DESCRIPTION, version="1", redoc_url=None, redirect_slashes=False)
+    if service.options.token is not None:
+        app.add_middleware(Guarded, token=service.options.token, open_paths=beside.open_paths if beside is not None else ())
+    # The last one added is the first that a request meets: what is refused is counted, too.
     app.add_middleware(_Measured, metrics=service.metrics)
     _refusals(app)
     _features(app, service)
     _ranking(app, service)
     _operations(app, service)
+    if beside is not None:
+        beside.mount(app)
     return app
 
 
@@ -267,6 +274,8 @@ class _Measured:
 def _endpoint(path: str) -> str:
     if path in (_FEATURES, _RANK, _RETRIEVE):
         return {_FEATURES: "batch", _RANK: "rank", _RETRIEVE: "retrieve"}[path]
+    if path in ("/console", "/v1/console") or path.startswith(("/console/", "/v1/console/")):
+        return "console"
     kind = path.removeprefix(_FEATURES + "/").partition("/")[0] if path.startswith(_FEATURES + "/") else path.removeprefix("/")
     allowed: dict[str, Any] = dict.fromkeys(("user", "pin", "topic") if path.startswith(_FEATURES) else ("healthz", "readyz", "metrics"))
     return kind if kind in allowed else "other"

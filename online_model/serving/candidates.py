@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from online_model.model.columns import ExampleColumns, logged
+from feature_repo.embedding_table import EmbeddingTable
+from online_model.model.columns import NO_EMBEDDING, ExampleColumns, logged
+from online_model.model.served_vectors import as_input
 from online_model.serving.answer import Answer
 
 
@@ -32,12 +34,26 @@ class Candidates:
         return len(self.answer.ask.pins)
 
 
-def columns_of(requests: Sequence[Candidates]) -> ExampleColumns:
-    """Requests one after another, request i numbered i; slots are not known."""
+def columns_of(requests: Sequence[Candidates], table: EmbeddingTable | None = None) -> ExampleColumns:
+    """Requests one after another, request i numbered i; slots are not known.
+
+    Parameters
+    ----------
+    requests : sequence of Candidates
+    table : EmbeddingTable, optional
+        Users' vectors, for a model that takes them.
+    """
     sizes = [len(one) for one in requests]
     answers = [one.answer for one in requests]
     entries = np.cumsum([0, *(len(one.sequences.pin_id) for one in answers)])
     offsets = [one.sequences.offsets[1:] + first for one, first in zip(answers, entries[:-1], strict=True)]
+
+    embedding = NO_EMBEDDING
+    if table is not None:
+        vectors, found = table.gather(np.concatenate([one.ask.users for one in answers]))
+        # Which table it was is said with the prefix that was read; where none was, nobody could find it again.
+        vectors = as_input(vectors, found & [one.prefix.packed is not None for one in answers])
+        embedding = {"embedding": np.repeat(np.arange(len(requests), dtype=np.int32), sizes), "embeddings": vectors}
 
     def each(values: Sequence[object], kind: type) -> np.ndarray:
         return np.repeat(np.array(values, kind), sizes)
@@ -59,4 +75,5 @@ def columns_of(requests: Sequence[Candidates]) -> ExampleColumns:
         action_time=joined("event_time"),
         action=joined("action").astype(np.uint8),
         action_surface=joined("surface").astype(np.uint8),
+        **embedding,
     )

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from flows.errors import TidemarkError
 from flows.settings import Settings
+
+if TYPE_CHECKING:
+    # Not before it is needed: --help shall not wait for what serves.
+    from online_model.serving.beside import MakeBeside
 
 
 @click.command(epilog="Example: tidemark serve --port 8080 --on-store-error defaults")
@@ -61,6 +68,12 @@ from flows.settings import Settings
     metavar="SECONDS",
     help="How long a request waits for its scores.",
 )
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Answer only who sends the token that FILE holds, as 'Authorization: Bearer TOKEN'; without it that of TIDEMARK_TOKEN, if that is set.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when it takes requests, and one at the end.")
 @click.pass_obj
 def serve(
@@ -77,7 +90,9 @@ def serve(
     explore: float,
     model_threads: int,
     model_timeout: float,
+    token_file: Path | None,
     as_json: bool,
+    make_beside: MakeBeside | None = None,
 ) -> None:
     """Serve features and rankings over HTTP, from task state or, with the setting online, from Redis.
 
@@ -90,6 +105,7 @@ def serve(
     from online_model.serving.server import bound
     from online_model.serving.server import serve as serve_until_asked_to_stop
     from online_model.serving.service import Service
+    from online_model.serving.token import Token
 
     options = Options(
         OnStoreError(on_store_error),
@@ -102,6 +118,7 @@ def serve(
         explore=explore,
         model_threads=model_threads,
         model_timeout_s=model_timeout,
+        token=Token.given(token_file, os.environ),
     )
 
     def ready(url: str) -> None:
@@ -109,7 +126,7 @@ def serve(
 
     listening = bound(host, port)
     service = Service(settings, options)
-    lost = serve_until_asked_to_stop(service, listening, ready)
+    lost = serve_until_asked_to_stop(service, listening, ready, make_beside(service) if make_beside is not None else None)
     kept = service.log.kept
     if as_json:
         click.echo(json.dumps({"kept_rows": kept, "lost_rows": lost}))

@@ -12,7 +12,7 @@ from flows.served import Status
 from online_model.serving.answer import Answer
 from online_model.serving.rank_metrics import RankMetrics
 
-ENDPOINTS = ("user", "pin", "topic", "batch", "rank", "retrieve", "healthz", "readyz", "metrics", "other")
+ENDPOINTS = ("user", "pin", "topic", "batch", "rank", "retrieve", "healthz", "readyz", "metrics", "console", "other")
 QUEUE_FULL, NOT_ENCODED, STOPPED = "queue_full", "not_encoded", "stopped"
 """Why a row was not kept."""
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -95,6 +95,12 @@ class Dense:
             raise DamagedModelError(
                 f"base {base.number}: its manifest describes no model ({error}); train it with `tidemark retrain`"
             ) from error
+        embedding = TakenEmbedding.of(base.manifest.about.config)
+        if config.user_embedding and (embedding is None or embedding.dim != config.user_embedding):
+            raise DamagedModelError(
+                f"base {base.number}: its model takes user embeddings of {config.user_embedding} numbers, and its manifest names "
+                f"{'no version of them' if embedding is None else f'one of {embedding.dim}'}; roll back (`tidemark models rollback`), or train anew"
+            )
         ranker = load_dense(config, base.path / DENSE).eval()
         calibrators = Calibrators.load(base.path / CALIBRATORS)
         if calibrators.heads != config.heads:
@@ -106,7 +112,7 @@ class Dense:
         # A table may have been made by others, who count nothing.
         counts = pins.get("counts", np.zeros(len(pins["ids"]), np.int32))
         order = np.lexsort((pins["ids"], -counts.astype(np.int64)))[:_KEPT]
-        return cls(base, ranker, calibrators, pins["ids"][order], TakenEmbedding.of(base.manifest.about.config))
+        return cls(base, ranker, calibrators, pins["ids"][order], embedding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +176,8 @@ class Model:
             The model says what is no number.
         """
         began = time.perf_counter()
-        columns = columns_of(requests)
+        table = self.retriever.table if self.retriever is not None and self.dense.ranker.config.user_embedding else None
+        columns = columns_of(requests, table)
         features = columns.features(np.arange(len(columns)), self.dense.ranker.config.sequence_length)
         users, pins = self.tables["user"], self.tables["pin"]
         contexts, length = features.sequence_pin_id.shape

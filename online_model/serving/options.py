@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from online_model.serving.token import Token
+
 
 class OnStoreError(StrEnum):
     """What a request gets that the store does not answer."""
@@ -42,6 +44,8 @@ class Options:
         That a model computes with.
     model_timeout_s : float
         How long a request waits for its scores.
+    token : Token or None
+        What requests must bear; None: nothing.
     """
 
     on_store_error: OnStoreError = OnStoreError.ERROR
@@ -57,3 +61,4 @@ class Options:
     explore: float = 0.0
     model_threads: int = 1
     model_timeout_s: float = 5.0
+    token: Token | None = None

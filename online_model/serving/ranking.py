@@ -18,6 +18,7 @@ import orjson
 from flows import stopping
 from flows.errors import TidemarkError
 from flows.features import SEQUENCE_LENGTH
+from flows.positions import with_embedding
 from flows.served import Status
 from flows.served_rows import Ranked
 from flows.settings import Settings
@@ -208,7 +209,7 @@ class Rankings:
         scores = await self._scored(request, chosen, answer)
         scored = time.perf_counter()
         shown = shown_of(scores.score, chosen.k, self._options.explore, request.request_id)
-        part = _part(answer, shown.place)
+        part = _with_table(_part(answer, shown.place), chosen.retriever)
         ranked = _ranked(chosen, shown, scores)
         body = self._body(request, chosen, part, ranked, scores.probabilities[shown.place])
         seconds = {
@@ -289,6 +290,15 @@ def _part(answer: Answer, place: np.ndarray) -> Answer:
     """An answer with some of its pins."""
     ask = replace(answer.ask, pins=answer.ask.pins[place])
     return replace(answer, ask=ask, pin_counters=answer.pin_counters[place], pin_status=answer.pin_status[place])
+
+
+def _with_table(answer: Answer, retriever: Retriever | None) -> Answer:
+    """An answer whose positions say which table of user embeddings was at hand, for whoever learns of it."""
+    packed = answer.prefix.packed
+    if retriever is None or packed is None:
+        return answer
+    table = retriever.table.manifest
+    return replace(answer, prefix=replace(answer.prefix, packed=with_embedding(packed, table.version, table.number)))
 
 
 def _ranked(chosen: Chosen, shown: Shown, scores: Scores) -> Ranked:

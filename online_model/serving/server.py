@@ -15,6 +15,7 @@ import uvicorn
 from flows import stopping
 from flows.errors import SettingsError
 from online_model.serving.app import make_app
+from online_model.serving.beside import Beside
 from online_model.serving.heartbeats import Heartbeats
 from online_model.serving.protocol import HeadInTime
 from online_model.serving.service import Service
@@ -56,11 +57,11 @@ def bound(host: str, port: int) -> socket.socket:
         raise SettingsError(f"can't serve at {host}:{port}: {said}; give another --host or --port") from error
 
 
-def make_server(service: Service) -> Server:
-    """A server of a service, that does nothing yet."""
+def make_server(service: Service, beside: Beside | None = None) -> Server:
+    """A server of a service, and of what else it has, that does nothing yet."""
     return Server(
         uvicorn.Config(
-            make_app(service),
+            make_app(service, beside),
             # Over h11: the other implementation that uvicorn has takes a head without end.
             http=partial(HeadInTime, service.options.head_timeout_s),  # type: ignore[arg-type]
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
@@ -73,7 +74,7 @@ def make_server(service: Service) -> Server:
     )
 
 
-def serve(service: Service, listening: socket.socket, ready: Callable[[str], None]) -> int:
+def serve(service: Service, listening: socket.socket, ready: Callable[[str], None], beside: Beside | None = None) -> int:
     """Serve until this process is asked to stop; returns how many rows of what was served are lost.
 
     Parameters
@@ -81,6 +82,8 @@ def serve(service: Service, listening: socket.socket, ready: Callable[[str], Non
     listening : socket
     ready : callable
         Called with the server's URL once requests are taken.
+    beside : Beside, optional
+        What else it has; closed at the end.
     """
     stopping.listen()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="tidemark: %(message)s")
@@ -90,7 +93,7 @@ def serve(service: Service, listening: socket.socket, ready: Callable[[str], Non
         # What is there by now stays: no collection shall go through it again, which is what the slowest answers wait for.
         gc.collect()
         gc.freeze()
-        server = make_server(service)
+        server = make_server(service, beside)
         beating = Heartbeats(service.settings)
         ready(_url(listening))
         try:
@@ -99,6 +102,8 @@ def serve(service: Service, listening: socket.socket, ready: Callable[[str], Non
             beating.close()
     finally:
         listening.close()
+        if beside is not None:
+            beside.close()
         lost = service.close()
     return lost
 

@@ -190,6 +190,11 @@ class Service:
 
     # How it is -------------------------------------------------------------------------------------------------------------------------
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the store did not answer the last read; None if it did."""
+        return str(self._now.trouble) if self._now.trouble is not None else None
+
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests get what they ask for, and why not."""
         said: dict[str, Any] = {"fingerprint": self.fingerprint, "store": self.settings.online or "task state"}

@@ -20,6 +20,7 @@ from online_model.model.config import ModelConfig
 from online_model.model.dense import load_dense
 from online_model.model.ranker import Ranker
 from online_model.model.scoring import score_rows
+from online_model.model.served_vectors import ServedVectors
 from online_model.registry.build import build_of
 from online_model.registry.manifest import CALIBRATORS, DENSE
 from online_model.studies.kept import digest_of, take_place
@@ -74,6 +75,7 @@ def base_of(
     work: Path,
     parent: Base | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    vectors: ServedVectors | None = None,
 ) -> Base:
     """Train a base on a window of a history, or find it where it was kept.
 
@@ -89,6 +91,8 @@ def base_of(
         What the training begins with; by default new weights and empty tables.
     progress : callable
         Told examples done, and of how many.
+    vectors : ServedVectors, optional
+        For a model that takes user embeddings.
 
     Raises
     ------
@@ -103,11 +107,13 @@ def base_of(
         "parent": parent.digest if parent is not None else None,
         "build": asdict(build_of(training.seed)),
     }
+    if vectors is not None:
+        said["embedding"] = vectors.taken.digest
     digest = digest_of(said)
     place = work / digest
     if not place.exists():
         columns = [stream.final(window.train, window.calibrate), stream.final(window.calibrate, window.until)]
-        examples, held_out = (TrainingExamples.of([rows]) for rows in columns)
+        examples, held_out = (TrainingExamples.of([rows], vectors=vectors) for rows in columns)
         draft = work / f".{digest}.{os.getpid()}"
         checkpoints = work / f"{digest}.checkpoints"
         start = _start(model, parent)

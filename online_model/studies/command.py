@@ -19,7 +19,7 @@ from flows.settings import Settings
 from online_model.studies.study import Progress
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_MODULES = ("sync_interval", "retrain", "encoders", "revisit", "delayed_labels", "closed_loop")
+_MODULES = ("sync_interval", "retrain", "encoders", "revisit", "delayed_labels", "closed_loop", "user_embedding")
 
 
 def _command(module: str) -> click.Command:
@@ -94,9 +94,10 @@ _HELP = {
     "retrain": "What it is worth to retrain twice a week, weekly or never, with realtime features and without." + _COMMON,
     "encoders": "Which encoder of the action sequence ranks best." + _COMMON,
     "revisit": "What the revisit head and the revisit features are worth." + _COMMON,
+    "user_embedding": "What a daily embedding of the user is worth to the ranking model." + _COMMON,
     "delayed_labels": "How to learn online from labels that come late: fake negatives, waiting, or positives first." + _COMMON,
     "closed_loop": "What a learner does to saves and revisits per user-day, where users react to what is ranked."
     + _COMMON.replace("All arms have the same log", "All arms have the same requests, and the same pin in the same slot the same reaction"),
 }
 
-sync_interval, retrain, encoders, revisit, delayed_labels, closed_loop = map(_command, _MODULES)
+sync_interval, retrain, encoders, revisit, delayed_labels, closed_loop, user_embedding = map(_command, _MODULES)

@@ -42,10 +42,14 @@ class Kept:
     Parameters
     ----------
     directory : Path
+
+    Attributes
+    ----------
+    directory : Path
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
 
     def get(self, name: str, said: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         """What was put under this name for these values; None if nothing was.
@@ -79,4 +83,4 @@ class Kept:
                 draft.unlink(missing_ok=True)
 
     def _path(self, name: str, said: Mapping[str, Any]) -> Path:
-        return self._directory / f"{name}-{digest_of(dict(said))}.npz"
+        return self.directory / f"{name}-{digest_of(dict(said))}.npz"

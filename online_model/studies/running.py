@@ -37,7 +37,7 @@ def run(study: Study, plan: Plan, work: Path, quick: bool = False, progress: Pro
     dict
         As of `findings`; the same plan gives the same.
     """
-    with _one_thread():
+    with one_thread():
         worlds = {world: [_seed(study, plan, world, seed, work, progress) for seed in plan.seeds] for world in plan.worlds}
         build = asdict(build_of(0))
         # There are several, and the configuration has them.
@@ -57,7 +57,7 @@ def _seed(study: Study, plan: Plan, world: str, seed: int, work: Path, progress:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """How many threads there are decides bits; one is what every machine has."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -157,7 +157,7 @@ def open_stream(plan: WorldPlan, work: Path, told: Told = lambda stage: None) ->
         with translated(f"study's history {place}"):
             make_directory(work.absolute())
             try:
-                _make(plan, {**sizes, **plan.sizes}, draft, told)
+                _make(plan, draft, told)
                 take_place(draft, place)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -171,9 +171,10 @@ def site_of(plan: WorldPlan) -> Parameters:
     return Parameters(**{**sizes, **plan.sizes}, seed=plan.seed, world=world)
 
 
-def _make(plan: WorldPlan, sizes: dict[str, int], draft: Path, told: Told) -> None:
-    settings = Settings(data=draft / "data")
-    simulated, kept = draft / "simulated", draft / _EXAMPLES
+def ingested(plan: WorldPlan, settings: Settings, simulated: Path, told: Told) -> None:
+    """Simulate a history, and put its events into a new log of actions."""
+    sizes, world = load_world(plan.name)
+    sizes = {**sizes, **plan.sizes}
     told("simulating")
     simulate(
         simulated,
@@ -186,7 +187,7 @@ def _make(plan: WorldPlan, sizes: dict[str, int], draft: Path, told: Told) -> No
         allowed_lateness_ms=settings.allowed_lateness_ms,
         dedup_horizon_ms=settings.dedup_horizon_ms,
         clock_skew_ms=settings.clock_skew_ms,
-        world=load_world(plan.name)[1],
+        world=world,
         chances=True,
     )
     options = IngestOptions.parse(settings.load_vocabulary())
@@ -195,6 +196,13 @@ def _make(plan: WorldPlan, sizes: dict[str, int], draft: Path, told: Told) -> No
         told("ingesting")
         for path in files:
             ingest_file(log, check_file(path, options), options)
+
+
+def _make(plan: WorldPlan, draft: Path, told: Told) -> None:
+    settings = Settings(data=draft / "data")
+    simulated, kept = draft / "simulated", draft / _EXAMPLES
+    ingested(plan, settings, simulated, told)
+    with open_log(settings, ACTIONS) as log:
         told("making examples")
         kept.mkdir()
         what = What(plan.feature_delay_ms, True, None, None)

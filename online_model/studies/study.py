@@ -17,6 +17,7 @@ from online_model.evaluation.bootstrap import Resamples
 from online_model.evaluation.metrics import Head
 from online_model.evaluation.scored import ScoredRows, scored_rows
 from online_model.model.config import ModelConfig
+from online_model.model.served_vectors import ServedVectors
 from online_model.studies.bases import Base, Window, base_of
 from online_model.studies.kept import Kept
 from online_model.studies.plan import Plan
@@ -125,8 +126,12 @@ class Bench:
         model: ModelConfig | None = None,
         training: TrainingConfig | None = None,
         parent: Base | None = None,
+        vectors: ServedVectors | None = None,
     ) -> Base:
-        """A base of this history; by default of the plan's days, model and training. The seed is this history's."""
+        """A base of this history; by default of the plan's days, model and training. The seed is this history's.
+
+        `vectors` are for a model that takes user embeddings.
+        """
         days = self.plan.days
         usual_model, usual_training = self.plan.of_seed(self.seed)
         return base_of(
@@ -137,6 +142,7 @@ class Bench:
             self.work / "bases",
             parent,
             lambda done, total: self.progress("training", done, total),
+            vectors,
         )
 
     def scores(

@@ -14,6 +14,7 @@ from flows.examples.record import HEADS, MASKED, Kind
 from flows.examples.rows import ExampleRows
 from online_model.model.columns import ExampleColumns
 from online_model.model.config import REVISIT
+from online_model.model.served_vectors import ServedVectors
 
 DAY_MS = 24 * 3_600_000
 
@@ -42,7 +43,13 @@ class TrainingExamples:
         return len(self.labels)
 
     @classmethod
-    def of(cls, chunks: Iterable[ExampleRows], fingerprint: str | None = None, several: bool = False) -> Self:
+    def of(
+        cls,
+        chunks: Iterable[ExampleRows],
+        fingerprint: str | None = None,
+        several: bool = False,
+        vectors: ServedVectors | None = None,
+    ) -> Self:
         """The final rows of chunks.
 
         Parameters
@@ -52,6 +59,8 @@ class TrainingExamples:
             What the features must have been made under; without it, all rows must agree.
         several : bool
             The caller has made sure that features of other fingerprints mean the same: all are taken as of the one that is given.
+        vectors : ServedVectors, optional
+            For a model that takes user embeddings.
 
         Raises
         ------
@@ -75,7 +84,7 @@ class TrainingExamples:
                 yield rows
 
         # One chunk after another, so that no more than one is held as rows.
-        columns = ExampleColumns.of(final())
+        columns = ExampleColumns.of(final(), vectors)
         if not len(columns):
             raise InputError(
                 "training: the window holds no final example; widen it, or wait until labels have matured (30 minutes, saves a week)"

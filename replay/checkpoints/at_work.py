@@ -10,7 +10,7 @@ from flows.state.task import task_path
 from flows.state.task_lock import beside, holding
 from replay.tasks import TaskName
 
-_CHECKPOINT = ".checkpoint"
+CHECKPOINT = ".checkpoint"
 
 
 @contextmanager
@@ -26,5 +26,5 @@ def at_work(settings: Settings, task: TaskName) -> Iterator[None]:
     def refused(who: str) -> str:
         return f"checkpoints of {task} are being made by another command ({who}); wait until it is done, or let it do the work"
 
-    with holding(beside(task_path(settings, task.flow, task.partition), _CHECKPOINT), refused):
+    with holding(beside(task_path(settings, task.flow, task.partition), CHECKPOINT), refused):
         yield

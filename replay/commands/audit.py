@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows import stopping
+from flows import last_told, stopping
 from flows.errors import TidemarkError
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.open_log import log_exists, open_log
@@ -31,6 +31,8 @@ from replay.tasks import TaskName
 # Between two rounds of an audit that goes on and on: for where there is so little to read that it would never wait.
 _PAUSE_S = 1.0
 _BUDGET = 0.1
+# Of what a page is told.
+_SHOWN = 5
 
 
 class _Size(click.ParamType):
@@ -138,6 +140,7 @@ def _for_ever(
         except TidemarkError as error:
             for task in sorted(left):
                 observe(Audited(task, None, problem=str(error)))
+            last_told.tell(settings, last_told.AUDIT, {"problem": str(error)})
             if str(error) not in said:
                 said.add(str(error))
                 click.echo(f"not audited: {error}", err=True)
@@ -171,11 +174,28 @@ def _round(
             observe(one)
             pace.step()
     seconds = time.monotonic() - began
+    last_told.tell(settings, last_told.AUDIT, _in_short(done, seed, size, seconds))
     if as_json:
         click.echo(json.dumps(_as_json(done, seed, size, read, seconds, pace)))
     else:
         _print(done, seed, read, seconds, pace)
     return any(one.mismatches or one.problem for one in done)
+
+
+def _in_short(done: list[Audited], seed: int, size: int | None, seconds: float) -> dict[str, Any]:
+    """What a page says of a round."""
+    mismatches = [mismatch for one in done for mismatch in one.mismatches]
+    return {
+        "tasks": len(done),
+        "complete": sum(one.complete for one in done),
+        "entities": sum(one.entities for one in done if one.complete),
+        "mismatches": len(mismatches),
+        "examples": [f"{one.task}, {one.entity}, {one.table}: {one.what}" for one in mismatches[:_SHOWN]],
+        "problems": [f"{one.task}: {one.problem}" for one in done if one.problem is not None][:_SHOWN],
+        "sample": size,
+        "seed": seed,
+        "seconds": seconds,
+    }
 
 
 def _as_json(done: list[Audited], seed: int, size: int | None, read: int, seconds: float, pace: Pace) -> dict[str, Any]:

@@ -103,12 +103,25 @@ def test_vectors_of_the_log_factorise_the_information_and_are_the_same_again() -
     matrix = np.zeros((32, 32))
     matrix[one, other] = value
     singular = np.linalg.svd(matrix, compute_uv=False)
-    np.testing.assert_allclose(np.sort((vectors.vectors**2).sum(0))[::-1][:32], singular, atol=1e-3)
+    np.testing.assert_allclose(np.sort((vectors.vectors[:, :-1] ** 2).sum(0))[::-1][:32], singular, atol=1e-3)
     unit = vectors.vectors / np.linalg.norm(vectors.vectors, axis=1, keepdims=True)
     group = vectors.ids // 8
     like = unit @ unit.T
     same = group[:, None] == group
     assert like[same].mean() > like[~same].mean() + 0.2
+
+
+def test_the_last_number_says_how_often_a_pin_was_acted_on() -> None:
+    """Towers see directions alone, so it is a share of the length of the others."""
+    sequences = random_sequences(4, users=40, pins=25)
+    vectors = learned_vectors(sequences, 8, 0)
+    times = [int((sequences.pin_ids[sequences.pin] == pin).sum()) for pin in vectors.ids]
+    logs = [math.log(one) for one in times]
+    mean = sum(logs) / len(logs)
+    spread = math.sqrt(sum((one - mean) ** 2 for one in logs) / len(logs))
+    expected = [0.5 * (one - mean) / spread for one in logs]
+    np.testing.assert_allclose(vectors.vectors[:, -1] / np.linalg.norm(vectors.vectors[:, :-1], axis=1), expected, atol=1e-5)
+    assert len(set(times)) > 5
 
 
 def test_a_log_of_no_pairs_has_no_vectors() -> None:

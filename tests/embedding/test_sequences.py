@@ -95,7 +95,7 @@ def test_files_of_events_and_of_pairs(tmp_path: Path) -> None:
         2: [(4, "event", "anywhere", 0, 0)],
     }
     (tmp_path / "pairs.txt").write_text("1 5\n2\n")
-    with pytest.raises(InputError, match=r"pairs\.txt: can't be read .*each line is: user item"):
+    with pytest.raises(InputError, match=r"pairs\.txt: line 2: '2' is not a user and an item"):
         read_pairs(tmp_path / "pairs.txt")
     for wrong, message in (
         (frame.drop(columns="ts"), "there is no column 'ts'; it has user, item, action"),

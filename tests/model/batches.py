@@ -39,8 +39,19 @@ def batch(seed: int, rows: int, contexts: int, of: ModelConfig) -> Inputs:
         "hour": rng.integers(0, 24, contexts),
         "weekday": rng.integers(0, 7, contexts),
         "slot": rng.integers(-1, 9, rows),
+        "user_embedding": embedded(rng, rows, of.user_embedding),
     }
     return Inputs(**{name: torch.from_numpy(value) for name, value in values.items()})
+
+
+def embedded(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    """Unit vectors with 1 behind; every third user has none."""
+    if not width:
+        return np.empty((rows, 0), np.float32)
+    vectors = rng.normal(size=(rows, width))
+    out = np.concatenate([vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.ones((rows, 1))], 1).astype(np.float32)
+    out[::3] = 0
+    return out
 
 
 def arrays(inputs: Inputs) -> dict[str, np.ndarray]:

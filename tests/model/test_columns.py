@@ -47,6 +47,7 @@ def naive(rows: ExampleRows, i: int, length: int) -> dict[str, object]:
         "hour": at.hour,
         "weekday": at.weekday(),
         "slot": int(rows.slot[i]),
+        "user_embedding": [],
     }
 
 

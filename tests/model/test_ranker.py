@@ -49,6 +49,18 @@ def test_it_is_what_the_formulas_say(encoder: str, revisit: bool) -> None:
     assert expected.std() > 0.1
 
 
+@pytest.mark.parametrize("encoder", ["none", "mean", "transact_v1_1"])
+def test_a_users_embedding_is_an_input(encoder: str) -> None:
+    of = config(encoder=encoder, user_embedding=5)
+    ranker, inputs = shaken(Ranker(of)), batch(3, 12, 5, of)
+    expected = oracle.logits(of.to_dict(), weights(ranker), arrays(inputs))
+    np.testing.assert_allclose(logits(ranker, inputs), expected, rtol=2e-4, atol=2e-4)
+    # Each row has its own, and one who has none is told from one whose vector is zeros.
+    for changed in (torch.roll(inputs.user_embedding, 1, 0), inputs.user_embedding * torch.tensor([0, 0, 0, 0, 0, 1.0])):
+        moved = np.abs(logits(ranker, replace(inputs, user_embedding=changed)) - expected).max(1)
+        assert ((moved > 1e-3) == (changed != inputs.user_embedding).any(1).numpy()).all()
+
+
 @each_encoder
 def test_padding_changes_nothing(encoder: str) -> None:
     of = config(encoder=encoder, sequence_length=20)

@@ -25,9 +25,9 @@ def some(inputs: Inputs, rows: np.ndarray, contexts: np.ndarray) -> Inputs:
     return Inputs(**cut | {"context": torch.tensor([place[one] for one in cut["context"].tolist()], dtype=torch.int64)})
 
 
-@pytest.mark.parametrize("encoder", [one.value for one in Encoder])
-def test_a_row_is_the_same_to_the_bit_whatever_it_is_asked_with(encoder: str) -> None:
-    of = ModelConfig(encoder=Encoder(encoder), sequence_length=24, dim=16)
+@pytest.mark.parametrize(("encoder", "embedding"), [*((one.value, 0) for one in Encoder), ("mean", 48)])
+def test_a_row_is_the_same_to_the_bit_whatever_it_is_asked_with(encoder: str, embedding: int) -> None:
+    of = ModelConfig(encoder=Encoder(encoder), sequence_length=24, dim=16, user_embedding=embedding)
     ranker, inputs = Ranker(of), batch(1, 512, 37, of)
     whole = score_rows(ranker, inputs)
     rng = np.random.default_rng(2)

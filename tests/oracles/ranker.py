@@ -130,6 +130,8 @@ def logits(config: dict[str, Any], w: Weights, inputs: dict[str, np.ndarray]) ->
         parts = [inputs["user"][b], inputs["pin"][b], encoded(config, w, inputs["pin"][b].astype(np.float64), steps)]
         if config["revisit_features"]:
             parts += [inputs["user_counters"][c] * COUNTER_SCALE, inputs["pin_counters"][b] * COUNTER_SCALE]
+        if width := config.get("user_embedding", 0):
+            parts.append(linear(w, "user_embedding", inputs["user_embedding"][b].astype(np.float64) * math.sqrt(width)))
         slot = min(max(inputs["slot"][b] + 1, 0), config["slots"])
         parts += [w["hour.weight"][inputs["hour"][c]], w["weekday.weight"][inputs["weekday"][c]]]
         parts += [w["surface.weight"][inputs["surface"][b]], w["slot.weight"][slot]]

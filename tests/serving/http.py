@@ -16,6 +16,7 @@ from flows.open_log import log_exists, open_log
 from flows.outputs import SERVED
 from flows.served_rows import ServedRows, rows_of
 from flows.settings import Settings
+from online_model.serving.beside import MakeBeside
 from online_model.serving.options import Options
 from online_model.serving.server import bound, make_server
 from online_model.serving.service import Service
@@ -38,11 +39,11 @@ class Client:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def ask(self, method: str, path: str, body: object = None) -> Reply:
+    def ask(self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None) -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         try:
-            connection.request(method, quote(path, safe="/?&=%"), sent)
+            connection.request(method, quote(path, safe="/?&=%"), sent, headers or {})
             response = connection.getresponse()
             return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         finally:
@@ -74,11 +75,12 @@ class Running:
 
 
 @contextmanager
-def running(settings: Settings, options: Options | None = None) -> Iterator[Running]:
+def running(settings: Settings, options: Options | None = None, make_beside: MakeBeside | None = None) -> Iterator[Running]:
     """A server in a thread; at the end all that was served is in SERVED."""
     service = Service(settings, options or Options(timeout_s=PATIENCE_S))
     listening = bound("127.0.0.1", 0)
-    server = make_server(service)
+    beside = make_beside(service) if make_beside is not None else None
+    server = make_server(service, beside)
     thread = threading.Thread(target=server.run, args=([listening],), name="serving")
     thread.start()
     try:
@@ -88,6 +90,8 @@ def running(settings: Settings, options: Options | None = None) -> Iterator[Runn
         server.should_exit = True
         thread.join(PATIENCE_S)
         listening.close()
+        if beside is not None:
+            beside.close()
         service.close()
     assert not thread.is_alive()
 

@@ -20,11 +20,13 @@ from flows.served_rows import ServedRows
 from flows.settings import Settings
 from online_model.deltas.record import Closing, Rows, batches_of, closing_of
 from online_model.model.calibration import Calibrators
+from online_model.model.columns import ExampleColumns
 from online_model.model.config import ModelConfig
 from online_model.model.dense import load_dense, save_dense
-from online_model.model.inputs import features_of, inputs_of
+from online_model.model.inputs import inputs_of
 from online_model.model.ranker import Ranker
 from online_model.model.scoring import score_rows, utility_of
+from online_model.model.served_vectors import ServedVectors
 from online_model.registry import tensors
 from online_model.registry.bases import Base, Expected
 from online_model.registry.manifest import CALIBRATORS, DENSE, TABLES, Build, Described
@@ -33,7 +35,7 @@ from online_model.registry.snapshots import Point, write_snapshot
 from online_model.serving.options import Options
 from tests.processes import PATIENCE_S, await_true
 from tests.serving.conftest import Site
-from tests.serving.http import Running, record_of, served
+from tests.serving.http import Running, record_of, running, served
 
 D = 6
 PATIENT = Options(timeout_s=PATIENCE_S, model_timeout_s=PATIENCE_S)
@@ -69,7 +71,14 @@ def registry_of(settings: Settings, expected: Expected | None = None) -> Registr
 
 
 def publish(
-    settings: Settings, seed: int, users: list[int], pins: list[int], expected: Expected | None = None, config: Any = None, **changes: Any
+    settings: Settings,
+    seed: int,
+    users: list[int],
+    pins: list[int],
+    expected: Expected | None = None,
+    config: Any = None,
+    metrics: Any = None,
+    **changes: Any,
 ) -> Base:
     """A base of some users and pins; everything in it follows from the seed."""
     of = ModelConfig(**SMALL | {"seed": seed} | changes)
@@ -89,7 +98,7 @@ def publish(
             {},
             None,
             Build("2", "AVX2", 1, "cpu", seed),
-            {},
+            metrics or {},
             1,
         )
         return registry.publish(draft, about)
@@ -166,8 +175,8 @@ def of_record(rows: ServedRows, i: int, surfaces: dict[str, int]) -> ExampleRows
         "labels": np.zeros((n, len(HEADS)), np.int8),
         "fingerprint": np.zeros(n, np.int32),
         "fingerprints": ("f",),
-        "position": np.full(n, -1, np.int32),
-        "positions": (),
+        "position": np.full(n, 0 if rows.prefix[i] >= 0 else -1, np.int32),
+        "positions": (rows.prefixes[rows.prefix[i]],) if rows.prefix[i] >= 0 else (),
         "as_of": np.full(n, rows.as_of[i]),
         "pin_counters": rows.pin_counters[pins],
         "request": np.zeros(n, np.int32),
@@ -177,10 +186,10 @@ def of_record(rows: ServedRows, i: int, surfaces: dict[str, int]) -> ExampleRows
     return ExampleRows(**columns)
 
 
-def said_by(base: Base, vectors: Vectors, rows: ExampleRows) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and scores of rows, by a base and the rows of its IDs."""
+def said_by(base: Base, vectors: Vectors, rows: ExampleRows, embedded: ServedVectors | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and scores of rows, by a base and the rows of its IDs, and by its users' embeddings as whoever trains finds them."""
     ranker = load_dense(ModelConfig.from_dict(dict(base.manifest.about.config["model"])), base.path / DENSE)
-    features = features_of(rows, ranker.config)
+    features = ExampleColumns.of([rows], embedded).all_features(ranker.config.sequence_length)
 
     def look_up(table: str, ids: np.ndarray) -> np.ndarray:
         of = vectors[table]
@@ -240,3 +249,27 @@ def recomputed(settings: Settings, answer: Any, base: Base, vectors: Vectors) ->
     for head, column in zip(pins["probabilities"], probabilities.T, strict=True):
         assert np.array(pins["probabilities"][head]).tobytes() == column.tobytes()
     return rows, i
+
+
+def follows_deltas(settings: Settings, site: Site) -> None:
+    """A server that is told of two deltas while it runs ranks by them, before and after, those whom it knows and those whom it doesn't."""
+    base = published(settings, site)
+    mine, vectors = site.pins[::2][:4], vectors_of(base)
+    asked = {"user": site.users[0], "candidates": site.pins, "k": len(site.pins)}
+    with running(settings, PATIENT) as made:
+        ready(made, base.number)
+        before = rank(made, **asked)
+        first = learn(settings, base, 1, base.digest, {mine[0]: 0.5, site.pins[1]: -0.25})
+        learn(settings, base, 2, first.digest, {mine[1]: 1.5}, gone=(mine[2],))
+        ready(made, base.number, 2)
+        after = rank(made, **asked)
+        nobody = rank(made, user=2**40 + 7, candidates=[2**40 + 9, mine[0]])
+        assert made.client.metric('tidemark_serving_model_delta{arm="served"}') == 2
+        assert made.client.metric('tidemark_serving_model_newest_event_timestamp_seconds{arm="served"}') > 0
+    recomputed(settings, before, base, vectors)
+    for pin, value in ((mine[0], 0.5), (site.pins[1], -0.25), (mine[1], 1.5)):
+        vectors["pin"][pin] = np.full(D, value, np.float32)
+    del vectors["pin"][mine[2]]
+    recomputed(settings, after, base, vectors)
+    recomputed(settings, nobody, base, vectors)
+    assert before["pins"]["score"] != after["pins"]["score"]

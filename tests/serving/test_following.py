@@ -18,6 +18,7 @@ from tests.serving.conftest import Site
 from tests.serving.http import running
 from tests.serving.models import (
     PATIENT,
+    follows_deltas,
     keep,
     learn,
     publish,
@@ -34,24 +35,7 @@ from tests.training.test_train import trained
 
 
 def test_it_follows_deltas(settings: Settings, site: Site) -> None:
-    base = published(settings, site)
-    mine, vectors = site.pins[::2][:4], vectors_of(base)
-    asked = {"user": site.users[0], "candidates": site.pins, "k": len(site.pins)}
-    with running(settings, PATIENT) as made:
-        ready(made, base.number)
-        before = rank(made, **asked)
-        first = learn(settings, base, 1, base.digest, {mine[0]: 0.5, site.pins[1]: -0.25})
-        learn(settings, base, 2, first.digest, {mine[1]: 1.5}, gone=(mine[2],))
-        ready(made, base.number, 2)
-        after = rank(made, **asked)
-        assert made.client.metric('tidemark_serving_model_delta{arm="served"}') == 2
-        assert made.client.metric('tidemark_serving_model_newest_event_timestamp_seconds{arm="served"}') > 0
-    recomputed(settings, before, base, vectors)
-    for pin, value in ((mine[0], 0.5), (site.pins[1], -0.25), (mine[1], 1.5)):
-        vectors["pin"][pin] = np.full(6, value, np.float32)
-    del vectors["pin"][mine[2]]
-    recomputed(settings, after, base, vectors)
-    assert before["pins"]["score"] != after["pins"]["score"]
+    follows_deltas(settings, site)
 
 
 def test_a_delta_that_is_missing_leaves_the_rows_until_a_snapshot_heals_them(settings: Settings, site: Site) -> None:

@@ -27,8 +27,10 @@ SMALL = replace(TINY, seeds=(1,), worlds=("drifting",))
 PLANS = {
     "sync_interval": replace(SMALL, days=replace(TINY.days, until=5.2)),
     "retrain": replace(SMALL, days=replace(TINY.days, until=4 + 7.5)),
+    # An embedding is learned from the days before.
+    "user_embedding": replace(SMALL, days=replace(TINY.days, train=2)),
 }
-STUDIES = ("sync_interval", "delayed_labels", "retrain", "revisit", "encoders")
+STUDIES = ("sync_interval", "delayed_labels", "retrain", "revisit", "encoders", "user_embedding")
 
 
 def study(module: str) -> tuple[Study, Plan]:

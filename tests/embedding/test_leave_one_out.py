@@ -1,0 +1,133 @@
+"""The public yardstick: who is asked for what, HR@10 and NDCG@10 in plain loops, and a file that is not as it must be."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.errors import InputError, SettingsError
+from online_model.embedding.config import Objective
+from online_model.embedding.evaluation.leave_one_out import before_last, hit_and_gain, measure, ranks, read_yardstick
+from online_model.embedding.files import read_pairs
+from tests.embedding.worlds import random_sequences
+from tests.processes import front_door
+
+ITEMS = 24
+
+
+def walks(path: Path, users: int = 60) -> Path:
+    """Each user goes through the items in one order, from where they begin: the last can be told from the one before."""
+    lines = [f"u{user} i{(user + step) % ITEMS}" for user in range(users) for step in range(7)]
+    path.write_text("\n".join([*lines, "lonely i0", "lonely i1"]) + "\n")
+    return path
+
+
+def test_the_last_two_items_of_users_with_three_are_not_learned_from() -> None:
+    sequences = random_sequences(0, users=20)
+    asked = np.flatnonzero(sequences.lengths >= 3)
+    assert 0 < len(asked) < len(sequences)
+    for count in (1, 2):
+        known = before_last(sequences, asked, count)
+        for user in range(len(sequences)):
+            whole = sequences.pin[sequences.offsets[user] : sequences.offsets[user + 1]].tolist()
+            left = known.pin[known.offsets[user] : known.offsets[user + 1]].tolist()
+            assert left == (whole[:-count] if user in asked else whole)
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_ranks_hits_and_gains_are_those_of_plain_loops(left_out: bool) -> None:
+    sequences = random_sequences(1, users=30, pins=40)
+    rng = np.random.default_rng(1)
+    scores = rng.integers(0, 30, (len(sequences), len(sequences.pin_ids))).astype(np.float32)  # with ties
+    target = rng.integers(0, len(sequences.pin_ids), len(sequences))
+    found = ranks(scores, target, sequences if left_out else None)
+    hits, gains = 0.0, 0.0
+    for user in range(len(sequences)):
+        had = set(sequences.pin[sequences.offsets[user] : sequences.offsets[user + 1]].tolist()) if left_out else set()
+        others = [item for item in range(scores.shape[1]) if item != target[user] and item not in had]
+        rank = sum(scores[user, item] >= scores[user, target[user]] for item in others)
+        assert found[user] == rank
+        if rank < 10:
+            hits, gains = hits + 1, gains + 1 / math.log2(rank + 2)
+    said = hit_and_gain(found)
+    assert said["hr@10"] == pytest.approx(hits / len(sequences))
+    assert said["ndcg@10"] == pytest.approx(gains / len(sequences))
+    assert 0 < hits < len(sequences)
+
+
+def test_an_order_that_can_be_learned_is_found(tmp_path: Path) -> None:
+    committed = read_yardstick()
+    assert (committed.embedding.objective, committed.embedding.features) == (Objective.SASREC, ("pin",))
+    assert read_yardstick(quick=True).embedding.epochs < committed.embedding.epochs
+    small = replace(
+        committed.embedding, length=8, vector_dim=16, dim=16, hidden=16, head_hidden=32, output_dim=16, random_negatives=64, batch_users=16,
+        epochs=25, learning_rate=1e-2, dropout=0.0,
+    )  # fmt: skip
+    sequences = read_pairs(walks(tmp_path / "walks.txt"))
+    found = measure(sequences, replace(committed, embedding=small))
+    assert (found["users"], found["items"], found["actions"]) == (60, ITEMS, 60 * 7 + 2)
+    assert found["test"]["ndcg@10"] > 0.9 > found["popular"]["ndcg@10"]
+    assert found["validation"]["ndcg@10"] > 0.9
+    assert found["test"]["users"] == 60
+
+
+def test_the_command_says_it_in_json_and_goes_on_with_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks(tmp_path / "walks.txt", users=8)
+    plan = tmp_path / "mine.toml"
+    plan.write_text(
+        '[embedding]\npositives = ["event"]\nlength = 8\nvector_dim = 8\ndim = 8\nhidden = 8\nrandom_negatives = 8\nepochs = 1\n'
+    )
+    options = ("--sequences", tmp_path / "walks.txt", "--plan", plan, "--data", tmp_path / "data", "--json")
+    ended = front_door("embed", "evaluate", "--protocol", "leave-one-out", *options, monkeypatch=monkeypatch)
+    found = json.loads(ended.out)
+    assert found["users"] == 8
+    assert set(found["test"]) == {"hr@10", "ndcg@10", "users"}
+    assert found["configuration"]["known_left_out"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"1 2\n1\n", "line 2: '1' is not a user and an item"),
+        (b"1 2\n1 2 3\n", "line 2: '1 2 3' is not"),
+        (b"1 2\n3\t4\n", "line 2"),
+        (b"1 2\n1 \n", "line 2"),
+        (b"1 2\n\n 1 2\n", "line 3"),
+        (b"1 2\n\xff\xfe 3\n", "no text in UTF-8 (byte 4)"),
+        (b"", "give a text file of lines"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, text: bytes, said: str) -> None:
+    path = tmp_path / "pairs.txt"
+    path.write_bytes(text)
+    with pytest.raises(InputError) as raised:
+        read_pairs(path)
+    assert said in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_what_can_t_be_measured_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*options: object) -> str:
+        ended = front_door("embed", "evaluate", "--data", tmp_path / "data", *options, monkeypatch=monkeypatch, code=1)
+        assert ended.err.count("\n") == 1
+        return ended.err
+
+    short = tmp_path / "short.txt"
+    short.write_text("1 2\n1 3\n2 3\n")
+    yardstick = ("--protocol", "leave-one-out")
+    assert "none of 2 users has 3 items" in refused(*yardstick, "--sequences", short)
+    assert "give it: --sequences FILE" in refused(*yardstick)
+    assert "--table is of --protocol tables" in refused(*yardstick, "--sequences", short, "--table", "table2")
+    assert "is of --protocol leave-one-out" in refused("--sequences", short)
+    plan = tmp_path / "plan.toml"
+    plan.write_text("known = true\n")
+    with pytest.raises(SettingsError, match="no setting 'known'"):
+        read_yardstick(plan)
+    plan.write_text("known_left_out = 1\n")
+    with pytest.raises(SettingsError, match="must be true or false"):
+        read_yardstick(plan)
