@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from online_model.model.heads import HEAD_WEIGHTS
 from online_model.model.inputs import Inputs
-from online_model.model.loss import HEAD_WEIGHTS, loss_of
+from online_model.model.loss import loss_of
 from online_model.model.ranker import Ranker
 from online_model.training.config import TrainingConfig
 from online_model.training.epoch import Epoch

@@ -1,16 +1,18 @@
-"""The online learner against its bare step: from decoded log records to applied rows, beside forward and backward of the frozen model alone.
+"""The online learner against its bare step: from log records to applied rows, beside forward and backward of the frozen model alone.
 
-`python -m benchmarks.learner [--json] [--quick] [--batches B] [--repeats R] [--seed S]`. Tidemark's turn is what `tidemark learn` does: records
-of four partitions are merged, micro-batches made ready in a thread, IDs admitted, vectors gathered, the model run forward and backward, rows updated.
-The bare step has the same micro-batches as tensors, vectors included, and does forward and backward. Both take turns. Before anything is timed,
-logits are compared with the oracle, and rows with those of a learner without a thread. Then a learner follows examples that are appended at a rate,
-and each delta is read back.
+`python -m benchmarks.learner [--json] [--quick] [--batches B] [--repeats R] [--seed S]`. Tidemark's turn is what `tidemark learn` does where there
+is much to learn: a process reads a log of four partitions, merges them and makes micro-batches ready; here IDs are admitted, vectors gathered, the
+model run forward and backward, rows updated. The bare step has the same micro-batches as tensors, vectors included, and does forward and backward.
+Both take turns. Before anything is timed, logits are compared with the oracle, and after each turn rows with those of a learner that reads by
+itself. Then a learner follows examples that are appended at a rate, and each delta is read back.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,16 @@ from benchmarks._example_stream import partitioned, stream
 from benchmarks._examples import examples
 from benchmarks._learner_live import PARTITIONS, live
 from benchmarks._measure import CheckFailedError
+from flows.examples.record import EXAMPLES
 from flows.examples.rows import batch_of
-from flows.log import LogBatch
+from flows.examples.store import open_examples
+from flows.log import LocalLog
+from flows.settings import Settings
+from online_model.learner.apart import SLOTS, Apart
 from online_model.learner.config import LearnerConfig
 from online_model.learner.course import Course
-from online_model.learner.reading import Ahead, Batches
+from online_model.learner.reading import Batches, Ready
+from online_model.learner.reading_process import Asked
 from online_model.learner.step import Step
 from online_model.model.config import Encoder, ModelConfig
 from online_model.model.inputs import Inputs
@@ -42,44 +49,22 @@ ENCODERS = {"mean": 1024, "transact_v1_1": 128}
 """Records of a micro-batch: those with attention take longer."""
 WANTED, WANTED_P99_S = 0.8, 60
 _APPENDED = 2_048
+BEFORE = {"mean": 64, "transact_v1_1": SLOTS}
+"""Micro-batches learned before the clock runs: until as many wait as at the end, and the kernel has given each process a core, some 0.3 s."""
 NOTE = (
-    "one thread of torch and one that makes batches ready; a ratio is the bare step's time over Tidemark's for the same examples; `by_cpu_time`: of "
-    "all threads; `by_learning_thread`: of the thread that learns, which is what the clock says where the other one has a core of its own"
+    "one thread of torch, and a process that reads and makes batches ready; a ratio is the bare step's time over Tidemark's for the same "
+    "examples, once the process runs, which takes it a second; `by_cpu_time`: of both processes; `by_learning_thread`: of the one that learns"
 )
 
 
-class Records:
-    """Records of EXAMPLES in memory, as a log gives them."""
-
-    dense = True
-
-    def __init__(self, n: int, seed: int) -> None:
-        made = stream(examples(n, users=20_000, pins=50_000, days=0.2, seed=seed), seed)
-        self.partitions = PARTITIONS
-        self._batches: list[list[LogBatch]] = []
+def write_records(settings: Settings, n: int, seed: int) -> None:
+    """Records of EXAMPLES as the join appends them."""
+    made = stream(examples(n, users=20_000, pins=50_000, days=0.2, seed=seed), seed)
+    with LocalLog.open(settings.logs, EXAMPLES, PARTITIONS, create=True) as log:
         for p, rows in enumerate(partitioned(made, PARTITIONS)):
-            cuts = range(0, len(rows), _APPENDED)
-            some = [rows.take(np.arange(low, min(low + _APPENDED, len(rows)))) for low in cuts]
-            self._batches.append(
-                [LogBatch(p, low, low + len(part), batch_of(part, 0, p, low)) for low, part in zip(cuts, some, strict=True)]
-            )
-
-    def end_position(self, partition: int) -> int:
-        return self._batches[partition][-1].end_offset
-
-    def end_positions(self) -> list[int]:
-        return [self.end_position(p) for p in range(PARTITIONS)]
-
-    def position_for_time(self, partition: int, timestamp_ms: int) -> int:
-        raise NotImplementedError
-
-    def read(self, partition: int, position: int, max_records: int, *, exact: bool = True) -> list[LogBatch]:
-        stop = position + max_records
-        found = [b for b in self._batches[partition] if b.end_offset > position and b.first_offset < stop]
-        return [batch.between(position, stop) for batch in found]
-
-    def close(self) -> None:
-        pass
+            for low in range(0, len(rows), _APPENDED):
+                part = rows.take(np.arange(low, min(low + _APPENDED, len(rows))))
+                log.append([(p, batch_of(part, 0, p, low))])
 
 
 class Subject:
@@ -87,18 +72,23 @@ class Subject:
 
     Parameters
     ----------
+    scratch : Path
+        Where its log lies.
     encoder : str
     batches : int
         In a repeat.
     seed : int
     """
 
-    def __init__(self, encoder: str, batches: int, seed: int) -> None:
+    def __init__(self, scratch: Path, encoder: str, batches: int, seed: int) -> None:
         self.encoder, self.batches = encoder, batches
         config = LearnerConfig(batch_rows=ENCODERS[encoder], batch_ms=86_400_000)
         self.course = Course(1, "", config, {}, (0,) * PARTITIONS, "made-up")
         self.ranker = Ranker(ModelConfig(encoder=Encoder(encoder), seed=seed))
-        self.records = Records(config.batch_rows * (batches + 2), seed)
+        self.settings = Settings(data=scratch / encoder, partitions=PARTITIONS)
+        self.before = BEFORE[encoder]
+        # At the end as many are ready as at the beginning.
+        write_records(self.settings, config.batch_rows * (self.before + batches + SLOTS + 4), seed)
         rng = np.random.default_rng(seed)
         self._default = rng.normal(0, 0.05, (2, self.ranker.config.dim)).astype(np.float32)
         self.figures: dict[str, list[float]] = {}
@@ -108,8 +98,9 @@ class Subject:
     def _step(self) -> Step:
         return Step(self.ranker, Tables(*(EmbeddingTable(TableConfig(len(row)), row) for row in self._default)), self.course.config)
 
-    def _source(self) -> Batches:
-        return Batches(self.records, self.course.begin, self.ranker, self.course)
+    def _asked(self) -> Asked:
+        opened = partial(open_examples, self.settings)
+        return Asked(opened, self.course.begin, self.ranker.config, self.course, follow=False, ended=False)
 
     def check(self) -> None:
         """Keep the micro-batches, with their vectors; compare logits with the oracle.
@@ -118,7 +109,7 @@ class Subject:
         ------
         CheckFailedError
         """
-        step, source = self._step(), self._source()
+        step = self._step()
         forward_backward = step.forward_backward
 
         def keeping(inputs: Inputs, labels: torch.Tensor) -> tuple[np.ndarray, float]:
@@ -126,14 +117,15 @@ class Subject:
             self.kept.append((copied, labels))
             return forward_backward(inputs, labels)
 
-        step.forward_backward = keeping  # type: ignore[method-assign]
-        for _ in range(self.batches):
-            ready = source.next()
-            if ready is None:
-                raise CheckFailedError(f"{self.encoder}: there are fewer than {self.batches} micro-batches")
-            learned = step.learn_prepared(ready.batch)
-            if len(self.kept) == 1 and learned.examples:
-                self._compare(learned.logits)
+        with closing(open_examples(self.settings)) as log:
+            source = Batches(log, self.course.begin, self.ranker.config, self.course)
+            for _ in range(self.before):
+                step.learn_prepared(_there(source.next()).batch)
+            step.forward_backward = keeping  # type: ignore[method-assign]
+            for _ in range(self.batches):
+                learned = step.learn_prepared(_there(source.next()).batch)
+                if len(self.kept) == 1 and learned.examples:
+                    self._compare(learned.logits)
         self.rows = (step.tables.users.digest(), step.tables.pins.digest())
 
     def _compare(self, logits: np.ndarray) -> None:
@@ -160,17 +152,16 @@ class Subject:
             self.figures.setdefault(f"{name}bare_examples_per_s", []).append(examples_ / theirs)
 
     def _learn(self) -> tuple[int, tuple[float, float, float]]:
-        step = self._step()
-        begun = _clocks()
-        ahead, learned = Ahead(self._source().next, follow=False), 0
-        for _ in range(self.batches):
-            ready = ahead.get(60)
-            assert ready is not None
-            learned += step.learn_prepared(ready.batch).examples
-        seconds = _since(begun)
-        ahead.close()
+        step, learned = self._step(), 0
+        with closing(Apart(self._asked())) as apart:
+            for _ in range(self.before):
+                step.learn_prepared(_there(apart.get(60)).batch)
+            begun = _clocks(apart.process_id)
+            for _ in range(self.batches):
+                learned += step.learn_prepared(_there(apart.get(60)).batch).examples
+            seconds = _since(begun, apart.process_id)
         if (step.tables.users.digest(), step.tables.pins.digest()) != self.rows:
-            raise CheckFailedError(f"{self.encoder}: a thread that makes batches ready has changed rows")
+            raise CheckFailedError(f"{self.encoder}: a process that makes batches ready has changed rows")
         return learned, seconds
 
     def _bare(self) -> tuple[float, float, float]:
@@ -181,12 +172,21 @@ class Subject:
         return _since(begun)
 
 
-def _clocks() -> tuple[float, float, float]:
-    return time.perf_counter(), time.process_time(), time.thread_time()
+def _there(ready: Ready | None) -> Ready:
+    if ready is None:
+        raise CheckFailedError("there are fewer micro-batches than are to be learned")
+    return ready
 
 
-def _since(begun: tuple[float, float, float]) -> tuple[float, float, float]:
-    now = _clocks()
+def _clocks(other: int | None = None) -> tuple[float, float, float]:
+    """Now; processor time of this process and of another one; of this thread."""
+    # Linux: the clock of a process's threads, those that are alive and those that have ended.
+    others = 0.0 if other is None else time.clock_gettime((~other << 3) | 2)
+    return time.perf_counter(), time.process_time() + others, time.thread_time()
+
+
+def _since(begun: tuple[float, float, float], other: int | None = None) -> tuple[float, float, float]:
+    now = _clocks(other)
     return now[0] - begun[0], now[1] - begun[1], now[2] - begun[2]
 
 
@@ -201,7 +201,7 @@ def measure(scratch: Path, batches: int, repeats: int, seed: int, rate: int, sec
     torch.set_num_threads(1)
     try:
         with reproducible(torch.device("cpu")):
-            subjects = {name: Subject(name, batches if name == "mean" else max(2, batches // 8), seed) for name in ENCODERS}
+            subjects = {name: Subject(scratch, name, batches if name == "mean" else max(2, batches // 8), seed) for name in ENCODERS}
             for subject in subjects.values():
                 subject.check()
                 subject.turn(counts=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,15 +17,16 @@ from online_model.learner.step import Step
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(learner, "ENCODERS", {"mean": 64, "transact_v1_1": 16})
+    monkeypatch.setattr(learner, "BEFORE", {"mean": 2, "transact_v1_1": 2})
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def test_it_prints_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "ENCODERS", {"mean": 64, "transact_v1_1": 16})
+def test_it_prints_its_contract() -> None:
     arguments = ["--json", "--batches", "3", "--repeats", "2", "--rate", "400", "--seconds", "3", "--publish-every", "1"]
     ended = CliRunner().invoke(learner.main, arguments)
     assert ended.exit_code == 0, ended.output
@@ -40,7 +42,7 @@ def test_it_prints_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     assert live["keep_up"] > 0
 
 
-def test_wrong_logits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_logits_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = Step.forward_backward
 
     def wrong(self: Step, *given: object) -> tuple[np.ndarray, float]:
@@ -49,13 +51,12 @@ def test_wrong_logits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Step, "forward_backward", wrong)
     with pytest.raises(CheckFailedError, match="not the oracle's"):
-        learner.Subject("mean", 2, 1).check()
+        learner.Subject(tmp_path, "mean", 2, 1).check()
 
 
-def test_other_rows_are_found() -> None:
-    subject = learner.Subject("mean", 2, 1)
+def test_other_rows_are_found(tmp_path: Path) -> None:
+    subject = learner.Subject(tmp_path, "mean", 2, 1)
     subject.check()
-    subject.turn()
     subject.rows = ("other", "rows")
     with pytest.raises(CheckFailedError, match="has changed rows"):
         subject.turn()

@@ -11,7 +11,7 @@ from flows.configured import configured
 from flows.errors import SettingsError
 from flows.vocabulary import suggestion
 from online_model.learner.delayed import DelayedLabels
-from online_model.model.loss import HEAD_WEIGHTS, weights_of
+from online_model.model.heads import HEAD_WEIGHTS, check_weights
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class LearnerConfig:
                 f"there are {', '.join(ways)}"
             )
         object.__setattr__(self, "delayed_labels", DelayedLabels(self.delayed_labels))
-        weights_of(tuple(HEAD_WEIGHTS), self.head_weights)
+        check_weights(tuple(HEAD_WEIGHTS), self.head_weights)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint keeps them."""

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from flows.examples.record import HEADS, MASKED, Kind
+
+if TYPE_CHECKING:
+    # Whoever makes batches ready imports this module, and does without torch.
+    import torch
 
 
 class DelayedLabels(StrEnum):
@@ -87,6 +91,6 @@ def weights_for(logits: torch.Tensor, labels: torch.Tensor, way: DelayedLabels) 
     float32[n, heads]
     """
     if way != DelayedLabels.FAKE_NEGATIVE:
-        return torch.ones_like(logits)
-    p = torch.sigmoid(logits.detach())
-    return torch.where(labels == 1, 1 + p, (1 - p) * (1 + p))
+        return logits.new_ones(logits.shape)
+    p = logits.detach().sigmoid()
+    return (1 + p).where(labels == 1, (1 - p) * (1 + p))

@@ -134,6 +134,16 @@ class Learner:
         return self._step.tables
 
     @property
+    def model(self) -> ModelConfig:
+        """Of the base."""
+        return self._step.ranker.config
+
+    @property
+    def vectors(self) -> ServedVectors | None:
+        """For a base that takes user embeddings; looked at where batches are made ready."""
+        return self._step.vectors
+
+    @property
     def newest_event_time(self) -> int:
         """Of what is learned, ms; -1: nothing."""
         return self._step.time
@@ -155,7 +165,7 @@ class Learner:
     def batches(self, read_records: int | None = None) -> Batches:
         """What it learns next, from here on."""
         sizes = {} if read_records is None else {"read_records": read_records}
-        return Batches(self._site.examples, self.positions, self._step.ranker, self.course, vectors=self._step.vectors, **sizes)
+        return Batches(self._site.examples, self.positions, self.model, self.course, vectors=self.vectors, **sizes)
 
     def learn(self, ready: Ready) -> Learned:
         """Learn a micro-batch, the one that follows, and put out what was put out there before.

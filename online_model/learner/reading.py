@@ -1,16 +1,13 @@
-"""The micro-batches of a base's learner, in order, made ready by a thread while the one before is learned.
+"""The micro-batches of a base's learner, in order.
 
-Which records make a batch follows from the log alone; that a thread is ahead changes no result.
+Which records make a batch follows from the log alone. Imports no torch: a process that only reads does without it.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,14 +17,15 @@ from flows.examples.picked import Picked
 from flows.examples.record import EXAMPLES
 from flows.examples.store import READ_RECORDS, Examples
 from online_model.learner.course import Course
-from online_model.learner.step import Prepared, prepare
-from online_model.model.ranker import Ranker
-from online_model.model.served_vectors import ServedVectors
+from online_model.learner.prepared import Prepared, prepare
+from online_model.model.config import ModelConfig
 
-_AHEAD = 3
-# Micro-batches that are made ready at once, where there are so many.
+if TYPE_CHECKING:
+    # Loads Feast; few rankers take user embeddings.
+    from online_model.model.served_vectors import ServedVectors
+
+# Micro-batches that are made ready at once, where there are so many. Begun with one, for somebody waits for the first.
 _TOGETHER = 4
-_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,7 @@ class Batches:
     ----------
     examples : Examples
     positions : sequence of int
-    ranker : Ranker
+    model : ModelConfig
     course : Course
     read_records : int
         Never changes a result.
@@ -77,16 +75,17 @@ class Batches:
         self,
         examples: Examples,
         positions: tuple[int, ...],
-        ranker: Ranker,
+        model: ModelConfig,
         course: Course,
         read_records: int = READ_RECORDS,
         vectors: ServedVectors | None = None,
     ) -> None:
         config = course.config
         self._merged = Merged(examples, positions, config.batch_rows, course.fingerprint, read_records, config.batch_ms)
-        self._ranker, self._course, self._vectors = ranker, course, vectors
+        self._model, self._course, self._vectors = model, course, vectors
         self._positions = tuple(positions)
         self._ready: deque[Ready] = deque()
+        self._together = 1
         self._failed: TidemarkError | None = None
 
     def next(self, ended: bool = False) -> Ready | None:
@@ -108,10 +107,11 @@ class Batches:
         """Make several ready, for that takes little longer than one; what goes wrong is raised behind those before."""
         found: list[MergedBatch] = []
         try:
-            while len(found) < _TOGETHER and (merged := self._merged.next(ended)) is not None:
+            while len(found) < self._together and (merged := self._merged.next(ended)) is not None:
                 found.append(merged)
         except TidemarkError as error:
             self._failed = error
+        self._together = min(2 * self._together, _TOGETHER)
         try:
             self._ready.extend(self._made(found))
         except TidemarkError:
@@ -138,7 +138,7 @@ class Batches:
         if not found:
             return []
         picked = [self._kept(one) for one in found]
-        made = prepare(picked, self._ranker, self._course.config, self._vectors)
+        made = prepare(picked, self._model, self._course.config, self._vectors)
         return [
             Ready(batch, tuple(one.positions), len(one), len(one) - len(kept), int(one.ready_time[0]), int(one.ready_time[-1]))
             for batch, one, kept in zip(made, found, picked, strict=True)
@@ -150,78 +150,3 @@ class Batches:
         for span in self._course.skipped:
             kept &= ~span.holds(merged.partition, merged.offset)
         return merged.picked if kept.all() else merged.picked.some(kept)
-
-
-class Ahead:
-    """A thread that makes micro-batches ready.
-
-    Parameters
-    ----------
-    next_ : callable
-        `Batches.next`.
-    follow : bool
-        Whether to look again and again where nothing is there yet.
-    """
-
-    def __init__(self, next_: Callable[[], Ready | None], follow: bool) -> None:
-        self._next, self._follow = next_, follow
-        self._ready: queue.Queue[Ready | BaseException | None] = queue.Queue(_AHEAD)
-        self._stopping = threading.Event()
-        self._ended = False
-        self._thread = threading.Thread(target=self._run, name="reading-examples", daemon=True)
-        self._thread.start()
-
-    def get(self, timeout_s: float) -> Ready | None:
-        """The next one; None if there is none within so long, or none at all any more (`ended`).
-
-        Raises
-        ------
-        TidemarkError
-            What reading has met.
-        """
-        if self._ended:
-            return None
-        try:
-            found = self._ready.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-        if isinstance(found, BaseException):
-            self._ended = True
-            raise found
-        self._ended = found is None
-        return found
-
-    @property
-    def ended(self) -> bool:
-        """Whether all that was there when reading came to the end has been given."""
-        return self._ended
-
-    def close(self) -> None:
-        """Stop reading; what is ready and was not asked for is dropped."""
-        self._stopping.set()
-        while self._thread.is_alive():
-            with suppress(queue.Empty):
-                self._ready.get(timeout=_LOOK_S)
-        self._ended = True
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                found = self._next()
-                if found is not None:
-                    self._put(found)
-                elif self._follow:
-                    self._stopping.wait(_LOOK_S)
-                else:
-                    self._put(None)
-                    return
-        except BaseException as error:  # whoever learns is told
-            self._put(error)
-
-    def _put(self, what: Ready | BaseException | None) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._ready.put(what, timeout=_LOOK_S)
-                return
-            except queue.Full:
-                continue

@@ -24,10 +24,11 @@ from flows.settings import Settings
 from flows.state.task_lock import holding
 from online_model.deltas.chain import holds
 from online_model.deltas.errors import SecondLearnerError
+from online_model.learner.ahead import Ahead, ahead_of
 from online_model.learner.course import path_of
 from online_model.learner.learner import Learner, Site, begin_of, course_of
 from online_model.learner.metrics import Metrics, Pace, now
-from online_model.learner.reading import Ahead, Ready
+from online_model.learner.reading import Ready
 from online_model.registry.bases import Base
 from online_model.registry.registry import Registry
 from online_model.training.epoch import reproducible
@@ -137,7 +138,8 @@ def learn(settings: Settings, options: Options, display: Display, metrics: Metri
             open_log(settings, EMBEDDINGS, create=True) as embeddings,
             reproducible(torch.device("cpu")),
         ):
-            run = _Run(Site(registry, examples, embeddings), options, display, metrics or Metrics())
+            opened = partial(open_examples, settings)
+            run = _Run(Site(registry, examples, embeddings), opened, options, display, metrics or Metrics())
             while (following := run.session(number)) is not None:
                 number = following
             return run.done()
@@ -148,8 +150,8 @@ def learn(settings: Settings, options: Options, display: Display, metrics: Metri
 class _Run:
     """Learners of one base after the other."""
 
-    def __init__(self, site: Site, options: Options, display: Display, metrics: Metrics) -> None:
-        self._site, self._options, self._display, self._metrics = site, options, display, metrics
+    def __init__(self, site: Site, opened: Callable[[], Examples], options: Options, display: Display, metrics: Metrics) -> None:
+        self._site, self._opened, self._options, self._display, self._metrics = site, opened, options, display, metrics
         self._pace = Pace()
         self._began = time.monotonic()
         self._deltas = self._admitted = self._expired = 0
@@ -174,7 +176,7 @@ class _Run:
             if learner.again:
                 at = ",".join(map(str, learner.positions))
                 self._display.note(f"base {number}: goes on at positions {at}, and learns again what it has put out")
-            ahead = Ahead(partial(learner.batches().next, options.ended), options.follow)
+            ahead = ahead_of(learner, site.examples, self._opened, options.follow, options.ended)
             stack.callback(ahead.close)
             try:
                 following = self._follow(learner, ahead)

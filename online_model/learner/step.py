@@ -6,21 +6,19 @@ up and not learned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from flows.examples.joining import with_requests_in_order
 from flows.examples.picked import Picked
 from flows.examples.rows import ExampleRows
 from online_model.learner.config import LearnerConfig
-from online_model.learner.delayed import labels_of, learned_from, weights_for
+from online_model.learner.delayed import weights_for
 from online_model.learner.errors import UnlearnableError
+from online_model.learner.prepared import Prepared, prepare
 from online_model.model.columns import Features
-from online_model.model.inputs import Inputs, features_of, inputs_of
+from online_model.model.inputs import VECTOR_LIMIT, Inputs, inputs_of
 from online_model.model.loss import loss_of, weights_of
 from online_model.model.ranker import Ranker
 from online_model.model.served_vectors import ServedVectors
@@ -30,30 +28,6 @@ from online_model.training.tables import Tables
 DAY_MS = 24 * 3_600_000
 # How often it is looked for rows that have expired: in the time of what is learned, so that every run looks at the same places.
 _EXPIRY_EVERY_MS = 3_600_000
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A micro-batch as it is before any table is looked at; made of its records alone, in whatever thread.
-
-    Attributes
-    ----------
-    features : Features
-        Of the n records that are learned from.
-    labels : int8[n, heads]
-    sighted : int64[k]
-        Those that count as a sighting of their user and pin.
-    seen_at : int64[k]
-        When, ms.
-    time : int
-        Newest event time of all records, those that are passed over too, ms; nothing is newer than it was known. -1: there is none.
-    """
-
-    features: Features
-    labels: torch.Tensor
-    sighted: np.ndarray
-    seen_at: np.ndarray
-    time: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,50 +51,6 @@ class Learned:
     logits: np.ndarray
     admitted: int
     expired: int
-
-
-def prepare(batches: Sequence[Picked], ranker: Ranker, config: LearnerConfig, vectors: ServedVectors | None = None) -> list[Prepared]:
-    """Records of EXAMPLES as micro-batches, several at once; each is what it would be alone.
-
-    Parameters
-    ----------
-    batches : sequence of Picked
-        Of any kinds; one or more.
-    ranker : Ranker
-    config : LearnerConfig
-    vectors : ServedVectors, optional
-        For a ranker that takes user embeddings.
-
-    Raises
-    ------
-    InputError
-        A record holds what can't be.
-    """
-    records = Picked.joined(batches)
-    kind, seen_at = records.column("kind"), records.column("impression_time")
-    known_at = np.minimum(seen_at, records.column("ready_time"))
-    bounds = np.cumsum([0, *map(len, batches)])
-    kept = np.flatnonzero(learned_from(kind, config.delayed_labels))
-    if len(kept) < len(records):
-        records, kind, seen_at = records.some(kept), kind[kept], seen_at[kept]
-    labels, sightings = labels_of(kind, records.column("labels"), config.delayed_labels)
-    wanted = torch.from_numpy(np.ascontiguousarray(labels[:, : len(ranker.config.heads)]))
-    starts = np.searchsorted(kept, bounds)
-    # The order of requests decides the last bits of sums over them.
-    features = features_of(with_requests_in_order(records.features(), starts[:-1].tolist()), ranker.config)
-    if vectors is not None:
-        table = records.made(vectors.tables)
-        given = vectors.given(records.column("user_id"), records.column("request_time"), table)
-        features = replace(features, user_embedding=given.vectors[given.row])
-    # Requests are numbered by batches: each begins with one of its own.
-    requests = np.append(features.context, len(features.hour))[starts]
-    out = []
-    for i, (low, high) in enumerate(pairwise(starts.tolist())):
-        sighted = np.flatnonzero(sightings[low:high])
-        own = features.part(low, high, int(requests[i]), int(requests[i + 1]))
-        time = int(known_at[bounds[i] : bounds[i + 1]].max(initial=-1))
-        out.append(Prepared(own, wanted[low:high], sighted, seen_at[low:high][sighted], time))
-    return out
 
 
 class Step:
@@ -154,7 +84,7 @@ class Step:
 
     def learn(self, rows: ExampleRows) -> Learned:
         """Learn from records of EXAMPLES, in their order; see `learn_prepared`."""
-        return self.learn_prepared(*prepare([Picked.of(rows)], self.ranker, self.config, self.vectors))
+        return self.learn_prepared(*prepare([Picked.of(rows)], self.ranker.config, self.config, self.vectors))
 
     def learn_prepared(self, batch: Prepared) -> Learned:
         """Learn from a micro-batch.
@@ -179,7 +109,7 @@ class Step:
             return Learned(0, 0.0, np.empty((0, len(self.ranker.config.heads)), np.float32), admitted, expired)
         user_rows, pin_rows = users.rows_of(features.user_id), pins.rows_of(features.pin_id)
         inputs = self._inputs(features, user_rows, pin_rows)
-        logits, loss = self.forward_backward(inputs, batch.labels)
+        logits, loss = self.forward_backward(inputs, torch.from_numpy(batch.labels))
         if not np.isfinite(loss):
             raise UnlearnableError(f"learner: the loss of a micro-batch of {len(features)} records is {loss}; {_ADVICE}")
         try:
@@ -211,8 +141,14 @@ class Step:
     def _inputs(self, features: Features, user_rows: np.ndarray, pin_rows: np.ndarray) -> Inputs:
         pins = self.tables.pins
         contexts, length = features.sequence_pin_id.shape
-        sequence = pins.gather(pins.rows_of(features.sequence_pin_id.reshape(-1))).reshape(contexts, length, -1)
-        return inputs_of(features, self.tables.users.gather(user_rows), pins.gather(pin_rows), sequence)
+        sequence_rows = pins.rows_of(features.sequence_pin_id.reshape(-1))
+        gathered = [
+            table.gather_within(rows, VECTOR_LIMIT)
+            for table, rows in ((self.tables.users, user_rows), (pins, pin_rows), (pins, sequence_rows))
+        ]
+        (user, _), (pin, _), (sequence, _) = gathered
+        within = all(usual for _, usual in gathered)
+        return inputs_of(features, user, pin, sequence.reshape(contexts, length, -1), within=within)
 
     def _expire(self, time: int) -> int:
         before, self.time = self.time, max(self.time, time)

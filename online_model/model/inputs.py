@@ -96,7 +96,7 @@ def features_of(rows: FeatureRows, config: ModelConfig) -> Features:
     return ExampleColumns.of([rows]).all_features(config.sequence_length)
 
 
-def inputs_of(features: Features, user: np.ndarray, pin: np.ndarray, sequence_pin: np.ndarray) -> Inputs:
+def inputs_of(features: Features, user: np.ndarray, pin: np.ndarray, sequence_pin: np.ndarray, *, within: bool = False) -> Inputs:
     """Features with the vectors of their IDs.
 
     Parameters
@@ -104,16 +104,21 @@ def inputs_of(features: Features, user: np.ndarray, pin: np.ndarray, sequence_pi
     features : Features
     user, pin : float32[n, d]
     sequence_pin : float32[c, l, d]
+    within : bool
+        Whether it is known that all vectors are numbers within ±VECTOR_LIMIT, and nobody has to look.
 
     Raises
     ------
     InputError
         A vector or a counter is no number.
     """
+    if not within:
+        user, pin = _bounded("the vector of a user", user), _bounded("the vector of a pin", pin)
+        sequence_pin = _bounded("the vector of a pin of a sequence", sequence_pin)
     return Inputs(
-        user=torch.from_numpy(_bounded("the vector of a user", user)),
-        pin=torch.from_numpy(_bounded("the vector of a pin", pin)),
-        sequence_pin=torch.from_numpy(_bounded("the vector of a pin of a sequence", sequence_pin)),
+        user=torch.from_numpy(user),
+        pin=torch.from_numpy(pin),
+        sequence_pin=torch.from_numpy(sequence_pin),
         user_counters=torch.from_numpy(_numbers("a user counter", features.user_counters)),
         pin_counters=torch.from_numpy(_numbers("a pin counter", features.pin_counters)),
         user_embedding=torch.from_numpy(_numbers("an embedding of a user", features.user_embedding)),

@@ -7,12 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional
 
-from flows.errors import SettingsError
 from flows.examples.record import MASKED
-from flows.vocabulary import suggestion
-
-HEAD_WEIGHTS: Mapping[str, float] = {"click": 1.0, "long_click": 1.0, "save": 1.0, "hide": 1.0, "revisit": 1.27}
-"""w_revisit is 1.27 · w_save."""
+from online_model.model.heads import HEAD_WEIGHTS, check_weights
 
 
 def loss_of(logits: torch.Tensor, labels: torch.Tensor, head_weights: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -45,12 +41,5 @@ def weights_of(heads: tuple[str, ...], weights: Mapping[str, float] = HEAD_WEIGH
     SettingsError
         A head has no weight, or there is none of that name.
     """
-    for name in weights:
-        if name not in HEAD_WEIGHTS:
-            raise SettingsError(
-                f"model: there is no head '{name}'{suggestion(name, list(HEAD_WEIGHTS))}; there are {', '.join(HEAD_WEIGHTS)}"
-            )
-    for name in heads:
-        if name not in weights:
-            raise SettingsError(f"model: head '{name}' has no weight; there must be one for each of {', '.join(heads)}")
+    check_weights(heads, weights)
     return torch.tensor([weights[name] for name in heads], dtype=torch.float32)

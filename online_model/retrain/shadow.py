@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from flows import stopping
-from flows.examples.store import Examples
+from flows.examples.store import Examples, open_examples
 from flows.open_log import open_log
 from flows.outputs import EMBEDDINGS
 from flows.run.display import moment
@@ -22,10 +22,10 @@ from flows.state.task_lock import holding
 from online_model.deltas.chain import closings, holds
 from online_model.deltas.record import PARTITION
 from online_model.deltas.writer import fence
+from online_model.learner.ahead import ahead_of
 from online_model.learner.config import LearnerConfig
 from online_model.learner.course import Course, path_of, read_course
 from online_model.learner.learner import Learner, Site, begin_of, course_of
-from online_model.learner.reading import Ahead
 from online_model.registry.bases import Base
 from online_model.registry.current import Current
 from online_model.registry.errors import NoModelError
@@ -87,7 +87,7 @@ def switch_to(
             # Consumers of the base that is served pass over what this one puts out.
             registry.announce(registry.start_for(base, log.end_position(PARTITION), lambda snapshot: False))
         with as_online():
-            _catch_up(Site(registry, examples, log), base, config, told)
+            _catch_up(Site(registry, examples, log), partial(open_examples, settings), base, config, told)
         start = registry.start_for(base, log.end_position(PARTITION), lambda snapshot: holds(log, snapshot.point))
         reason = f"retrained as of {moment(base.manifest.about.made_as_of)}"
         current = registry.switch(start, as_of, reason)
@@ -112,7 +112,7 @@ def _course(site: Site, base: Base, config: LearnerConfig) -> Course:
     return course if read_course(site.models, base.number) is not None else replace(course, config=config)
 
 
-def _catch_up(site: Site, base: Base, config: LearnerConfig, told: Told) -> None:
+def _catch_up(site: Site, opened: Callable[[], Examples], base: Base, config: LearnerConfig, told: Told) -> None:
     """Learn all micro-batches that are whole, put out what has changed, and keep all rows as a snapshot."""
     lock = path_of(site.models, base.number).with_suffix(".lock")
     with holding(lock, lambda who: f"base {base.number} is being learned on by another process ({who}); stop that one first"):
@@ -120,7 +120,7 @@ def _catch_up(site: Site, base: Base, config: LearnerConfig, told: Told) -> None
         learner = Learner.open(site, course)
         done, since = 0, 0
         total = sum(site.examples.end_positions()) - sum(learner.positions)
-        with closing(Ahead(partial(learner.batches().next), follow=False)) as ahead:
+        with closing(ahead_of(learner, site.examples, opened, follow=False)) as ahead:
             while not ahead.ended:
                 if stopping.requested():
                     raise TrainingStoppedError("retrain: stopped while the new base was catching up; the same command goes on")

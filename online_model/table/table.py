@@ -128,6 +128,29 @@ class EmbeddingTable:
             updates.gather(self._vectors.weights, self._vectors.slots(rows[part], writing=False), out[part])
         return out
 
+    def gather_within(self, rows: np.ndarray, limit: float) -> tuple[np.ndarray, bool]:
+        """Copy vectors out, and say whether all of their values are numbers from -limit to limit.
+
+        Parameters
+        ----------
+        rows : int64[n]
+        limit : float
+
+        Returns
+        -------
+        f32[n, d], bool
+
+        Raises
+        ------
+        TableError
+            A row that was never given.
+        """
+        rows = self._known(rows)
+        out, bad, most = np.empty((len(rows), self.config.dimension), np.float32), 0, np.float32(limit)
+        for part in self._parts(len(rows)):
+            bad += updates.gather_within(self._vectors.weights, self._vectors.slots(rows[part], writing=False), out[part], most)
+        return out, bad == 0
+
     def apply(self, rows: np.ndarray, gradients: np.ndarray, learning_rate: float, *, learn_default: bool = False) -> None:
         """One step of row-wise Adagrad; a row that comes more than once takes the sum of its gradients, in their order, as one.
 

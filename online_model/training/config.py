@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flows.errors import SettingsError
-from online_model.model.loss import HEAD_WEIGHTS, weights_of
+from online_model.model.heads import HEAD_WEIGHTS, check_weights
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TrainingConfig:
                 raise SettingsError(f"training: {name} must be above {low:g} and at most {high:g}, not {value!r}")
         if not 0 <= self.id_dropout < 1:
             raise SettingsError(f"training: id_dropout must be at least 0 and below 1, not {self.id_dropout!r}")
-        weights_of(tuple(HEAD_WEIGHTS), self.head_weights)
+        check_weights(tuple(HEAD_WEIGHTS), self.head_weights)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a manifest keeps them."""

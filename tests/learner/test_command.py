@@ -8,20 +8,24 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flows.examples.store import open_examples
 from flows.settings import Settings
 from online_model.deltas.chain import closings
+from online_model.learner import ahead
 from online_model.learner.learner import Site, begin_of, course_of
 from online_model.learner.run import Options, learn
 from online_model.registry.registry import Registry
 from online_model.registry.snapshots import numbers
 from tests import processes
-from tests.learner.world import CONFIG, PARTITIONS, World, learn_all, served, told
+from tests.learner.world import CONFIG, PARTITIONS, World, learn_all, served, state_of, told
 from tests.processes import Ended
 
 
@@ -138,6 +142,26 @@ def test_following_it_goes_over_to_the_base_that_is_served(world: World, setting
     assert follower.served.base.number == 2
     assert served(follower)
     assert follower.served.delta == done.delta
+
+
+def test_a_process_reads_where_there_is_much_to_learn(world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write()
+    world.publish()
+    one, other = world.learner(CONFIG), world.learner(CONFIG)
+    begun = partial(ahead.ahead_of, one, world.examples, partial(open_examples, settings), follow=False)
+    waiting = sum(world.examples.end_positions())
+    monkeypatch.setattr(ahead, "_MANY_RECORDS", waiting + 1)
+    with closing(begun()) as reading:
+        assert isinstance(reading, ahead.InThread)
+    monkeypatch.setattr(ahead, "_MANY_RECORDS", waiting)
+    with closing(begun()) as reading:
+        assert isinstance(reading, ahead.Apart)
+        while not reading.ended:
+            if (ready := reading.get(processes.PATIENCE_S)) is not None:
+                one.learn(ready)
+    learn_all(other)
+    assert state_of(one) == state_of(other)
+    assert sum(one.positions) > 100
 
 
 def test_a_candidate_is_learned_in_shadow(world: World, settings: Settings) -> None:

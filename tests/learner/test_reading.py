@@ -16,7 +16,6 @@ from flows.examples.rows import ExampleRows, batch_of
 from flows.log import LocalLog
 from online_model.learner.course import Course
 from online_model.learner.reading import Batches, Ready
-from online_model.model.ranker import Ranker
 from tests.learner.test_step import model
 from tests.learner.world import CONFIG, rows_for
 
@@ -31,7 +30,7 @@ def rows_in_order() -> ExampleRows:
 
 def batches_of(log: LocalLog, read_records: int = ROWS) -> Iterator[Ready]:
     config = replace(CONFIG, batch_ms=86_400_000)
-    batches = Batches(log, (0,), Ranker(model()), Course(1, "", config, {}, (0,), rows_in_order().fingerprints[0]), read_records)
+    batches = Batches(log, (0,), model(), Course(1, "", config, {}, (0,), rows_in_order().fingerprints[0]), read_records)
     while (ready := batches.next(ended=True)) is not None:
         yield ready
     assert batches.next(ended=True) is None

@@ -16,10 +16,11 @@ from flows.examples.rows import ExampleRows
 from online_model.learner.config import LearnerConfig
 from online_model.learner.delayed import DelayedLabels, weights_for
 from online_model.learner.errors import UnlearnableError
-from online_model.learner.step import DAY_MS, Step, prepare
+from online_model.learner.prepared import prepare
+from online_model.learner.step import DAY_MS, Step
 from online_model.model.columns import Features
 from online_model.model.config import Encoder, ModelConfig
-from online_model.model.inputs import features_of
+from online_model.model.inputs import VECTOR_LIMIT, features_of
 from online_model.model.ranker import Ranker
 from online_model.table import EmbeddingTable, TableConfig
 from online_model.training.tables import Tables
@@ -145,6 +146,20 @@ def test_rows_move_as_the_definition_says(way: str, encoder: str, admit_after: i
     assert moved > 0.05
 
 
+@pytest.mark.parametrize("where", ["user", "pin", "sequence"])
+def test_a_vector_that_is_too_large_counts_as_the_largest(where: str) -> None:
+    rows = records(8, pins=40)
+    features = features_of(rows, model())
+    others = np.setdiff1d(features.sequence_pin_id[features.sequence_mask], rows.pin_id)
+    row = {"user": rows.user_id[:1], "pin": rows.pin_id[:1], "sequence": others[:1]}
+    said = []
+    for value in (VECTOR_LIMIT, 3 * VECTOR_LIMIT, VECTOR_LIMIT / 2):
+        step = Step(shaken(model()), tables(), CONFIG)
+        (step.tables.users if where == "user" else step.tables.pins).put(row[where], np.full((1, DIM), value, np.float32))
+        said.append(step.learn(rows).logits.tobytes())
+    assert said[0] == said[1] != said[2]
+
+
 @pytest.mark.parametrize("encoder", ["mean", "transact_v1_1"])
 def test_nothing_else_is_touched(encoder: str) -> None:
     ranker = shaken(model(encoder))
@@ -243,13 +258,13 @@ def test_batches_that_are_made_together_are_those_that_are_made_alone(way: Delay
     # Batches that share requests, one of other stretches, and two of nothing.
     cuts = [np.arange(0, 40), np.arange(0), np.arange(20, n), np.arange(n)[::-1], np.arange(7)]
     batches = [whole.some(cut) for cut in cuts] + [Picked.of(rows.take(np.arange(3, 50))), whole.some(np.flatnonzero(rows.kind > 9))]
-    for one, together in zip(batches, prepare(batches, ranker, settings), strict=True):
-        (alone,) = prepare([one], ranker, settings)
+    for one, together in zip(batches, prepare(batches, ranker.config, settings), strict=True):
+        (alone,) = prepare([one], ranker.config, settings)
         for name, values in vars(alone.features).items():
             other = getattr(together.features, name)
             assert (other.dtype, other.shape) == (values.dtype, values.shape), name
             assert other.tobytes() == values.tobytes(), name
-        assert torch.equal(alone.labels, together.labels)
+        assert alone.labels.tobytes() == together.labels.tobytes()
         assert (alone.sighted.tolist(), alone.seen_at.tolist(), alone.time) == (
             together.sighted.tolist(),
             together.seen_at.tolist(),
@@ -261,7 +276,7 @@ def test_preparing_looks_at_no_table() -> None:
     rows, ranker = records(30), shaken(model())
     step, other = (Step(ranker, tables(), CONFIG) for _ in range(2))
     halves = [rows.take(np.arange(40)), rows.take(np.arange(40, len(rows)))]
-    ready = prepare([Picked.of(half) for half in halves], ranker, CONFIG)
+    ready = prepare([Picked.of(half) for half in halves], ranker.config, CONFIG)
     for half, batch in zip(halves, ready, strict=True):
         a, b = step.learn(half), other.learn_prepared(batch)
         assert a.logits.tobytes() == b.logits.tobytes()

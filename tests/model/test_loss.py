@@ -8,7 +8,8 @@ import torch
 
 from flows.errors import SettingsError
 from flows.examples.record import HEADS
-from online_model.model.loss import HEAD_WEIGHTS, loss_of, weights_of
+from online_model.model.heads import HEAD_WEIGHTS
+from online_model.model.loss import loss_of, weights_of
 from tests.oracles import ranker as oracle
 
 

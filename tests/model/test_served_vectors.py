@@ -18,7 +18,7 @@ from flows.examples.rows import ExampleRows
 from flows.positions import Positions, with_embedding
 from flows.settings import DAY_MS, Settings
 from online_model.learner.config import LearnerConfig
-from online_model.learner.step import prepare
+from online_model.learner.prepared import prepare
 from online_model.model.columns import ExampleColumns
 from online_model.model.ranker import Ranker
 from online_model.model.served_vectors import ServedVectors
@@ -91,7 +91,7 @@ def test_whoever_learns_online_finds_the_same(made: Runs) -> None:
     for together in (1, 4):
         for first in range(0, len(parts), together):
             some = parts[first : first + together]
-            batches = prepare([Picked.of(given).some(index) for index in some], ranker, LearnerConfig(), vectors)
+            batches = prepare([Picked.of(given).some(index) for index in some], ranker.config, LearnerConfig(), vectors)
             for index, batch in zip(some, batches, strict=True):
                 check(made, given.take(index), [tables[i] for i in index.tolist()], batch.features.user_embedding)
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online_model.table import EmbeddingTable, GradientError, Spill, TableConfig, TableError, load, save
+from online_model.table.kernels import updates
 from tests.oracles.embedding_table import NaiveTable
 
 LEAST, GREATEST = -(2**63), 2**63 - 1
@@ -187,6 +188,27 @@ def test_unknown_ids_read_as_the_default_row() -> None:
     unknown = column([LEAST, GREATEST, -1, 100])
     assert table.rows_of(unknown).tolist() == [0] * 4
     assert table.gather(table.rows_of(unknown)).tolist() == [[1, 1, 1, 1]] * 4
+
+
+@pytest.mark.parametrize("spilled", [False, True])
+def test_vectors_beyond_a_limit_are_told_while_they_are_gathered(spilled: bool, tmp_path: Path) -> None:
+    table = some(**{"spill": Spill(tmp_path / "cold", 10)} if spilled else {})
+    values = np.array([2, -2, 2.0001, -2.0001], np.float32)
+    weights = np.zeros((len(values), 4), np.float32)
+    weights[np.arange(len(values)), np.arange(len(values))] = values
+    table.put(np.arange(100, 104), weights)
+    for wanted in ([], [100, 101], [100, 102], [103, 100], [5] * 40 + [103], range(80), [*range(80), 102]):
+        rows = table.rows_of(column(list(wanted)))
+        found, within = table.gather_within(rows, 2)
+        assert found.tobytes() == table.gather(rows).tobytes()
+        assert within == all(abs(value) <= 2 for value in found.ravel().tolist())
+    with pytest.raises(TableError, match="no row 105"):
+        table.gather_within(column([105]), 2)
+
+
+def test_what_is_no_number_is_beyond_any_limit() -> None:
+    weights, out = np.array([[1, np.nan], [np.inf, 1], [1, 1]], np.float32), np.empty((1, 2), np.float32)
+    assert [updates.gather_within(weights, column([row]), out, np.float32(3e38)) for row in range(3)] == [1, 1, 0]
 
 
 def test_batches_of_nothing() -> None:

@@ -36,6 +36,19 @@ def gather(weights, slots, out):  # type: ignore[no-untyped-def]
 
 
 @compiled_in_place
+def gather_within(weights, slots, out, limit):  # type: ignore[no-untyped-def]
+    """The same, and how many values are NaN or beyond a limit: told in passing, in half the time of looking at the copy afterwards."""
+    bad = 0
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        for k in range(weights.shape[1]):
+            value = weights[slot, k]
+            out[i, k] = value
+            bad += 0 if abs(value) <= limit else 1
+    return bad
+
+
+@compiled_in_place
 def first_unusable(gradients, limit):  # type: ignore[no-untyped-def]
     """The place of the first gradient with a value that is NaN or beyond a limit, or -1."""
     for i in range(gradients.shape[0]):
