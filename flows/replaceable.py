@@ -18,3 +18,19 @@ def refuse_special(path: Path) -> None:
     """
     if os.path.exists(path) and not path.is_file():
         raise InputError(f"can't write {path}: it is there, and it is no regular file that could be replaced; name another")
+
+
+def refuse_unwritable(*paths: Path | None) -> None:
+    """Refuse files that could not be written at the end, before all the work; None is passed over.
+
+    Raises
+    ------
+    InputError
+        The directory of one isn't there, or it would take the place of what is no regular file.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"can't write {path}: there is no directory {path.absolute().parent}; make it, or name another file")
+        refuse_special(path)

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from flows import stopping
-from flows.errors import InputError, TidemarkError
+from flows.errors import TidemarkError
 from flows.metrics_http import write_metrics
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.number_option import Number
 from flows.open_log import log_exists
 from flows.outputs import ACTIONS
 from flows.reading import FeatureReader
-from flows.replaceable import refuse_special
+from flows.replaceable import refuse_unwritable
 from flows.report import gather as gather_history
 from flows.report import told as history_told
 from flows.report.values import Report
@@ -106,12 +106,7 @@ def report(
     """
     settings: Settings = ctx.obj
     _check(first, until, reference, by, as_of, compare, fail_above, html, every, metrics_port, metrics_file)
-    for path in (html, metrics_file):
-        # Before all the work, not after it.
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"can't write {path}: there is no directory {path.absolute().parent}; make it, or name another file")
-        if path is not None:
-            refuse_special(path)
+    refuse_unwritable(html, metrics_file)
     if every is not None:
         metrics = Metrics()
         stopping.listen()

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from flows import last_told, stopping
-from flows.errors import InputError, TidemarkError
+from flows.errors import TidemarkError
 from flows.log import Log
 from flows.metrics_http import write_metrics
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.number_option import Number
-from flows.replaceable import refuse_special
+from flows.replaceable import refuse_unwritable
 from flows.settings import Settings
 from flows.skew import told
 from flows.skew.check import Checked
@@ -88,12 +88,7 @@ def check(
         raise click.UsageError("--metrics-port is of use with --every alone; --metrics-file writes them once")
     if every is not None and (until is not None or html is not None):
         raise click.UsageError("--every has no end and no page: leave out --to and --html")
-    for path in (html, metrics_file):
-        # Before all the work, not after it.
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"can't write {path}: there is no directory {path.absolute().parent}; make it, or name another file")
-        if path is not None:
-            refuse_special(path)
+    refuse_unwritable(html, metrics_file)
     metrics, explained = Metrics(), None if explain_all else EXPLAINED
     with open_served(settings) as served:
         if every is None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from flows.errors import InputError
 from flows.number_option import Number
+from flows.replaceable import refuse_unwritable
 from flows.run.display import RateColumn, moment
 from flows.settings import Settings
 from flows.skew import drift as drifts
@@ -69,8 +70,7 @@ def drift(
     settings: Settings = ctx.obj
     if (reference is None) == (training is None):
         raise click.UsageError("give what to compare with: --reference FROM..TO, or --training FILE")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise InputError(f"can't write {html}: there is no directory {html.absolute().parent}; make it, or name another file")
+    refuse_unwritable(html)
     vocabulary = settings.load_vocabulary()
     fingerprint = None if any_fingerprint else state_fingerprint(settings, vocabulary)
     names = vocabulary.action_names(), vocabulary.surface_names()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows.errors import InputError
+from flows.replaceable import refuse_unwritable
 from flows.run.display import RateColumn
 from online_model.evaluation.bootstrap import RESAMPLES, compare, refuse_other_rows
 from online_model.evaluation.metrics import HIGHER_IS_BETTER, METRICS, OF_ROWS
@@ -84,8 +85,7 @@ def scores(
         raise click.UsageError("--fail-if-worse asks for another scoring: give --against FILE2")
     if by == "topic" and metric not in OF_ROWS:
         raise click.UsageError(f"a request's pins are of several topics, so by topic there is no {metric}; choose {', '.join(OF_ROWS)}")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise InputError(f"can't write {html}: there is no directory {html.absolute().parent}; make it, or name another file")
+    refuse_unwritable(html)
     found = read_scored(file, rank_by_head)
     other = read_scored(against, rank_by_head) if against is not None else None
     comparison = None

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from flows.errors import InputError
 from flows.examples.store import open_examples
 from flows.export import write_tables
+from flows.replaceable import refuse_unwritable
 from flows.settings import Settings
 from flows.time_option import Time
 from online_model.evaluation.report import report, report_json
@@ -36,8 +36,7 @@ def served(settings: Settings, since: int | None, until: int | None, out: Path |
     """
     if since is not None and until is not None and until <= since:
         raise click.UsageError("--to must be later than --from")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise InputError(f"can't write {html}: there is no directory {html.absolute().parent}; make it, or name another file")
+    refuse_unwritable(html)
     with Console(stderr=True).status("reading what was served, and measuring"):
         with closing(open_examples(settings)) as examples:
             found = served_rows(examples, since, until)

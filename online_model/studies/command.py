@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from flows.errors import InputError
+from flows.replaceable import refuse_unwritable
 from flows.settings import Settings
 from online_model.studies.study import Progress
 
@@ -37,8 +37,7 @@ def _command(module: str) -> click.Command:
     )
     @click.pass_obj
     def study(settings: Settings, quick: bool, as_json: bool, html: Path | None, work: Path | None) -> None:
-        if html is not None and not html.absolute().parent.is_dir():
-            raise InputError(f"can't write {html}: there is no directory {html.absolute().parent}; make it, or name another file")
+        refuse_unwritable(html)
         from online_model.studies.running import run
 
         one = import_module(f"online_model.studies.{module}").STUDY

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 
 from flows import stopping
 from flows.errors import InputError
+from flows.replaceable import refuse_unwritable
 from flows.settings import Settings
 from online_model.embedding.evaluation.leave_one_out import measure, read_yardstick
 from online_model.embedding.evaluation.plan import YARDSTICK, read_plan
@@ -104,8 +105,7 @@ def _refuse(protocol: str, events: Path | None, sequences: Path | None, keys: tu
                 raise InputError(f"{name} is of --protocol {_TABLES}; leave it out")
     elif sequences is not None:
         raise InputError(f"--sequences {sequences} is of --protocol {YARDSTICK}; name it, or leave --sequences out")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise InputError(f"can't write {html}: there is no directory {html.absolute().parent}; make it, or name another file")
+    refuse_unwritable(html)
 
 
 def _report(found: dict[str, Any], as_json: bool, html: Path | None) -> None:
