@@ -1,6 +1,7 @@
 """Examples of all partitions as one sequence, by (ready_time, partition, offset): what an online learner reads.
 
-The sequence is a function of the log alone. A record is handed on when no partition can bring an earlier one any more, and batches are cut on the
+Records of one offset, as a message of Kafka holds many, go together, at the time of the last one: a position can't lie between them. The
+sequence is a function of the log alone. A record is handed on when no partition can bring an earlier one any more, and batches are cut on the
 sequence by count, and by the times that it says; how much is read at once, and how often somebody looks, changes neither.
 """
 
@@ -32,6 +33,7 @@ class MergedBatch:
         n of them, out of what was read.
     partition : int32[n]
     offset, ready_time : int64[n]
+        ``ready_time`` is that of the last row with the same offset.
     positions : list of int
         Where each partition goes on behind these rows, and behind the heartbeats of times before the last one's: to begin there is to go on with
         the next row.
@@ -54,12 +56,13 @@ class MergedBatch:
 
 @dataclass(frozen=True, eq=False)
 class _Sequence:
-    """Rows whose turn has come: `row` of `sources[source]`, which are stretches with their partition."""
+    """Rows whose turn has come: `row` of `sources[source]`, which are stretches with their partition; `first` of their offset, or not."""
 
     sources: list[tuple[int, Stretch]]
     source: np.ndarray
     row: np.ndarray
     ready_time: np.ndarray
+    first: np.ndarray
 
     def __len__(self) -> int:
         return len(self.row)
@@ -69,12 +72,12 @@ class _Sequence:
         source = self.source[low:high]
         used = np.bincount(source, minlength=len(self.sources)) > 0
         sources = [one for one, there in zip(self.sources, used.tolist(), strict=True) if there]
-        return _Sequence(sources, (np.cumsum(used) - 1)[source], self.row[low:high], self.ready_time[low:high])
+        return _Sequence(sources, (np.cumsum(used) - 1)[source], self.row[low:high], self.ready_time[low:high], self.first[low:high])
 
     def followed_by(self, other: _Sequence) -> _Sequence:
         source = np.concatenate([self.source, other.source + len(self.sources)])
         row, ready_time = np.concatenate([self.row, other.row]), np.concatenate([self.ready_time, other.ready_time])
-        return _Sequence([*self.sources, *other.sources], source, row, ready_time)
+        return _Sequence([*self.sources, *other.sources], source, row, ready_time, np.concatenate([self.first, other.first]))
 
     def batch(self, positions: list[int]) -> MergedBatch:
         """All of it, where those before it ended at `positions`."""
@@ -124,7 +127,7 @@ class Merged:
     positions : sequence of int
         Where each partition begins: 0, or what a batch's `positions` said.
     batch_rows : int
-        Rows of each batch.
+        Rows of each batch; less, or more, by as much as it takes to end where an offset does.
     span_ms : int, optional
         A batch's rows became known in one span of so many ms, counted from 1970: then it may be smaller, and nobody waits until few make many.
     fingerprint : str or Fingerprints, optional
@@ -180,11 +183,19 @@ class Merged:
 
     def _whole(self) -> int:
         """How many rows the next batch has, by what is merged; 0 if more may belong to it."""
-        n = min(self._left(), self._batch_rows)
-        if self._merged is not None and n and self._span_ms is not None:
+        left = self._left()
+        n = min(left, self._batch_rows)
+        if self._merged is None or not n:
+            return 0
+        if n < left:
+            # Rows of one offset have come together. Those of one that has more than a batch's are a batch of their own.
+            first = self._merged.first[self._at :]
+            ends = np.flatnonzero(first[1 : n + 1])
+            n = int(ends[-1]) + 1 if len(ends) else next(iter((np.flatnonzero(first[n + 1 :]) + n + 1).tolist()), left)
+        if self._span_ms is not None:
             times = self._merged.ready_time[self._at : self._at + n]
             n = int(np.searchsorted(times, self._span_end(), "left"))
-        return n if n == self._batch_rows or n < self._left() else 0
+        return n if n >= self._batch_rows or n < left else 0
 
     def _passed(self) -> bool:
         """Whether no partition can bring more rows of the next batch's span; what they have brought is merged."""
@@ -229,15 +240,16 @@ class Merged:
 
     def _take(self, time: int, partition: int) -> _Sequence | None:
         """The waiting rows up to (time, partition), in order; None if there are none."""
-        sources, rows, times = [], [], []
+        sources, rows, times, firsts = [], [], [], []
         for p, part in enumerate(self._parts):
             while part.waiting:
                 first, low = part.waiting[0], part.taken
-                high = int(np.searchsorted(first.rows.ready_time, time, "right" if p <= partition else "left"))
+                high = int(np.searchsorted(first.time, time, "right" if p <= partition else "left"))
                 if high > low:
                     sources.append((p, first))
                     rows.append(np.arange(low, high))
-                    times.append(first.rows.ready_time[low:high])
+                    times.append(first.time[low:high])
+                    firsts.append(np.diff(first.offset[low:high], prepend=-1) != 0)
                     part.taken = high
                 if high < len(first.rows):
                     break
@@ -248,7 +260,7 @@ class Merged:
         # By partition and offset they are in order already.
         source, row, ready_time = np.repeat(np.arange(len(rows)), [len(one) for one in rows]), np.concatenate(rows), np.concatenate(times)
         order = np.argsort(ready_time, kind="stable")
-        return _Sequence(sources, source[order], row[order], ready_time[order])
+        return _Sequence(sources, source[order], row[order], ready_time[order], np.concatenate(firsts)[order])
 
 
 def _refuse_running_back(stretch: Stretch, before: int, partition: int) -> None:

@@ -112,16 +112,20 @@ class Stretch:
     rows : ExampleRows
         n of them, without heartbeats.
     offset : int64[n]
+        Several may have one, as those of a message of Kafka do.
+    time : int64[n]
+        When all records of that offset had become known, ms: a position lies behind all of them or before, so they go together.
     end : int
         The position behind them.
     watermark : int
         The latest one's time, ms.
     heartbeats : int64[m, 2]
-        Time and offset of each.
+        Time, as above, and offset of each.
     """
 
-    def __init__(self, rows: ExampleRows, offset: np.ndarray, end: int, watermark: int, heartbeats: np.ndarray) -> None:
-        self.rows, self.offset, self.end, self.watermark, self.heartbeats = rows, offset, end, watermark, heartbeats
+    def __init__(self, rows: ExampleRows, offset: np.ndarray, time: np.ndarray, end: int, watermark: int, heartbeats: np.ndarray) -> None:
+        self.rows, self.offset, self.time, self.end = rows, offset, time, end
+        self.watermark, self.heartbeats = watermark, heartbeats
 
 
 class Once:
@@ -161,10 +165,11 @@ class Once:
         # It says no more than that time has gone on.
         known = rows.kind < Kind.HEARTBEAT
         offset = kept.column("offset").to_numpy()
-        heartbeats = np.column_stack([rows.ready_time, offset])[~known]
+        time = rows.ready_time[np.searchsorted(offset, offset, "right") - 1]
+        heartbeats = np.column_stack([time, offset])[~known]
         if not known.all():
-            rows, offset = rows.take(known), offset[known]
-        return Stretch(rows, offset, self.position, int(times.max()), heartbeats)
+            rows, offset, time = rows.take(known), offset[known], time[known]
+        return Stretch(rows, offset, time, self.position, int(times.max()), heartbeats)
 
     def until(self, end: int) -> Iterator[Stretch]:
         """All stretches before a position."""

@@ -21,7 +21,7 @@ from flows.examples.merging import Merged, MergedBatch
 from flows.examples.record import EXAMPLES, HEADS, Kind
 from flows.examples.rows import ExampleRows, batch_of, heartbeats_at
 from flows.examples.store import Examples, final_rows, positions_at
-from flows.log import LocalLog
+from flows.log import LocalLog, LogBatch
 from flows.vocabulary import Vocabulary
 from tests.examples.test_rows import made, values_of
 
@@ -224,6 +224,79 @@ def test_an_idle_partition_holds_the_others_until_it_is_told_that_time_goes_on(t
         found = list(batches_of(merged))
         assert sum(map(len, found)) == np.count_nonzero(rows.ready_time <= 50) // 4 * 4
         assert all((one.partition == 0).all() for one in found)
+
+
+class AsMessages:
+    """A log as a topic has it: what was appended together has one offset, and each second offset holds nothing."""
+
+    dense = False
+
+    def __init__(self, log: LocalLog) -> None:
+        self._log, self.partitions = log, log.partitions
+
+    def _whole(self, partition: int) -> list[LogBatch]:
+        appended = self._log.read(partition, 0, self._log.end_position(partition)) if self._log.end_position(partition) else []
+        return [LogBatch(partition, 2 * i, 2 * i + 2, one.records, np.full(one.records.num_rows, 2 * i)) for i, one in enumerate(appended)]
+
+    def end_position(self, partition: int) -> int:
+        return 2 * len(self._whole(partition))
+
+    def end_positions(self) -> list[int]:
+        return [self.end_position(p) for p in range(self.partitions)]
+
+    def position_for_time(self, partition: int, timestamp_ms: int) -> int:
+        raise NotImplementedError
+
+    def read(self, partition: int, position: int, max_records: int, *, exact: bool = True) -> list[LogBatch]:
+        stop = position + max_records
+        found = [one for one in self._whole(partition) if one.end_offset > position and one.first_offset < stop]
+        return [one.between(position, stop) for one in found]
+
+    def messages(self) -> list[tuple[int, int, int, list[int]]]:
+        """Of each that holds rows for the first time: time of its last one, partition, offset, and their numbers in the partition; in order."""
+        found = []
+        for p in range(self.partitions):
+            seen = 0
+            for batch in self._whole(p):
+                numbers = batch.records.column("sequence").to_pylist()
+                new = [i for i, number in enumerate(numbers) if number >= seen]
+                if new:
+                    seen = numbers[-1] + 1
+                    time = batch.records.column("timestamp")[new[-1]].as_py()
+                    found.append((time, p, batch.first_offset, [numbers[i] for i in new]))
+        return sorted(found)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("span", [None, 7, 40])
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_one_offset_go_together_and_positions_lie_between_offsets(seed: int, span: int | None, tmp_path: Path) -> None:
+    """Wherever it goes on, nothing is left out and nothing comes twice: a batch that ended within a message could not say where."""
+    site, most = Site(tmp_path, seed, (60, 50, 80)), (8, 16, 1000)[seed % 3]
+    with site.log:
+        topic = AsMessages(site.log)
+        found: list[MergedBatch] = []
+        merged = Merged(topic, [0, 0, 0], most, read_records=int(site.rng.integers(1, 40)), span_ms=span)
+        for share in (0.1, 0.3, 0.35, 0.7, 0.9, 1.0):
+            site.write(share, repeats=True)
+            found += batches_of(merged)
+            if site.rng.random() < 0.7:
+                begin = found[-1].positions if found else [0, 0, 0]
+                merged = Merged(topic, begin, most, read_records=int(site.rng.integers(1, 40)), span_ms=span)
+        found += batches_of(merged, ended=True)
+        messages = topic.messages()
+        at_once = [len(one) for one in batches_of(Merged(topic, [0, 0, 0], most, span_ms=span), ended=True)]
+    rows = [site.rows[p].take(np.array(numbers)) for _, p, _, numbers in messages]
+    assert values_of(joined([one.rows for one in found])) == values_of(joined(rows))
+    where = [(p, offset) for _, p, offset, numbers in messages for _ in numbers]
+    assert [(int(p), int(offset)) for one in found for p, offset in zip(one.partition, one.offset, strict=True)] == where
+    last = [set(zip(one.partition.tolist(), one.offset.tolist(), strict=True)) for one in found]
+    assert not any(before & after for before, after in pairwise(last))
+    assert all(len(one) <= most or len(of) == 1 for one, of in zip(found, last, strict=True))
+    # As they were cut by whoever has read all of it from the beginning.
+    assert [len(one) for one in found] == at_once
 
 
 @pytest.mark.parametrize("read", [1, 3, 1_000])
