@@ -19,6 +19,8 @@ _MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "ma
 _NAMES = {"eval", "exec", "compile", "__import__"}
 _CALLS = {"torch.load", "os.system", "os.popen", "tempfile.mktemp", "pd.read_pickle", "pd.eval", "faiss.read_index"}
 _TRUE = {"allow_pickle", "shell"}
+# What a learner and the process that reads for it say to each other: a pair of sockets and memory that nobody else has, and no file.
+_BETWEEN_OWN_PROCESSES = {("online_model/learner/reading_process.py", "pickle"), ("online_model/learner/ring.py", "pickle")}
 _FALSE = {"weights_only", "verify", "ssl_check_hostname", "check_hostname"}
 
 
@@ -67,7 +69,10 @@ def test_what_is_allowed() -> None:
 
 
 def test_nothing_that_is_shipped_executes_what_it_reads() -> None:
-    assert [f"{path.relative_to(ROOT)}:{line}: {name}" for path in SHIPPED for line, name in dangers(path.read_text("utf-8"))] == []
+    found = [(str(path.relative_to(ROOT)), line, name) for path in SHIPPED for line, name in dangers(path.read_text("utf-8"))]
+    assert [one for one in found if (one[0], one[2]) not in _BETWEEN_OWN_PROCESSES] == []
+    # And no more is allowed than there is.
+    assert {(path, name) for path, _, name in found} == _BETWEEN_OWN_PROCESSES
 
 
 def test_the_tests_that_the_threat_model_names_are_there() -> None:
