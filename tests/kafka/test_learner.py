@@ -6,6 +6,7 @@ import pickle
 from contextlib import closing
 from functools import partial
 
+import numpy as np
 import pytest
 
 from benchmarks._example_stream import partitioned
@@ -28,13 +29,22 @@ from tests.processes import PATIENCE_S
 def test_micro_batches_out_of_topics(on_kafka: Settings) -> None:
     parts = partitioned(joined(rows_for()), on_kafka.partitions)
     with open_log(on_kafka, EXAMPLES) as log, closing(open_examples(on_kafka)) as again:
-        log.append([(p, batch_of(rows, 0, p, 0)) for p, rows in enumerate(parts) if len(rows)])
+        for p, rows in enumerate(parts):
+            # Some records in each message, as a task commits them.
+            for low in range(0, len(rows), 5):
+                log.append([(p, batch_of(rows.take(np.arange(low, min(low + 5, len(rows)))), 0, p, low))])
         begin = (0,) * on_kafka.partitions
         course = Course(1, "", CONFIG, {}, begin, parts[0].fingerprints[0])
         batches = Batches(again, begin, model(), course)
-        expected = []
+        expected, positions = [], []
         while (ready := batches.next(ended=True)) is not None:
             expected.append(pickle.dumps(ready, 5))
+            positions.append(ready.positions)
+        # Wherever it goes on, nothing is left out and nothing comes twice.
+        for i, at in enumerate(positions):
+            rest = Batches(again, at, model(), course)
+            following = rest.next(ended=True)
+            assert (pickle.dumps(following, 5) if following is not None else None) == (expected[i + 1] if at != positions[-1] else None)
     found = []
     with closing(Apart(Asked(partial(open_examples, on_kafka), begin, model(), course, follow=False, ended=True))) as reading:
         while (ready := reading.get(PATIENCE_S)) is not None:
