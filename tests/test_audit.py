@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,8 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.processes import ROOT
-
-pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make on PATH")
 
 _FOUND = {"id": "OSV-2026-1", "summary": "It bites.", "details": "", "affected": [], "aliases": [], "modified": "2026-01-01T00:00:00Z"}
 

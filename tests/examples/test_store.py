@@ -245,7 +245,8 @@ class AsMessages:
         return [self.end_position(p) for p in range(self.partitions)]
 
     def position_for_time(self, partition: int, timestamp_ms: int) -> int:
-        raise NotImplementedError
+        late = (one.first_offset for one in self._whole(partition) if one.records.column("timestamp")[-1].as_py() >= timestamp_ms)
+        return next(late, self.end_position(partition))
 
     def read(self, partition: int, position: int, max_records: int, *, exact: bool = True) -> list[LogBatch]:
         stop = position + max_records
