@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +15,7 @@ from rich.progress import Progress as Bar
 
 from flows.replaceable import refuse_unwritable
 from flows.settings import Settings
+from online_model.studies.giving import give
 from online_model.studies.study import Progress
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -43,25 +43,9 @@ def _command(module: str) -> click.Command:
         one = import_module(f"online_model.studies.{module}").STUDY
         with _bar(as_json) as progress:
             found = run(one, one.quick if quick else one.full, work or settings.data / "studies", quick, progress)
-        _report(found, as_json, html)
+        give(found, "online_model.studies", as_json, html)
 
     return study
-
-
-def _report(found: dict[str, Any], as_json: bool, html: Path | None) -> None:
-    if html is not None:
-        # Matplotlib takes most of a second to import, and only pages need it.
-        from online_model.studies.page import write_page
-
-        write_page(found, html)
-    if as_json:
-        click.echo(json.dumps(found, allow_nan=False))
-        return
-    from online_model.studies.told import show
-
-    show(found)
-    if html is not None:
-        click.echo(f"{html}: open it in a browser")
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -21,9 +20,10 @@ from online_model.embedding.evaluation.leave_one_out import measure, read_yardst
 from online_model.embedding.evaluation.plan import YARDSTICK, read_plan
 from online_model.embedding.evaluation.running import Progress, run
 from online_model.embedding.evaluation.tables import TABLES, tables_of
-from online_model.embedding.evaluation.told import show, show_leave_one_out
+from online_model.embedding.evaluation.told import show_leave_one_out
 from online_model.embedding.evaluation.worlds import Worlds
 from online_model.embedding.files import read_pairs
+from online_model.studies.giving import give
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _TABLES = "tables"
@@ -92,7 +92,7 @@ def evaluate_command(
     tables = tables_of(read, keys or TABLES)
     with _bars(as_json) as bars:
         found = run(read, tables, Worlds(read, settings, events, place), place, quick, bars)
-    _report(found, as_json, html)
+    give(found, "online_model.embedding.evaluation", as_json, html)
 
 
 def _refuse(protocol: str, events: Path | None, sequences: Path | None, keys: tuple[str, ...], html: Path | None) -> None:
@@ -106,20 +106,6 @@ def _refuse(protocol: str, events: Path | None, sequences: Path | None, keys: tu
     elif sequences is not None:
         raise InputError(f"--sequences {sequences} is of --protocol {YARDSTICK}; name it, or leave --sequences out")
     refuse_unwritable(html)
-
-
-def _report(found: dict[str, Any], as_json: bool, html: Path | None) -> None:
-    if html is not None:
-        # Matplotlib takes most of a second to import, and only pages need it.
-        from online_model.embedding.evaluation.page import write_page
-
-        write_page(found, html)
-    if as_json:
-        click.echo(json.dumps(found, allow_nan=False))
-        return
-    show(found)
-    if html is not None:
-        click.echo(f"{html}: open it in a browser")
 
 
 @contextmanager
