@@ -21,11 +21,11 @@ from flows.outputs import ACTIONS
 from flows.settings import DAY_MS, Settings
 
 _DAYS = 30  # of the simulated stream
-_SHARE = 0.9
+SHARE = 0.9
 NOTE = (
     "one worker; `flow` is `tidemark run` over a filled log, `from_zero` `tidemark replay restore --all` without a checkpoint, both by the run's own "
     "clock (opening, reading, applying, committing, publishing); `_total_s` with the start of processes, and, of a restore, the reading and writing "
-    f"of checkpoints; `start` is a run that has nothing to do, `_beyond_start` leaves that out; checkpoints were made at {_SHARE:.0%} of the log"
+    f"of checkpoints; `start` is a run that has nothing to do, `_beyond_start` leaves that out; checkpoints were made at {SHARE:.0%} of the log"
 )
 
 
@@ -38,7 +38,7 @@ def measure(events: int, users: int, repeats: int, seed: int, scratch: Path) -> 
         It is not.
     """
     stream = _stream.make(scratch / "stream", events, users, seed)
-    site = _site(stream, scratch / "site")
+    site = site_with_checkpoints(stream, scratch / "site")
     want = _digests.digests(site)
     with LocalLog.open(stream.logs, ACTIONS, read_only=True) as log:
         total = sum(log.end_positions())
@@ -90,11 +90,11 @@ def measure(events: int, users: int, repeats: int, seed: int, scratch: Path) -> 
     }
 
 
-def _site(stream: Settings, data: Path) -> Settings:
+def site_with_checkpoints(stream: Settings, data: Path) -> Settings:
     """A data directory at the end of the stream, with checkpoints of what it was at a share of it."""
     site = replace(stream, data=data)
     with LocalLog.open(stream.logs, ACTIONS, read_only=True) as whole:
-        for share in (_SHARE, 1.0):
+        for share in (SHARE, 1.0):
             with LocalLog.open(site.logs, ACTIONS, whole.partitions, create=True) as log:
                 for partition, end in enumerate(whole.end_positions()):
                     at, until = log.end_position(partition), int(end * share)
