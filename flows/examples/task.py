@@ -122,7 +122,7 @@ class ExamplesTask(Task):
         self._vocabulary = vocabulary
         self._history = history if history is not None else History.of(settings, partition)
         self._ends: tuple[int, int] | tuple[None, None] = ends if ends is not None else (None, None)
-        self._saved_at = 0
+        self._unsaved = 0
         # What was backfilled stays ahead of what goes out: nothing of it became known earlier.
         self._backfilled = backfilled(examples, partition)
         self._join = JoinSet(settings.allowed_lateness_ms, self._backfilled.until)
@@ -172,6 +172,9 @@ class ExamplesTask(Task):
         topics = {int(t) for t in np.unique(actions.topic[actions.request != 0])} - {0} - self._topics.keys()
         self._topics |= (new := {t: self._judging.decoder.topics[t] for t in topics})
         rows, due = None, False
+        # Records, not offsets: a message of Kafka holds up to thousands of them.
+        n = len(actions.user) + len(served.place)
+        self._unsaved += n
         counts = {name: n for name, n in joined.counts.items() if n} | {"served": records.num_rows, "heartbeats": heartbeats}
         self._emitted += len(joined.out)
         if not again:
@@ -182,13 +185,12 @@ class ExamplesTask(Task):
             if len(joined.out):
                 rows = self._rows(joined.out, judged.judged.labels if judged is not None else np.empty((0, 8), np.int64), where)
                 counts |= _counted(joined.out)
-            due = sum(stretch.after) - self._saved_at >= self.settings.anchor_records
+            due = self._unsaved >= self.settings.anchor_records
             if due:
-                self._saved_at = sum(stretch.after)
+                self._unsaved = 0
                 self._store.expire(working_set.watermark, self.settings.allowed_lateness_ms, kept, sparing=len(pieces))
             kept.pieces += pieces
         reached = (stretch.after[1], stretch.served_reached)
-        n = len(actions.user) + len(served.place)
         return Found(rows, kept, counts, new, reached, working_set.watermark, n, self._working_sets() if due else None)
 
     def _rows(self, out: np.ndarray, left: np.ndarray, where: str) -> ExampleRows:
@@ -282,7 +284,6 @@ class ExamplesTask(Task):
                 f"state {self.store.path}: going through logs '{self.source.name}' and '{SERVED}', partition {self.partition}, again from positions "
                 f"{meta.anchor} and {anchor[0]} does not lead to the committed state; a log or the state was altered: {ANEW}"
             )
-        self._saved_at = meta.anchor + anchor[0]
         arrival = self._judging.working_set.arrival
         self._merger = Merger(
             Side(self.source, self.partition, position, -int(NEVER) if arrival is None else arrival, _ACTIONS, self._ends[0]),

@@ -182,7 +182,9 @@ class ActionsTask(CorrectedTask):
         meta = self.store.meta
         self._topics_saved = set(topics_in(self.store))
         sequences = list(meta.anchor_sequences.get(REVISITS, [0] * self._revisit_partitions()))
+        self._unsaved = 0
         for judged in resume(self._judging, self.store, meta, self.source, self.settings.batch_records):
+            self._unsaved += len(judged.status)
             if not self.muted:
                 for destination in partition_of(np.ascontiguousarray(judged.changes[:, 0]), len(sequences)):
                     sequences[destination] += 1
@@ -191,16 +193,16 @@ class ActionsTask(CorrectedTask):
                 f"state {self.store.path}: replaying log '{self.source.name}', partition {self.partition}, offsets {meta.anchor} to {meta.position} "
                 "does not lead to the committed state; the log or the state was altered: put the task back with `tidemark replay restore`"
             )
-        self._saved_at = meta.anchor
         super()._restore()
 
     def _judge(self, batches: list[LogBatch], decoded: Columns | None) -> Judgement:
         done = self._judging.judge(batches, decoded)
         working_set = self._judging.working_set
-        end = batches[-1].end_offset
-        due = end - self._saved_at >= self.settings.anchor_records
+        # Records, not offsets: a message of Kafka holds up to thousands of them.
+        self._unsaved += len(done.columns)
+        due = self._unsaved >= self.settings.anchor_records
         if due:
-            self._saved_at = end
+            self._unsaved = 0
         return Judgement(done, working_set.watermark, working_set.to_bytes() if due else None)
 
     def _moved(self, judgement: Judgement, batch: WriteBatch) -> None:
@@ -216,7 +218,7 @@ class ActionsTask(CorrectedTask):
 
     def _anchor_here(self, batch: WriteBatch) -> None:
         self._put_anchor(batch, self._judging.working_set.to_bytes())
-        self._saved_at = self.store.meta.anchor
+        self._unsaved = 0
 
     def _put_anchor(self, batch: WriteBatch, data: bytes) -> None:
         meta = self.store.meta

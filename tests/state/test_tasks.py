@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.decode import Columns
 from flows.errors import CorruptionError, LogError, TidemarkError
+from flows.events import EVENT_SCHEMA
 from flows.log import LocalLog, LogBatch
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISIT_SCHEMA, REVISITS, take_next
 from flows.settings import Settings
 from flows.state import tables
-from flows.state.actions_task import state_fingerprint
+from flows.state.actions_task import Judge, JudgedBatch, state_fingerprint
 from flows.state.revisits_task import RevisitsTask
 from flows.state.store import TaskStore
 from flows.state.task import Task, task_path
@@ -240,6 +242,57 @@ def test_a_start_replays_fewer_records_than_the_setting_says(tmp_path: Path, anc
         assert 0 <= position - task.store.meta.anchor < anchor_records
         # Killed: what is left to replay adds up over starts.
         task.abandon()
+    house.close()
+
+
+class OfMessages:
+    """A log of one partition as a topic has it: so many records together have one offset."""
+
+    dense = False
+
+    def __init__(self, log: LocalLog, size: int) -> None:
+        self.log, self._size = log, size
+        self.name, self.partitions = log.name, log.partitions
+
+    def end_position(self, partition: int) -> int:
+        return -(-self.log.end_position(partition) // self._size)
+
+    def read(self, partition: int, position: int, max_records: int, *, exact: bool = True) -> list[LogBatch]:
+        stop = min(position + max_records, self.end_position(partition))
+        if position >= stop:
+            return []
+        found = self.log.read(partition, position * self._size, (stop - position) * self._size)
+        records = pa.RecordBatch.from_pylist([row for one in found for row in one.records.to_pylist()], EVENT_SCHEMA)
+        return [LogBatch(partition, position, stop, records, position + np.arange(records.num_rows) // self._size)]
+
+
+@pytest.mark.parametrize("anchor_records", [1, 5, 9])
+def test_a_start_replays_as_few_records_where_a_message_holds_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anchor_records: int
+) -> None:
+    """An offset is a message over Kafka: counted by offsets, the working set would be saved once in a thousand times as many records."""
+    size, house = 4, House(tmp_path / "house", pd.concat([STREAM] * 5, ignore_index=True), anchor_records=anchor_records)
+    topic = OfMessages(house.logs[ACTIONS], size)
+    house.logs[ACTIONS] = topic  # type: ignore[assignment]
+    again = 0
+    judge = Judge.judge
+
+    def counted(self: Judge, batches: list[LogBatch], decoded: Columns | None = None) -> JudgedBatch:
+        nonlocal again
+        again += sum(batch.records.num_rows for batch in batches)
+        return judge(self, batches, decoded)
+
+    monkeypatch.setattr(Judge, "judge", counted)
+    for position in range(topic.end_position(0)):
+        again = 0
+        task = house.open()
+        assert again < anchor_records
+        task.apply(topic.read(0, position, 1))
+        assert task.position == position + 1
+        task.abandon()
+    assert position > 8
+    topic.log.close()
+    house.logs.pop(ACTIONS)
     house.close()
 
 
