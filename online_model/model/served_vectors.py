@@ -18,7 +18,7 @@ from feature_repo.embedding_history import EmbeddingHistory
 from feature_repo.embedding_table import open_table, places_of, table_numbers
 from feature_repo.errors import NoEmbeddingError
 from flows.examples.rows import ExampleRows
-from flows.positions import Positions
+from flows.positions import embedding_of
 from online_model.model.embedding_input import TakenEmbedding
 
 BY_TIME = -1
@@ -26,8 +26,6 @@ BY_TIME = -1
 _OFFLINE = "offline"
 # Of an online learner: today's, and yesterday's.
 _HELD = 2
-# A server reads a new prefix some times a second, for as long as anybody learns.
-_PREFIXES = 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +76,6 @@ class ServedVectors:
         self.data, self.taken = data, taken
         self._history: EmbeddingHistory | None = None
         self._newest = -1
-        self._said: dict[bytes, int] = {}
         self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
@@ -129,13 +126,8 @@ class ServedVectors:
         return Given(row.astype(np.int32), as_input(vectors, found))
 
     def _table(self, packed: bytes) -> int:
-        if packed not in self._said:
-            said = Positions.from_bytes(packed)
-            at = None if said is None else said.embedding
-            if len(self._said) >= _PREFIXES:
-                self._said.clear()
-            self._said[packed] = at[1] if at is not None and at[0] == self.taken.version else BY_TIME
-        return self._said[packed]
+        at = embedding_of(packed)
+        return at[1] if at is not None and at[0] == self.taken.version else BY_TIME
 
     def _refresh(self) -> int:
         """The newest table that is there, checked to be of the embedding that is taken."""

@@ -15,7 +15,7 @@ from flows.errors import FingerprintError
 from flows.examples.picked import Picked
 from flows.examples.record import Kind
 from flows.examples.rows import ExampleRows
-from flows.positions import Positions, with_embedding
+from flows.positions import Positions, embedding_of, with_embedding
 from flows.settings import DAY_MS, Settings
 from online_model.learner.config import LearnerConfig
 from online_model.learner.prepared import prepare
@@ -138,7 +138,9 @@ def test_positions_say_which_table_was_at_hand(embedding: tuple[int, int] | None
     packed = was.to_bytes()
     found = Positions.from_bytes(packed)
     assert found is not None
-    assert (found.embedding, found.to_bytes()) == (embedding, packed)
+    assert (found.embedding, found.to_bytes(), embedding_of(packed)) == (embedding, packed, embedding)
     assert [found.actions.tolist(), found.corrected_to.tolist(), found.applied.tolist()] == [[4, 5], [0, 1], [[1, 2], [3, 4]]]
     for broken in (packed[:-8], packed + bytes(8), packed[:-8] + b"\xff" * 8, b"\x03" + packed[1:]):
         assert Positions.from_bytes(broken) is None
+    for broken in (packed[:-8], packed + bytes(8), b"\x03" + packed[1:], b"", with_embedding(packed[:16], 1, 1)):
+        assert embedding_of(broken) is None
