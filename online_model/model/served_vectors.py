@@ -79,10 +79,10 @@ class ServedVectors:
         self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], data: Path) -> Self | None:
-        """Those that a base takes, by its manifest's config; None: it takes none."""
-        taken = TakenEmbedding.of(config)
-        return None if taken is None or not config.get("model", {}).get("user_embedding") else cls(data, taken)
+    def of(cls, config: Mapping[str, Any], data: Path, where: str = "a base") -> Self | None:
+        """Those that a base takes. Arguments and errors: as of `TakenEmbedding.of`."""
+        taken = TakenEmbedding.of(config, where)
+        return None if taken is None else cls(data, taken)
 
     def tables(self, rows: ExampleRows, low: int = 0, high: int | None = None) -> np.ndarray:
         """The number of the table that each of some examples was served with: int64[high − low].

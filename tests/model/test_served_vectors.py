@@ -22,6 +22,7 @@ from online_model.learner.prepared import prepare
 from online_model.model.columns import ExampleColumns
 from online_model.model.ranker import Ranker
 from online_model.model.served_vectors import ServedVectors
+from online_model.registry.errors import DamagedModelError
 from online_model.training.examples import TrainingExamples
 from tests.model.batches import config
 from tests.model.embedding_runs import D, Runs
@@ -130,6 +131,20 @@ def test_what_is_not_there_or_is_another_is_refused(made: Runs, tmp_path: Path) 
         NoEmbeddingError, match=r"takes user embeddings of version 1, .* has no table of them; `tidemark embed infer` makes one"
     ):
         ExampleColumns.of([given], ServedVectors(tmp_path, made.taken))
+
+
+def test_only_a_model_that_takes_embeddings_is_given_them_and_of_its_width(made: Runs, tmp_path: Path) -> None:
+    said = made.taken.to_config()
+    for none in ({}, {"model": {}}, said, said | {"model": {"user_embedding": 0}}):
+        assert ServedVectors.of(none, tmp_path) is None
+    found = ServedVectors.of(said | {"model": {"user_embedding": D}}, tmp_path)
+    assert found is not None
+    assert found.taken == made.taken
+    for named, names in ((said, f"one of {D}"), ({}, "no version of them")):
+        with pytest.raises(
+            DamagedModelError, match=f"base 3: its model takes user embeddings of 9 numbers, and its manifest names {names};"
+        ):
+            ServedVectors.of(named | {"model": {"user_embedding": 9}}, tmp_path, "base 3")
 
 
 @pytest.mark.parametrize("embedding", [None, (3, 7)])
