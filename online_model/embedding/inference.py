@@ -190,7 +190,7 @@ def infer(
     # Also where everyone is inferred anew: who is in the table before and not in this one has a vector no more.
     last = before if before is not None or not known else open_table(settings.data, plan.version, known[-1])
     left = gone if last is None else np.setdiff1d(last.user_ids, sequences.user_ids)
-    write_history(settings, said, plan.until.actions, rows, left)
+    write_history(settings, said, rows, left)
     table = write_table(settings, merged(before, rows, gone), said)
     work.end()
     sweep_tables(settings, plan.version)

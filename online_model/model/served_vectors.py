@@ -8,6 +8,7 @@ table's rows stay in the offline store, so the vector is the one that was served
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from feature_repo.embedding_history import EmbeddingHistory
-from feature_repo.embedding_table import open_table, places_of, table_numbers
+from feature_repo.embedding_table import TableManifest, open_table, read_table_manifest, table_numbers
 from feature_repo.errors import NoEmbeddingError
 from flows.examples.rows import ExampleRows
 from flows.positions import embedding_of
@@ -24,8 +25,6 @@ from online_model.model.embedding_input import TakenEmbedding
 BY_TIME = -1
 """In the place of a table's number: nobody has said which it was."""
 _OFFLINE = "offline"
-# Of an online learner: today's, and yesterday's.
-_HELD = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +74,8 @@ class ServedVectors:
     def __init__(self, data: Path, taken: TakenEmbedding) -> None:
         self.data, self.taken = data, taken
         self._history: EmbeddingHistory | None = None
+        self._manifest: TableManifest | None = None
         self._newest = -1
-        self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
     def of(cls, config: Mapping[str, Any], data: Path, where: str = "a base") -> Self | None:
@@ -138,44 +137,28 @@ class ServedVectors:
                 "`tidemark embed infer` makes one"
             )
         if newest != self._newest:
-            said = open_table(self.data, self.taken.version).manifest
+            said = read_table_manifest(self.data, self.taken.version, newest)
             self.taken.check(said.version_digest, said.dim, f"table {said.number} of user embeddings")
-            self._newest, self._history = newest, None
+            self._newest, self._manifest, self._history = newest, said, None
         return newest
 
     def _whole_history(self) -> EmbeddingHistory:
         if self._history is None:
-            self._history = EmbeddingHistory(self.data, self.data / _OFFLINE, self.taken.version, self.taken.dim)
+            assert self._manifest is not None
+            self._history = EmbeddingHistory(self.data / _OFFLINE, self._manifest)
         return self._history
 
     def _looked_up(self, user_ids: np.ndarray, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of pairs of a user and a table: float32[n, D], bool[n]."""
-        wanted = np.unique(tables[tables > 0]).tolist()
-        if len(wanted) > _HELD:
-            return self._whole_history().of_tables(user_ids, tables)
-        # An online learner asks for the same again and again: as a whole, which is mapped where it is still kept.
-        opened = {number: self._held.get(number) or self._open(number) for number in wanted}
-        before = {number: held for number, held in self._held.items() if number not in opened}
-        self._held = dict([*before.items(), *opened.items()][-_HELD:])
         vectors, found = np.zeros((len(tables), self.taken.dim), np.float32), np.zeros(len(tables), np.bool_)
-        for number in wanted:
-            ids, of_table = opened[number]
+        kept, swept = table_numbers(self.data, self.taken.version), tables > 0
+        for number in np.intersect1d(tables, kept).tolist():
             mine = np.flatnonzero(tables == number)
-            rows = places_of(ids, user_ids[mine])
-            there = rows >= 0
-            vectors[mine[there]], found[mine[there]] = of_table[rows[there]], True
+            # Swept away between the two.
+            with suppress(NoEmbeddingError):
+                vectors[mine], found[mine] = open_table(self.data, self.taken.version, number).gather(user_ids[mine])
+                swept[mine] = False
+        # An online learner asks for a week of them, batch for batch: what comes of an impression late bears its table's number.
+        if swept.any():
+            vectors[swept], found[swept] = self._whole_history().of_tables(user_ids[swept], tables[swept])
         return vectors, found
-
-    def _open(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Users of a table, ascending, and their vectors."""
-        if number in table_numbers(self.data, self.taken.version):
-            try:
-                table = open_table(self.data, self.taken.version, number)
-                return table.user_ids, table.vectors
-            except NoEmbeddingError:
-                # Swept away between the two.
-                pass
-        history = self._whole_history()
-        users = history.users_until(number)
-        vectors, found = history.of_tables(users, np.full(len(users), number))
-        return users[found], vectors[found]

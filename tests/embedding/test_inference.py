@@ -88,7 +88,7 @@ def test_from_day_to_day_is_what_everyone_anew_is(settings: Settings, events: pd
         assert rows_bytes(settings) == rows_bytes(full)
         # Who was inferred is who has done something else than look at pins since.
         touched = read_actions(settings, since=first.manifest.actions).user_ids
-        history = EmbeddingHistory(settings.data, settings.offline, 1, D)
+        history = EmbeddingHistory(settings.offline, open_table(settings.data, 1).manifest)
         run = history.at(done.table.user_ids, np.full(len(done.table), 2**62)).run
         assert set(done.table.user_ids[run == done.table.manifest.number]) <= set(touched.tolist())
         assert (done.table.manifest.actions, done.table.manifest.corrected_to) == (
@@ -110,7 +110,7 @@ def test_users_touched_since_a_position_are_inferred_and_no_others(settings: Set
     done = ran(settings, since=since).users
     assert 0 < done.inferred == len(touched) < len(done.table)
     assert rows_bytes(settings) == whole
-    history = EmbeddingHistory(settings.data, settings.offline, 1, D)
+    history = EmbeddingHistory(settings.offline, open_table(settings.data, 1).manifest)
     run = history.at(done.table.user_ids, np.full(len(done.table), 2**62)).run
     assert sorted(done.table.user_ids[run == done.table.manifest.number].tolist()) == sorted(touched.tolist())
 
@@ -159,7 +159,7 @@ def test_what_was_known_at_a_moment_is_that_of_the_run_before(settings: Settings
         append(settings, part)
         tables.append(ran(settings).users.table)
     held = [(table.manifest, dict(zip(table.user_ids.tolist(), table.vectors.copy(), strict=True))) for table in tables]
-    history = EmbeddingHistory(settings.data, settings.offline, 1, D)
+    history = EmbeddingHistory(settings.offline, open_table(settings.data, 1).manifest)
     users = np.array([*tables[-1].user_ids.tolist(), 1, 2**63 - 1])
     for as_of in [table.manifest.as_of for table in tables]:
         for moment in (as_of - 1, as_of, as_of + 1):
@@ -194,7 +194,7 @@ def test_a_correction_changes_whom_it_touches_and_takes_out_who_is_no_more(tmp_p
     assert rows_bytes(settings) == rows_bytes(full)
     assert (done.gone, done.inferred) == (1, 0)
     assert done.table.user_ids.tolist() == [user for user in before_.user_ids.tolist() if user != victim]
-    found = EmbeddingHistory(settings.data, settings.offline, 1, D).at(np.array([victim, other]), np.full(2, 2**62), True)
+    found = EmbeddingHistory(settings.offline, done.table.manifest).at(np.array([victim, other]), np.full(2, 2**62), True)
     assert found.found.tolist() == [False, True]
     site.rebuild(Request(site.tasks(), exclude="action == 'save'"))
     full = copied(settings, tmp_path / "again")
