@@ -47,7 +47,7 @@ def embeddings_at(settings: Settings, user_ids: np.ndarray, times: int | np.ndar
         vectors, found = table.gather(user_ids)
         position = np.where(found, np.array(said.actions, np.int64)[partition_of(user_ids, len(said.actions))], -1)
     else:
-        was = EmbeddingHistory(settings.data, settings.offline, version, said.dim).at(
+        was = EmbeddingHistory(settings.offline, said).at(
             user_ids, np.broadcast_to(np.asarray(times, np.int64), len(user_ids)), inclusive=True
         )
         vectors, found, position = was.vectors, was.found, was.position

@@ -206,6 +206,16 @@ def open_table(data: Path, version: int, number: int | None = None) -> Embedding
     raise DamagedEmbeddingError(f"{path} has no {MANIFEST}; {_ADVICE}")
 
 
+def read_table_manifest(data: Path, version: int, number: int) -> TableManifest:
+    """What a table says of itself; its rows are not looked at.
+
+    Raises
+    ------
+    DamagedEmbeddingError
+    """
+    return _manifest_of(data / EMBEDDINGS / str(version) / USERS / str(number))
+
+
 def served_table(data: Path) -> EmbeddingTable:
     """The newest table of the version that is served.
 
@@ -219,10 +229,17 @@ def served_table(data: Path) -> EmbeddingTable:
     return open_table(data, version)
 
 
+def _manifest_of(path: Path) -> TableManifest:
+    try:
+        return TableManifest.from_bytes((path / MANIFEST).read_bytes(), str(path / MANIFEST))
+    except OSError as error:
+        raise DamagedEmbeddingError(f"{path} can't be read ({error}); {_ADVICE}") from error
+
+
 @lru_cache(maxsize=_OPEN)
 def _opened(path: Path, identity: tuple[int, int, int]) -> EmbeddingTable:
     try:
-        manifest = TableManifest.from_bytes((path / MANIFEST).read_bytes(), str(path / MANIFEST))
+        manifest = _manifest_of(path)
         said = manifest.files[ROWS]
         with open(path / ROWS, "rb") as file:
             if os.fstat(file.fileno()).st_size != said["bytes"]:

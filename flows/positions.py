@@ -8,6 +8,7 @@ interleave there enters no state, and a REVISITS log that was made anew has anot
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from flows.outputs import ACTIONS, REVISITS
 _FORMAT = 1
 # With the version and the number of a table of user embeddings behind all else.
 _WITH_EMBEDDING = 2
+_HEADER, _EMBEDDING = Struct("<qq"), Struct("<qq")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +65,33 @@ class Positions:
     @classmethod
     def from_bytes(cls, data: bytes) -> Positions | None:
         """Read them back; None if they are of another format, or none at all."""
-        if len(data) < 16 or len(data) % 8:
+        if not _is_one(data):
             return None
-        numbers = np.frombuffer(data, "<i8").astype(np.int64)
-        form, partitions = int(numbers[0]), int(numbers[1])
-        embedding = None
-        if form == _WITH_EMBEDDING and len(numbers) > 4:
-            embedding, numbers = (int(numbers[-2]), int(numbers[-1])), numbers[:-2]
-        elif form != _FORMAT:
-            return None
-        if partitions < 1 or len(numbers) != 2 + partitions * (2 + partitions) or (numbers < 0).any() or min(embedding or (1,)) < 1:
+        numbers, embedding = np.frombuffer(data, "<i8").astype(np.int64), embedding_of(data)
+        if embedding is not None:
+            numbers = numbers[:-2]
+        partitions = int(numbers[1])
+        if (numbers < 0).any():
             return None
         actions, corrected, applied = np.split(numbers[2:], [partitions, 2 * partitions])
         return cls(actions, corrected, applied.reshape(partitions, partitions), embedding)
+
+
+def _is_one(data: bytes) -> bool:
+    """Whether some bytes have the form of a prefix."""
+    if len(data) < 16:
+        return False
+    form, partitions = _HEADER.unpack_from(data)
+    behind = {_FORMAT: 0, _WITH_EMBEDDING: _EMBEDDING.size}.get(form)
+    return behind is not None and partitions >= 1 and len(data) == _HEADER.size + 8 * partitions * (2 + partitions) + behind
+
+
+def embedding_of(packed: bytes) -> tuple[int, int] | None:
+    """`Positions.embedding` of a packed prefix, without reading the rest of it; None also where it is none."""
+    if not _is_one(packed) or _HEADER.unpack_from(packed)[0] != _WITH_EMBEDDING:
+        return None
+    version, table = _EMBEDDING.unpack_from(packed, len(packed) - _EMBEDDING.size)
+    return (version, table) if min(version, table) >= 1 else None
 
 
 def with_embedding(packed: bytes, version: int, table: int) -> bytes:

@@ -11,14 +11,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from feature_repo.embedding_table import EmbeddingTable, open_table, places_of, table_numbers
+from feature_repo.embedding_history import read_run, run_numbers, users_until
+from feature_repo.embedding_table import EmbeddingTable, open_table, places_of, read_table_manifest, table_numbers
 from flows.directories import make_directory, translated
 from flows.errors import CorruptionError
 from flows.sealed import sealed, unsealed
@@ -28,7 +29,7 @@ from online_model.embedding.actions import LogPrefix, read_actions
 from online_model.embedding.embedding_model import EmbeddingModel
 from online_model.embedding.errors import NoActionsError, OtherTimeError
 from online_model.embedding.sequences import UserSequences
-from online_model.embedding.table import Rows, merged, sweep_tables, write_history, write_table
+from online_model.embedding.table import KEPT, Rows, merged, sweep_tables, write_history, write_table
 from online_model.embedding.version import VersionManifest
 from online_model.registry import durable, tensors
 
@@ -73,6 +74,43 @@ class Plan:
         until = LogPrefix(tuple(said["until"]["actions"]), tuple(said["until"]["corrected_to"]))
         since = None if said["since"] is None else tuple(said["since"])
         return cls(said["version"], said["version_digest"], said["number"], said["parent"], until, said["as_of"], since)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What there is before a run.
+
+    Attributes
+    ----------
+    number : int
+        The greatest that a table or a run of this version has ever had: examples name it, so it never comes to mean another. 0: none.
+    table : int or None
+        The newest table, if it is of that number; over an older one nothing is merged, for the history has more.
+    as_of : int
+        The newest time of any, ms; -1: there is none.
+    """
+
+    number: int
+    table: int | None
+    as_of: int
+
+    @classmethod
+    def of(cls, settings: Settings, manifest: VersionManifest) -> _Before:
+        """As it is on the disk.
+
+        Raises
+        ------
+        DamagedEmbeddingError
+        """
+        tables, runs = table_numbers(settings.data, manifest.version), run_numbers(settings.offline, manifest.version)
+        number = max([*tables, *runs], default=0)
+        if number in runs:
+            run = read_run(settings.offline, manifest.version, number)
+            # A version of that number may have been another one.
+            as_of = run.as_of if run.is_of(manifest.digest) else -1
+        else:
+            as_of = read_table_manifest(settings.data, manifest.version, number).as_of if tables else -1
+        return cls(number, number if number in tables else None, as_of)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +182,7 @@ def infer(
     NoActionsError
         Nobody has done anything yet.
     OtherTimeError
-        The table before is of a later time.
+        A run before is of a later time.
     CorruptionError
         What a run that was cut off has left is not what was written.
     """
@@ -159,17 +197,17 @@ def infer(
     resumed = plan is not None
     until = LogPrefix.now(settings) if plan is None else plan.until
     sequences = read_actions(settings, until=until, progress=lambda done, total: stages("actions", done, total))
-    known = table_numbers(settings.data, manifest.version)
     if plan is None:
-        newest = open_table(settings.data, manifest.version) if known else None
+        before_it = _Before.of(settings, manifest)
         latest = int(sequences.time_ms.max()) if len(sequences.time_ms) else None
-        if latest is not None and newest is not None:
+        if latest is not None:
             # A correction may have taken out the newest action; what was known at a time stays.
-            latest = max(latest, newest.manifest.as_of)
+            latest = max(latest, before_it.as_of)
         as_of = latest if as_of is None or latest is None else min(as_of, latest)
-        plan = _planned(manifest, until, as_of, newest, max(known, default=0) + 1, since)
-        plan = replace(plan, parent=None) if full else plan
-        if newest is not None and not full and since is None and _reflected(newest, plan):
+        # Where everyone is inferred, a table that is damaged is not looked at.
+        newest = None if full or before_it.table is None else open_table(settings.data, manifest.version, before_it.table)
+        plan = _planned(manifest, until, as_of, newest, before_it, since)
+        if newest is not None and since is None and _reflected(newest, plan):
             return Inferred(newest, 0, len(newest), 0, False, False, 0.0)
         work.begin(plan)
     before = None if plan.parent is None else open_table(settings.data, manifest.version, plan.parent)
@@ -187,13 +225,13 @@ def infer(
     said: dict[str, Any] = {name: getattr(plan, name) for name in ("version", "version_digest", "number", "parent", "as_of")}
     said |= {"actions": plan.until.actions, "corrected_to": plan.until.corrected_to}
     said |= {"inferred": len(rows), "gone": len(gone), "popular": popular}
-    # Also where everyone is inferred anew: who is in the table before and not in this one has a vector no more.
-    last = before if before is not None or not known else open_table(settings.data, plan.version, known[-1])
-    left = gone if last is None else np.setdiff1d(last.user_ids, sequences.user_ids)
-    write_history(settings, said, plan.until.actions, rows, left)
+    # Also where everyone is inferred anew: who has had a vector and is not in this table has one no more.
+    had = before.user_ids if before is not None else users_until(settings.offline, plan.version, plan.version_digest, plan.number)
+    write_history(settings, said, rows, np.setdiff1d(had, sequences.user_ids))
     table = write_table(settings, merged(before, rows, gone), said)
     work.end()
-    sweep_tables(settings, plan.version)
+    # Whoever infers everyone has a table that is damaged, as a rule; what it said stands in the history.
+    sweep_tables(settings, plan.version, KEPT if before is not None else 1)
     return Inferred(table, len(rows), len(table) - len(rows), len(gone), resumed, True, seconds)
 
 
@@ -212,17 +250,19 @@ def _planned(
     until: LogPrefix,
     as_of: int | None,
     parent: EmbeddingTable | None,
-    number: int,
+    before: _Before,
     since: tuple[int, ...] | None,
 ) -> Plan:
     if as_of is None:
         raise NoActionsError("the log holds no action that an embedding could be made of; `tidemark ingest` puts some there")
-    if parent is not None and as_of < parent.manifest.as_of:
+    if as_of < before.as_of:
         raise OtherTimeError(
-            f"table {parent.manifest.number} of embedding version {manifest.version} is of {parent.manifest.as_of}, later than {as_of}; "
+            f"table {before.number} of embedding version {manifest.version} is of {before.as_of}, later than {as_of}; "
             "what was known at a time must not change: leave the time out, or give a later one"
         )
-    return Plan(manifest.version, manifest.digest, number, None if parent is None else parent.manifest.number, until, as_of, since)
+    return Plan(
+        manifest.version, manifest.digest, before.number + 1, None if parent is None else parent.manifest.number, until, as_of, since
+    )
 
 
 def _reflected(table: EmbeddingTable, plan: Plan) -> bool:

@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.embedding_history import RUN, SCHEMA, directory_of
+from feature_repo.embedding_history import RUN, SCHEMA, Run, directory_of
 from feature_repo.embedding_table import (
     EMBEDDINGS,
     ROWS,
@@ -85,34 +84,34 @@ def merged(before: EmbeddingTable | None, now: Rows, gone: np.ndarray) -> Rows:
     return Rows(user_ids[order], of("vectors"), of("inputs"), of("event_time"))
 
 
-def write_history(settings: Settings, run: Mapping[str, int], actions: tuple[int, ...], made: Rows, gone: np.ndarray) -> None:
+def write_history(settings: Settings, said: Mapping[str, Any], made: Rows, gone: np.ndarray) -> None:
     """Put the rows that a run has made into the offline store, with the time that they are of; a run that is done again writes the same bytes.
 
     Parameters
     ----------
-    run : mapping
-        Its version, number and as_of.
-    actions : tuple of int
-        The prefix that they reflect.
+    said : mapping
+        The fields of `TableManifest` that say of which run they are: version, version_digest, number, parent, actions, as_of.
     made : Rows
     gone : int64[g]
         Users who have no row any more.
     """
-    positions, sink = np.array(actions, np.int64), pa.BufferOutputStream()
-    about = {RUN: orjson.dumps({"as_of": run["as_of"], "number": run["number"], "actions": list(actions)})}
+    run = Run(said["number"], said["as_of"], tuple(said["actions"]), said["version_digest"], said["parent"] is None)
+    sink = pa.BufferOutputStream()
+    about = {RUN: run.to_bytes()}
     with pq.ParquetWriter(sink, SCHEMA.with_metadata(about), write_page_checksum=True) as writer:
         for begin in range(0, len(made), _GROUP):
-            writer.write_table(_told(run, positions, made.user_ids[begin : begin + _GROUP], made.vectors[begin : begin + _GROUP]))
-        writer.write_table(_told(run, positions, gone, None))
-    place = directory_of(settings.offline, run["version"]).absolute()
+            end = begin + _GROUP
+            writer.write_table(_told(said["version"], run, made.user_ids[begin:end], made.vectors[begin:end]))
+        writer.write_table(_told(said["version"], run, gone, None))
+    place = directory_of(settings.offline, said["version"]).absolute()
     with translated(f"can't write the history of user embeddings to {place}"):
         make_directory(place)
-        durable.replace(place / f"{run['number']}.parquet", sink.getvalue())
+        durable.replace(place / f"{run.number}.parquet", sink.getvalue())
 
 
-def _told(run: Mapping[str, int], positions: np.ndarray, user_ids: np.ndarray, vectors: np.ndarray | None) -> pa.Table:
+def _told(version: int, run: Run, user_ids: np.ndarray, vectors: np.ndarray | None) -> pa.Table:
     """Rows of the history; without vectors, of users who have none any more."""
-    n = len(user_ids)
+    n, positions = len(user_ids), np.array(run.actions, np.int64)
     if vectors is None:
         lists = pa.nulls(n, SCHEMA.field("embedding").type)
     else:
@@ -121,11 +120,11 @@ def _told(run: Mapping[str, int], positions: np.ndarray, user_ids: np.ndarray, v
     return pa.table(
         {
             "user_id": user_ids,
-            "event_timestamp": pa.array(np.full(n, run["as_of"])).cast(SCHEMA.field("event_timestamp").type),
+            "event_timestamp": pa.array(np.full(n, run.as_of)).cast(SCHEMA.field("event_timestamp").type),
             "embedding": lists,
-            "embedding_version": np.full(n, run["version"]),
+            "embedding_version": np.full(n, version),
             "embedding_position": positions[partition_of(user_ids, len(positions))],
-            "embedding_run": np.full(n, run["number"]),
+            "embedding_run": np.full(n, run.number),
         },
         schema=SCHEMA,
     )

@@ -6,12 +6,13 @@ position, and need torch, which takes a second to load and 350 MB.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing import Pipe
 
 from online_model.learner.errors import LearnerError
@@ -50,23 +51,21 @@ class Apart:
     def __init__(self, asked: Asked, slot_bytes: int | None = None) -> None:
         if slot_bytes is None:
             slot_bytes = min(asked.course.config.batch_rows * _RECORD_BYTES, _MOST_BYTES)
-        self._connection, theirs = Pipe()
         self._used: list[int] = []
         self._ended = False
         try:
-            held = memory(SLOTS * slot_bytes)
-            try:
+            with ExitStack() as kept, ExitStack() as given:
+                self._connection, theirs = Pipe()
+                kept.callback(self._connection.close)
+                given.callback(theirs.close)
+                held = memory(SLOTS * slot_bytes)
+                given.callback(os.close, held)
                 self._ring = Ring(held, SLOTS, slot_bytes)
                 self._process = _started(theirs.fileno(), held)
-            finally:
-                os.close(held)
+                kept.pop_all()
         except OSError as error:
-            self._connection.close()
-            raise LearnerError(
-                f"learner: a process that reads examples can't be started ({error}); let this user have one more process, and memory for it"
-            ) from error
-        finally:
-            theirs.close()
+            need = "more open files (`ulimit -n`)" if error.errno in (errno.EMFILE, errno.ENFILE) else "one more process, and memory for it"
+            raise LearnerError(f"learner: a process that reads examples can't be started ({error}); let this user have {need}") from error
         self.process_id = self._process.pid
         self._waiting = select.poll()
         self._waiting.register(self._connection.fileno(), select.POLLIN)
@@ -92,7 +91,8 @@ class Apart:
             if not self._waiting.poll(timeout_s * 1000):
                 return None
             found = self._connection.recv()
-        except (EOFError, ConnectionError) as error:
+        except (EOFError, OSError) as error:
+            # A message that ends in its middle is a plain OSError: it was killed while it wrote.
             self._ended = True
             raise LearnerError(self._how_it_ended()) from error
         if isinstance(found, tuple):
@@ -119,10 +119,13 @@ class Apart:
 
     def _how_it_ended(self) -> str:
         code = self._process.wait()
-        how = f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with code {code}"
+        if code < 0:
+            how, why = f"by signal {-code} ({signal.strsignal(-code)})", "look for what ends it: too little memory, as a rule"
+        else:
+            how, why = f"with code {code}", "what it has written above says why"
         return (
             f"learner: the process that reads examples has ended {how}; run the same command again, it goes on at the last snapshot. "
-            "If it happens again, look for what ends it: too little memory, as a rule"
+            f"If it happens again, {why}"
         )
 
 

@@ -111,7 +111,7 @@ class Learner:
         point, tables = _begun(site, base, course)
         about = base.manifest.about.config
         ranker = load_dense(ModelConfig.from_dict(about["model"]), base.path / DENSE, device)
-        vectors = ServedVectors.of(about, site.models.parent)
+        vectors = ServedVectors.of(about, site.models.parent, f"base {base.number}")
         step = Step(ranker, tables, course.config, point.newest_event_time, vectors)
         since = _since(site, base)
         last = last_closing(log, base.number, since=since)

@@ -60,6 +60,10 @@ class Asked:
     vectors: ServedVectors | None = None
 
 
+class _HasGoneError(Exception):
+    """Nobody learns any more. Not one of the errors that reading meets, brokers that have gone among them."""
+
+
 class _Learner:
     """Who learns, at the other end of a connection: takes batches, and gives slots back."""
 
@@ -71,34 +75,57 @@ class _Learner:
         """Hand a batch over, as soon as a slot is free."""
         pause = _PAUSE_S
         while True:
-            if self._connection.poll():
-                self._given_back()
-            elif self._free:
+            if self._given_back(0):
+                continue
+            if self._free:
                 break
-            else:
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-        self._connection.send(self._ring.pack(ready, self._free.pop()))
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+        packed = self._ring.pack(ready, self._free.pop())
+        with _there():
+            self._connection.send(packed)
 
     def wait(self) -> None:
         """A little; that it has gone is told at once."""
-        if self._connection.poll(_LOOK_S):
-            self._given_back()
+        self._given_back(_LOOK_S)
 
     def told_last(self, what: BaseException | None) -> None:
         """That there is nothing any more, or what went wrong; then until it has gone."""
-        self._connection.send(what)
+        with _there():
+            self._connection.send(what)
         while True:
-            self._given_back()
+            self._given_back(None)
 
-    def _given_back(self) -> None:
-        self._free += self._connection.recv()
+    def _given_back(self, wait_s: float | None) -> bool:
+        """Whether slots came back within so long; None: however long it takes."""
+        with _there():
+            if not self._connection.poll(wait_s):
+                return False
+            self._free += self._connection.recv()
+        return True
+
+
+@contextmanager
+def _there() -> Iterator[None]:
+    """While one speaks with who learns."""
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise _HasGoneError from error
 
 
 def serve(connection: Connection, memory: int) -> None:
-    """Make batches ready until nobody wants them: EOFError or OSError says so."""
-    asked, slots, slot_bytes = connection.recv()
+    """Make batches ready until nobody wants them, or nobody is there any more."""
+    with suppress(_HasGoneError):
+        _serve(connection, memory)
+
+
+def _serve(connection: Connection, memory: int) -> None:
+    with _there():
+        asked, slots, slot_bytes = connection.recv()
     learner = _Learner(connection, Ring(memory, slots, slot_bytes))
+    # What is mapped needs it no longer, and nobody shall open it by it.
+    os.close(memory)
     with _told(learner), closing(asked.opened()) as examples:
         batches = Batches(examples, asked.positions, asked.model, asked.course, vectors=asked.vectors)
         while (ready := batches.next(asked.ended)) is not None or asked.follow:
@@ -114,7 +141,7 @@ def _told(learner: _Learner) -> Iterator[None]:
     """Whoever learns is told what reading has met."""
     try:
         yield
-    except (EOFError, ConnectionError):
+    except _HasGoneError:
         raise
     except Exception as error:
         learner.told_last(sendable(error))
@@ -142,5 +169,4 @@ def _end_with(descriptor: int) -> None:
 if __name__ == "__main__":
     connection = Connection(int(sys.argv[1]))
     threading.Thread(target=_end_with, args=(connection.fileno(),), name="awaiting-the-learners-end", daemon=True).start()
-    with suppress(EOFError, ConnectionError):
-        serve(connection, int(sys.argv[2]))
+    serve(connection, int(sys.argv[2]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from feature_repo.embedding_table import open_table
 from flows.errors import FingerprintError
+from online_model.registry.errors import DamagedModelError
 
 if TYPE_CHECKING:
     from online_model.embedding.retrieval import Retriever
@@ -35,10 +36,23 @@ class TakenEmbedding:
     dim: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Self | None:
-        """What a base's manifest says; None: it takes none."""
-        said = config.get(KEY)
-        return None if not said else cls(said["version"], said["digest"], said["dim"])
+    def of(cls, config: Mapping[str, Any], where: str = "a base") -> Self | None:
+        """What a base takes, by its manifest's config; None: its model takes none.
+
+        Raises
+        ------
+        DamagedModelError
+            The model takes some, and the manifest names no version, or one of another width.
+        """
+        width, said = config.get("model", {}).get("user_embedding", 0), config.get(KEY)
+        if not width:
+            return None
+        if not said or said["dim"] != width:
+            raise DamagedModelError(
+                f"{where}: its model takes user embeddings of {width} numbers, and its manifest names "
+                f"{'one of ' + str(said['dim']) if said else 'no version of them'}; roll back (`tidemark models rollback`), or train anew"
+            )
+        return cls(said["version"], said["digest"], said["dim"])
 
     def to_config(self) -> dict[str, Any]:
         """As a manifest's config has it."""

@@ -8,6 +8,7 @@ table's rows stay in the offline store, so the vector is the one that was served
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,19 +16,15 @@ from typing import Any, Self
 import numpy as np
 
 from feature_repo.embedding_history import EmbeddingHistory
-from feature_repo.embedding_table import open_table, places_of, table_numbers
+from feature_repo.embedding_table import TableManifest, open_table, read_table_manifest, table_numbers
 from feature_repo.errors import NoEmbeddingError
 from flows.examples.rows import ExampleRows
-from flows.positions import Positions
+from flows.positions import embedding_of
 from online_model.model.embedding_input import TakenEmbedding
 
 BY_TIME = -1
 """In the place of a table's number: nobody has said which it was."""
 _OFFLINE = "offline"
-# Of an online learner: today's, and yesterday's.
-_HELD = 2
-# A server reads a new prefix some times a second, for as long as anybody learns.
-_PREFIXES = 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +74,14 @@ class ServedVectors:
     def __init__(self, data: Path, taken: TakenEmbedding) -> None:
         self.data, self.taken = data, taken
         self._history: EmbeddingHistory | None = None
+        self._manifest: TableManifest | None = None
         self._newest = -1
-        self._said: dict[bytes, int] = {}
-        self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], data: Path) -> Self | None:
-        """Those that a base takes, by its manifest's config; None: it takes none."""
-        taken = TakenEmbedding.of(config)
-        return None if taken is None or not config.get("model", {}).get("user_embedding") else cls(data, taken)
+    def of(cls, config: Mapping[str, Any], data: Path, where: str = "a base") -> Self | None:
+        """Those that a base takes. Arguments and errors: as of `TakenEmbedding.of`."""
+        taken = TakenEmbedding.of(config, where)
+        return None if taken is None else cls(data, taken)
 
     def tables(self, rows: ExampleRows, low: int = 0, high: int | None = None) -> np.ndarray:
         """The number of the table that each of some examples was served with: int64[high − low].
@@ -129,13 +125,8 @@ class ServedVectors:
         return Given(row.astype(np.int32), as_input(vectors, found))
 
     def _table(self, packed: bytes) -> int:
-        if packed not in self._said:
-            said = Positions.from_bytes(packed)
-            at = None if said is None else said.embedding
-            if len(self._said) >= _PREFIXES:
-                self._said.clear()
-            self._said[packed] = at[1] if at is not None and at[0] == self.taken.version else BY_TIME
-        return self._said[packed]
+        at = embedding_of(packed)
+        return at[1] if at is not None and at[0] == self.taken.version else BY_TIME
 
     def _refresh(self) -> int:
         """The newest table that is there, checked to be of the embedding that is taken."""
@@ -146,44 +137,28 @@ class ServedVectors:
                 "`tidemark embed infer` makes one"
             )
         if newest != self._newest:
-            said = open_table(self.data, self.taken.version).manifest
+            said = read_table_manifest(self.data, self.taken.version, newest)
             self.taken.check(said.version_digest, said.dim, f"table {said.number} of user embeddings")
-            self._newest, self._history = newest, None
+            self._newest, self._manifest, self._history = newest, said, None
         return newest
 
     def _whole_history(self) -> EmbeddingHistory:
         if self._history is None:
-            self._history = EmbeddingHistory(self.data, self.data / _OFFLINE, self.taken.version, self.taken.dim)
+            assert self._manifest is not None
+            self._history = EmbeddingHistory(self.data / _OFFLINE, self._manifest)
         return self._history
 
     def _looked_up(self, user_ids: np.ndarray, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of pairs of a user and a table: float32[n, D], bool[n]."""
-        wanted = np.unique(tables[tables > 0]).tolist()
-        if len(wanted) > _HELD:
-            return self._whole_history().of_tables(user_ids, tables)
-        # An online learner asks for the same again and again: as a whole, which is mapped where it is still kept.
-        opened = {number: self._held.get(number) or self._open(number) for number in wanted}
-        before = {number: held for number, held in self._held.items() if number not in opened}
-        self._held = dict([*before.items(), *opened.items()][-_HELD:])
         vectors, found = np.zeros((len(tables), self.taken.dim), np.float32), np.zeros(len(tables), np.bool_)
-        for number in wanted:
-            ids, of_table = opened[number]
+        kept, swept = table_numbers(self.data, self.taken.version), tables > 0
+        for number in np.intersect1d(tables, kept).tolist():
             mine = np.flatnonzero(tables == number)
-            rows = places_of(ids, user_ids[mine])
-            there = rows >= 0
-            vectors[mine[there]], found[mine[there]] = of_table[rows[there]], True
+            # Swept away between the two.
+            with suppress(NoEmbeddingError):
+                vectors[mine], found[mine] = open_table(self.data, self.taken.version, number).gather(user_ids[mine])
+                swept[mine] = False
+        # An online learner asks for a week of them, batch for batch: what comes of an impression late bears its table's number.
+        if swept.any():
+            vectors[swept], found[swept] = self._whole_history().of_tables(user_ids[swept], tables[swept])
         return vectors, found
-
-    def _open(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Users of a table, ascending, and their vectors."""
-        if number in table_numbers(self.data, self.taken.version):
-            try:
-                table = open_table(self.data, self.taken.version, number)
-                return table.user_ids, table.vectors
-            except NoEmbeddingError:
-                # Swept away between the two.
-                pass
-        history = self._whole_history()
-        users = history.users_until(number)
-        vectors, found = history.of_tables(users, np.full(len(users), number))
-        return users[found], vectors[found]

@@ -252,7 +252,7 @@ class _Retrain:
     def _taken(self, plan: Planned) -> TakenEmbedding | None:
         """Which user embeddings the new base takes."""
         if plan.parent is not None:
-            return TakenEmbedding.of(plan.parent.manifest.about.config)
+            return TakenEmbedding.of(plan.parent.manifest.about.config, f"base {plan.parent.number}")
         version = self._request.user_embedding
         return None if version is None else taken_of(self._settings.data, version)
 
@@ -279,7 +279,7 @@ class _Retrain:
         incumbent = None
         if plan.incumbent is not None:
             config = ModelConfig.from_dict(plan.incumbent.manifest.about.config["model"])
-            theirs = ServedVectors.of(plan.incumbent.manifest.about.config, self._settings.data)
+            theirs = ServedVectors.of(plan.incumbent.manifest.about.config, self._settings.data, f"base {plan.incumbent.number}")
             incumbent = (Model.load(plan.incumbent.path, config, theirs), learned_by(plan.incumbent).positions)
         ours = ServedVectors.of(trained.config, self._settings.data)
         candidate = Model.load(trained.draft, ModelConfig.from_dict(trained.config["model"]), ours)

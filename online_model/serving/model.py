@@ -95,12 +95,7 @@ class Dense:
             raise DamagedModelError(
                 f"base {base.number}: its manifest describes no model ({error}); train it with `tidemark retrain`"
             ) from error
-        embedding = TakenEmbedding.of(base.manifest.about.config)
-        if config.user_embedding and (embedding is None or embedding.dim != config.user_embedding):
-            raise DamagedModelError(
-                f"base {base.number}: its model takes user embeddings of {config.user_embedding} numbers, and its manifest names "
-                f"{'no version of them' if embedding is None else f'one of {embedding.dim}'}; roll back (`tidemark models rollback`), or train anew"
-            )
+        embedding = TakenEmbedding.of(base.manifest.about.config, f"base {base.number}")
         ranker = load_dense(config, base.path / DENSE).eval()
         calibrators = Calibrators.load(base.path / CALIBRATORS)
         if calibrators.heads != config.heads:

@@ -101,10 +101,13 @@ def serve(service: Service, listening: socket.socket, ready: Callable[[str], Non
         finally:
             beating.close()
     finally:
-        listening.close()
-        if beside is not None:
-            beside.close()
-        lost = service.close()
+        try:
+            listening.close()
+            if beside is not None:
+                beside.close()
+        finally:
+            # What was served is kept, whatever the rest meets.
+            lost = service.close()
     return lost
 
 

@@ -57,10 +57,10 @@ class Token:
         Raises
         ------
         SettingsError
-            The file can't be read, or what is given can't be a token.
+            The file can't be read, or what is given can't be a token; an empty variable is none either, for so a secret that is missing arrives.
         """
         if file is None:
-            return cls(environment[VARIABLE], f"environment variable {VARIABLE}") if environment.get(VARIABLE) else None
+            return cls(environment[VARIABLE], f"environment variable {VARIABLE}") if VARIABLE in environment else None
         where = f"--token-file {file}"
         try:
             with file.open("rb") as opened:

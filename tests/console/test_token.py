@@ -96,7 +96,9 @@ def test_a_file_goes_before_the_environment(tmp_path: Path) -> None:
         assert token.fits(f"Bearer {fitting}".encode())
         assert not token.fits(f"Bearer {TOKEN if fitting == other else other}".encode())
     assert Token.given(None, {}) is None
-    assert Token.given(None, {"TIDEMARK_TOKEN": ""}) is None
+    # As a secret that is missing arrives: nobody meant to serve without one.
+    with pytest.raises(SettingsError, match="environment variable TIDEMARK_TOKEN holds no token"):
+        Token.given(None, {"TIDEMARK_TOKEN": ""})
     # No other command takes it for a setting.
     load_settings(environment={"TIDEMARK_TOKEN": TOKEN})
 

@@ -16,6 +16,7 @@ import pytest
 
 from feature_repo.embedding_history import EmbeddingHistory
 from feature_repo.embedding_table import ROWS, EmbeddingTable, open_table, table_numbers
+from feature_repo.errors import DamagedEmbeddingError
 from flows.errors import CorruptionError, LockedError, TidemarkError
 from flows.partition import partition_of
 from flows.settings import Settings
@@ -88,7 +89,7 @@ def test_from_day_to_day_is_what_everyone_anew_is(settings: Settings, events: pd
         assert rows_bytes(settings) == rows_bytes(full)
         # Who was inferred is who has done something else than look at pins since.
         touched = read_actions(settings, since=first.manifest.actions).user_ids
-        history = EmbeddingHistory(settings.data, settings.offline, 1, D)
+        history = EmbeddingHistory(settings.offline, open_table(settings.data, 1).manifest)
         run = history.at(done.table.user_ids, np.full(len(done.table), 2**62)).run
         assert set(done.table.user_ids[run == done.table.manifest.number]) <= set(touched.tolist())
         assert (done.table.manifest.actions, done.table.manifest.corrected_to) == (
@@ -110,7 +111,7 @@ def test_users_touched_since_a_position_are_inferred_and_no_others(settings: Set
     done = ran(settings, since=since).users
     assert 0 < done.inferred == len(touched) < len(done.table)
     assert rows_bytes(settings) == whole
-    history = EmbeddingHistory(settings.data, settings.offline, 1, D)
+    history = EmbeddingHistory(settings.offline, open_table(settings.data, 1).manifest)
     run = history.at(done.table.user_ids, np.full(len(done.table), 2**62)).run
     assert sorted(done.table.user_ids[run == done.table.manifest.number].tolist()) == sorted(touched.tolist())
 
@@ -159,7 +160,7 @@ def test_what_was_known_at_a_moment_is_that_of_the_run_before(settings: Settings
         append(settings, part)
         tables.append(ran(settings).users.table)
     held = [(table.manifest, dict(zip(table.user_ids.tolist(), table.vectors.copy(), strict=True))) for table in tables]
-    history = EmbeddingHistory(settings.data, settings.offline, 1, D)
+    history = EmbeddingHistory(settings.offline, open_table(settings.data, 1).manifest)
     users = np.array([*tables[-1].user_ids.tolist(), 1, 2**63 - 1])
     for as_of in [table.manifest.as_of for table in tables]:
         for moment in (as_of - 1, as_of, as_of + 1):
@@ -194,7 +195,7 @@ def test_a_correction_changes_whom_it_touches_and_takes_out_who_is_no_more(tmp_p
     assert rows_bytes(settings) == rows_bytes(full)
     assert (done.gone, done.inferred) == (1, 0)
     assert done.table.user_ids.tolist() == [user for user in before_.user_ids.tolist() if user != victim]
-    found = EmbeddingHistory(settings.data, settings.offline, 1, D).at(np.array([victim, other]), np.full(2, 2**62), True)
+    found = EmbeddingHistory(settings.offline, done.table.manifest).at(np.array([victim, other]), np.full(2, 2**62), True)
     assert found.found.tolist() == [False, True]
     site.rebuild(Request(site.tasks(), exclude="action == 'save'"))
     full = copied(settings, tmp_path / "again")
@@ -298,6 +299,69 @@ def test_a_run_that_was_cut_off_goes_on_with_what_it_was_to_reflect(
     assert rows_bytes(settings) == rows_bytes(clean)
     assert sum(seen) == done.inferred - 40
     assert ran(settings).users.inferred > 0
+
+
+@pytest.mark.parametrize("lost", ["newest", "all"])
+def test_a_number_never_comes_to_mean_another_table(settings: Settings, events: pd.DataFrame, tmp_path: Path, lost: str) -> None:
+    """Examples name the table that they were served with: what it said stays, though somebody has deleted it."""
+    ran(settings)
+    append(settings, before(events, 0.6)[1])
+    table = ran(settings).users.table
+    said = dict(zip(table.user_ids.tolist(), table.vectors.copy(), strict=True))
+    tables = settings.data / "embeddings" / "1" / "users"
+    shutil.rmtree(tables / "2" if lost == "newest" else tables)
+    append(settings, events_of(8)[:200])
+    clean = copied(settings, tmp_path / "clean")
+    done = ran(settings).users
+    assert (done.table.manifest.number, done.inferred) == (3, len(done.table))
+    shutil.rmtree(clean.data / "embeddings" / "1" / "users", ignore_errors=True)
+    shutil.rmtree(clean.offline)
+    ran(clean)
+    assert rows_bytes(settings) == rows_bytes(clean)
+    users = np.array([*said, 1])
+    history = EmbeddingHistory(settings.offline, done.table.manifest)
+    for number, wanted in ((2, said), (3, dict(zip(done.table.user_ids.tolist(), done.table.vectors, strict=True)))):
+        vectors, found = history.of_tables(users, np.full(len(users), number))
+        assert found.tolist() == [user in wanted for user in users.tolist()]
+        assert vectors[found].tobytes() == b"".join(wanted[user].tobytes() for user in users[found].tolist())
+    with pytest.raises(OtherTimeError, match="what was known at a time must not change"):
+        ran(settings, as_of=done.table.manifest.as_of - 1)
+
+
+@pytest.mark.parametrize("name", [ROWS, "manifest.json"])
+def test_a_damaged_table_is_made_anew(settings: Settings, events: pd.DataFrame, tmp_path: Path, name: str) -> None:
+    """As its error says: by --full, and nobody meets it again."""
+    ran(settings)
+    append(settings, before(events, 0.6)[1])
+    clean = copied(settings, tmp_path / "clean")
+    ran(clean)
+    table = ran(settings).users.table
+    path = table.path / name
+    path.write_bytes(path.read_bytes()[:-1] + b"#")
+    with pytest.raises(DamagedEmbeddingError, match="`tidemark embed infer --full` makes it anew"):
+        ran(settings)
+    done = ran(settings, full=True).users
+    assert done.table.manifest.number == 3
+    assert rows_bytes(settings) == rows_bytes(clean)
+    assert table_numbers(settings.data, 1) == [3]
+    vectors, found = EmbeddingHistory(settings.offline, done.table.manifest).of_tables(done.table.user_ids, np.full(len(done.table), 2))
+    assert found.all()
+    assert vectors.tobytes() == done.table.vectors.tobytes()
+
+
+def test_runs_of_another_embedding_of_that_number_are_passed_over(settings: Settings, events: pd.DataFrame) -> None:
+    """Somebody has deleted version 1, and trained another one: what the offline store has of the first is not of its space."""
+    other = ran(settings).users.table
+    shutil.rmtree(settings.data / "embeddings" / "1")
+    version(settings, events["pin_id"].unique()[::2], seed=5)
+    made = ran(settings).users.table
+    assert made.manifest.number == 2
+    history = EmbeddingHistory(settings.offline, made.manifest)
+    assert history.runs.tolist() == [2]
+    assert not history.of_tables(other.user_ids, np.ones(len(other), np.int64))[1].any()
+    vectors, found = history.of_tables(made.user_ids, np.full(len(made), 2))
+    assert found.all()
+    assert vectors.tobytes() == made.vectors.tobytes()
 
 
 def test_two_at_once_are_one_too_many(settings: Settings) -> None:

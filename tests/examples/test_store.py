@@ -312,6 +312,50 @@ def test_positions_go_on_behind_heartbeats(tmp_path: Path, read: int) -> None:
         assert [one.positions for one in batches_of(Merged(log, [2, 2], 1, read_records=read))] == [[3, 2], [4, 3]]
 
 
+def test_a_heartbeat_goes_with_the_rows_of_its_message(tmp_path: Path) -> None:
+    """A position behind it lies behind them, so it waits for their time: else who goes on there would leave them out."""
+    rows = rows_in_order(3, 5)
+
+    def at(numbers: list[int], times: list[int]) -> ExampleRows:
+        return replace(rows.take(np.array(numbers)), ready_time=np.array(times))
+
+    with LocalLog.open(tmp_path, EXAMPLES, 2, create=True) as log:
+        for number, time in enumerate((10, 20, 40)):
+            log.append([(0, batch_of(at([number], [time]), 0, 0, number))])
+        log.append([(1, batch_of(joined([heartbeats_at(np.array([5])), at([3], [30])]), 0, 1, 0))])
+        log.append([(1, batch_of(joined([heartbeats_at(np.array([35])), at([4], [50])]), 0, 1, 2))])
+        topic = AsMessages(log)
+        whole = list(batches_of(Merged(topic, [0, 0], 1), ended=True))
+        assert [one.ready_time.tolist() for one in whole] == [[10], [20], [30], [40], [50]]
+        for i, one in enumerate(whole):
+            behind = list(batches_of(Merged(topic, one.positions, 1), ended=True))
+            assert [other.ready_time.tolist() for other in behind] == [other.ready_time.tolist() for other in whole[i + 1 :]]
+
+
+class Marked(AsMessages):
+    """As a topic of transactions: behind what was appended together there is an offset without a record, which a read may find alone."""
+
+    def read(self, partition: int, position: int, max_records: int, *, exact: bool = True) -> list[LogBatch]:
+        found = []
+        for one in super().read(partition, position, max_records, exact=exact):
+            between = one.first_offset // 2 * 2 + 1
+            if one.first_offset < between:
+                found.append(one.between(position, between))
+            if between < one.end_offset:
+                found.append(LogBatch(partition, between, one.end_offset, pa.record_batch({}), np.empty(0, np.int64)))
+        return found
+
+
+@pytest.mark.parametrize("read", [1, 2, 3, 1_000])
+def test_offsets_without_records_are_passed_over(site: Site, read: int) -> None:
+    site.write()
+    topic = Marked(site.log)
+    assert everything(list(final_rows(topic, read_records=read))) == everything(site.final())
+    found = list(batches_of(Merged(topic, [0] * PARTITIONS, 16, read_records=read), ended=True))
+    assert sorted(values_of(joined([one.rows for one in found]))["request_id"]) == sorted(sequence(site)["request_id"])
+    assert [one.positions for one in found][-1] == [topic.end_position(p) and topic.end_position(p) - 1 for p in range(PARTITIONS)]
+
+
 def test_two_makers_of_examples_are_noticed(tmp_path: Path) -> None:
     rows = rows_in_order(3, 20)
     with LocalLog.open(tmp_path, EXAMPLES, 1, create=True) as log:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feature_repo.errors import NoEmbeddingError
 from flows.errors import InputError, TidemarkError
 from flows.examples.record import EXAMPLES
 from flows.examples.rows import ExampleRows, batch_of
@@ -30,9 +33,11 @@ from online_model.learner.errors import LearnerError
 from online_model.learner.reading import Batches, Ready
 from online_model.learner.reading_process import Asked, sendable
 from online_model.learner.ring import Ring, memory
+from online_model.model.served_vectors import ServedVectors
 from tests.learner.test_reading import ROWS, rows_in_order
 from tests.learner.test_step import model
 from tests.learner.world import CONFIG
+from tests.model.embedding_runs import D, Runs
 from tests.processes import PATIENCE_S, ROOT, environment
 
 BATCH_ROWS = 8
@@ -140,6 +145,81 @@ def test_what_reading_meets_is_raised_where_one_learns(settings: Settings) -> No
     assert str(there.value) == str(here.value)
 
 
+def with_embeddings(settings: Settings, vectors: ServedVectors) -> Asked:
+    return replace(asked(settings), model=model(user_embedding=D), vectors=vectors)
+
+
+def test_a_ranker_that_takes_user_embeddings_is_given_the_same(settings: Settings) -> None:
+    rows = rows_in_order()
+    write(settings, rows)
+    runs = Runs(settings)
+    middle = int(np.median(rows.request_time))
+    for as_of in (middle - 2_000, middle, middle + 2_000):
+        runs.run(as_of, np.unique(rows.user_id)[:6].tolist())
+    one = with_embeddings(settings, ServedVectors(settings.data, runs.taken))
+    with closing(open_examples(settings)) as log:
+        batches = Batches(log, one.positions, one.model, one.course, vectors=one.vectors)
+        expected = []
+        while (ready := batches.next(ended=True)) is not None:
+            expected.append(plainly(ready))
+            assert ready.batch.features.user_embedding.shape[1] == D + 1
+    with closing(Apart(with_embeddings(settings, ServedVectors(settings.data, runs.taken)))) as reading:
+        found, had = [], 0
+        while (ready := reading.get(PATIENCE_S)) is not None:
+            found.append(plainly(ready))
+            had += int(ready.batch.features.user_embedding[:, -1].sum())
+    assert found == expected
+    assert 0 < had < ROWS
+
+
+def test_that_there_are_no_user_embeddings_is_told(settings: Settings) -> None:
+    write(settings, rows_in_order())
+    vectors = ServedVectors(settings.data, Runs(settings).taken)
+    with (
+        closing(Apart(with_embeddings(settings, vectors))) as reading,
+        pytest.raises(NoEmbeddingError, match="has no table of them; `tidemark embed infer` makes one"),
+    ):
+        reading.get(PATIENCE_S)
+
+
+def refused(settings: Settings) -> None:
+    raise ConnectionRefusedError(111, "no broker there")
+
+
+def test_a_connection_that_reading_has_lost_is_not_the_learners(settings: Settings) -> None:
+    """Both are told by the same errors; the learner must hear of the one, and its process end with the other."""
+    with (
+        closing(Apart(replace(asked(settings), opened=partial(refused, settings)))) as reading,
+        pytest.raises(ConnectionRefusedError, match="no broker there"),
+    ):
+        reading.get(PATIENCE_S)
+
+
+def writing_half(settings: Settings) -> None:
+    """A process that is killed while it hands a batch over."""
+    connection = int(sys.argv[1])
+    os.write(connection, struct.pack("!i", 1_000) + b"half of it")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def failing(settings: Settings) -> None:
+    os._exit(1)
+
+
+@pytest.mark.parametrize(
+    ("opened", "told"),
+    [
+        (writing_half, r"has ended by signal 9 \(Killed\); .* too little memory, as a rule"),
+        (failing, r"has ended with code 1; .* what it has written above says why"),
+    ],
+)
+def test_how_it_has_ended_is_told_wherever_it_was(settings: Settings, opened: Callable[[Settings], None], told: str) -> None:
+    with closing(Apart(replace(asked(settings), opened=partial(opened, settings)))) as reading:
+        with pytest.raises(LearnerError, match=told):
+            reading.get(PATIENCE_S)
+        assert reading.ended
+
+
 class Unsendable(TidemarkError):
     def __init__(self, first: str, second: str) -> None:
         super().__init__(first + second)
@@ -188,6 +268,32 @@ def test_a_process_that_cannot_be_started_is_told(settings: Settings, monkeypatc
     monkeypatch.setattr(apart, "memory", refuse)
     with pytest.raises(LearnerError, match=r"can't be started \(.*Cannot allocate memory\); let this user have one more process"):
         Apart(asked(settings))
+
+
+def descriptors() -> list[str]:
+    return sorted(os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}"))
+
+
+@pytest.mark.parametrize("name", ["Pipe", "memory", "_started"])
+def test_out_of_files_it_says_so_and_leaves_none(settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(apart, name, refuse)
+        with pytest.raises(LearnerError, match=r"can't be started \(.*Too many open files\); let this user have more open files"):
+            Apart(asked(settings))
+    assert descriptors() == before
+
+
+def test_no_descriptor_is_left_of_one_that_is_closed(settings: Settings) -> None:
+    write(settings, rows_in_order(), 0, 20)
+    before = descriptors()
+    reading = Apart(asked(settings))
+    taken(reading)
+    reading.close()
+    assert descriptors() == before
 
 
 def test_slots_keep_what_was_put_there_until_they_are_written_again() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from flows.errors import FingerprintError
 from flows.examples.joining import joined
+from flows.settings import Settings
 from online_model.deltas.chain import closings
 from online_model.deltas.errors import DivergedError, SecondLearnerError
 from online_model.learner import course as courses
@@ -26,6 +27,7 @@ from online_model.registry.manifest import DENSE
 from online_model.registry.snapshots import numbers
 from online_model.training.tables import Tables
 from tests.learner.world import CONFIG, PARTITIONS, World, digests, learn_all, rows_for, served, state_of, told
+from tests.model.embedding_runs import Runs
 
 
 @pytest.fixture
@@ -192,6 +194,44 @@ def test_relearning_from_the_base_gives_the_same_rows(world: World) -> None:
     assert again.positions == (0,) * PARTITIONS
     learn_all(again)
     assert state_of(again) == state_of(learner)
+
+
+def test_killed_or_begun_anew_it_learns_with_the_vectors_that_were_served(tmp_path: Path) -> None:
+    """Though the tables of then are swept away meanwhile."""
+    world = World(tmp_path)
+    world.write()
+    runs = Runs(Settings(data=tmp_path, partitions=PARTITIONS))
+    times = np.quantile(np.concatenate([rows.request_time for rows in world.rows]), (0.1, 0.4, 0.6, 0.9)).astype(np.int64)
+    users = np.unique(np.concatenate([rows.user_id for rows in world.rows])).tolist()
+    for i, as_of in enumerate(times[:3].tolist()):
+        runs.run(as_of, users[i : i + 5])
+    world.publish(taken=runs.taken)
+    learner = world.begun()
+    batches = learner.batches()
+    for _ in range(10):
+        ready = batches.next()
+        assert ready is not None
+        learner.learn(ready)
+    learner.publish()
+    learner.snapshot()
+    for ready in iter(batches.next, None):
+        learner.learn(ready)
+    whole = state_of(learner)
+    runs.run(int(times.max()) + 10**9, users)
+    runs.run(int(times.max()) + 2 * 10**9, users)
+    again = world.learner()
+    assert again.delta == 1
+    learn_all(again)
+    assert state_of(again) == whole
+    other = World(tmp_path / "other")
+    other.write()
+    other.publish()
+    plain = other.begun()
+    learn_all(plain)
+    assert plain.positions == again.positions
+    assert digests(plain) != digests(again)
+    other.close()
+    world.close()
 
 
 def test_a_second_learner_is_refused(world: World) -> None:

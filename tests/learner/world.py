@@ -20,6 +20,7 @@ from online_model.learner.course import Course
 from online_model.learner.learner import Learner, Site, begin_of, course_of
 from online_model.model.calibration import Calibrators
 from online_model.model.dense import save_dense
+from online_model.model.embedding_input import TakenEmbedding
 from online_model.registry.bases import Base
 from online_model.registry.build import build_of
 from online_model.registry.manifest import CALIBRATORS, DENSE
@@ -64,9 +65,15 @@ class World:
                 self.examples.append([(p, batch_of(rows.take(np.arange(low, high)), 0, p, low))])
             self._written[p] = high
 
-    def publish(self, encoder: str = "mean", serve: bool = True, positions: tuple[int, ...] | None = (0,) * PARTITIONS) -> Base:
+    def publish(
+        self,
+        encoder: str = "mean",
+        serve: bool = True,
+        positions: tuple[int, ...] | None = (0,) * PARTITIONS,
+        taken: TakenEmbedding | None = None,
+    ) -> Base:
         """A new base."""
-        ranker = shaken(model(encoder))
+        ranker = shaken(model(encoder) if taken is None else model(encoder, user_embedding=taken.dim))
         begun = tables(admit_after=2)
         ids = np.arange(3, dtype=np.int64)
         for table in (begun.users, begun.pins):
@@ -75,7 +82,7 @@ class World:
             save_dense(ranker, draft / DENSE)
             begun.save(draft)
             Calibrators.none(ranker.config.heads).save(draft / CALIBRATORS)
-            config = {"model": ranker.config.to_dict()}
+            config = {"model": ranker.config.to_dict()} | ({} if taken is None else taken.to_config())
             cut = {} if positions is None else {"positions": list(positions)}
             base = self.registry.publish(draft, about(self.registry.bases.expected, config=config, cut=cut, build=build_of(0)))
         if serve:

@@ -22,6 +22,8 @@ class Runs:
     ----------
     as_of : dict of int to int
         By number.
+    inferred : dict of int to set of int
+        Users whom each run has made a row of, or taken away.
     said : dict of int to dict of int to bytes
         Of each table, the vector of each user who has one.
     """
@@ -31,14 +33,15 @@ class Runs:
     version: int = 1
     digest: str = "d" * 32
     as_of: dict[int, int] = field(default_factory=dict)
+    inferred: dict[int, set[int]] = field(default_factory=dict)
     said: dict[int, dict[int, bytes]] = field(default_factory=dict)
 
     @property
     def taken(self) -> TakenEmbedding:
         return TakenEmbedding(self.version, self.digest, D)
 
-    def run(self, as_of: int, users: list[int], gone: tuple[int, ...] = ()) -> int:
-        """Infer some users anew, and take some away; the number of the table."""
+    def run(self, as_of: int, users: list[int], gone: tuple[int, ...] = (), everyone: bool = False) -> int:
+        """Infer some users anew, and take some away; the number of the table. `everyone`: there are no others any more."""
         number = len(self.as_of) + 1
         rng = np.random.default_rng([self.seed, number])
         ids = np.array(sorted(users), np.int64)
@@ -47,18 +50,19 @@ class Runs:
         rows = Rows(ids, vectors, np.zeros((len(ids), 16), np.uint8), np.full(len(ids), as_of))
         leave = np.array(gone, np.int64)
         actions = (number,) * self.settings.partitions
-        write_history(self.settings, {"version": self.version, "number": number, "as_of": as_of}, actions, rows, leave)
         before: EmbeddingTable | None = (
-            open_table(self.settings.data, self.version) if table_numbers(self.settings.data, self.version) else None
+            open_table(self.settings.data, self.version) if table_numbers(self.settings.data, self.version) and not everyone else None
         )
         said = {
-            "version": self.version, "version_digest": self.digest, "number": number, "parent": number - 1 or None, "actions": actions,
-            "corrected_to": (0,) * len(actions), "as_of": as_of, "inferred": len(ids), "gone": len(leave), "popular": (),
+            "version": self.version, "version_digest": self.digest, "number": number, "parent": None if before is None else number - 1,
+            "actions": actions, "corrected_to": (0,) * len(actions), "as_of": as_of, "inferred": len(ids), "gone": len(leave), "popular": (),
         }  # fmt: skip
+        write_history(self.settings, said, rows, leave)
         write_table(self.settings, merged(before, rows, leave), said)
         sweep_tables(self.settings, self.version)
         self.as_of[number] = as_of
-        kept = {user: vector for user, vector in self.said.get(number - 1, {}).items() if user not in gone}
+        self.inferred[number] = {*users, *gone}
+        kept = {user: vector for user, vector in self.said.get(number - 1, {}).items() if user not in gone and not everyone}
         self.said[number] = kept | {user: vector.tobytes() for user, vector in zip(ids.tolist(), vectors, strict=True)}
         return number
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import orjson
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks._examples import examples
-from feature_repo.errors import NoEmbeddingError
+from feature_repo.embedding_history import RUN, EmbeddingHistory
+from feature_repo.embedding_table import open_table
+from feature_repo.errors import DamagedEmbeddingError, NoEmbeddingError
 from flows.errors import FingerprintError
 from flows.examples.picked import Picked
 from flows.examples.record import Kind
 from flows.examples.rows import ExampleRows
-from flows.positions import Positions, with_embedding
+from flows.positions import Positions, embedding_of, with_embedding
 from flows.settings import DAY_MS, Settings
 from online_model.learner.config import LearnerConfig
 from online_model.learner.prepared import prepare
 from online_model.model.columns import ExampleColumns
 from online_model.model.ranker import Ranker
 from online_model.model.served_vectors import ServedVectors
+from online_model.registry.errors import DamagedModelError
 from online_model.training.examples import TrainingExamples
 from tests.model.batches import config
 from tests.model.embedding_runs import D, Runs
@@ -96,6 +102,78 @@ def test_whoever_learns_online_finds_the_same(made: Runs) -> None:
                 check(made, given.take(index), [tables[i] for i in index.tolist()], batch.features.user_embedding)
 
 
+def test_learning_online_reads_each_run_a_few_times_however_many_batches_there_are(made: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes of an impression late bears the table of its request: nearly every batch names a week of them."""
+    read: Counter[str] = Counter()
+    real = pq.ParquetFile.__init__
+
+    def counted(self: pq.ParquetFile, source: object, **how: object) -> None:
+        read.update([source.name] if isinstance(source, Path) else [])
+        real(self, source, **how)
+
+    monkeypatch.setattr(pq.ParquetFile, "__init__", counted)
+    monkeypatch.setattr(pq, "read_table", lambda source, columns, **how: pq.ParquetFile(source, **how).read(columns))
+    given, tables = served(rows())
+    vectors = ServedVectors(made.settings.data, made.taken)
+    for low in range(0, 240, 12):
+        part = given.take(np.arange(low, low + 12))
+        check(made, part, tables[low : low + 12], ExampleColumns.of([part], vectors).all_features(1).user_embedding)
+    assert len(read) == 6
+    # Its users, its vectors when they are asked for, and when they are again.
+    assert max(read.values()) <= 3
+
+
+@pytest.fixture
+def old(made: Runs) -> Runs:
+    """As a Tidemark wrote them whose runs did not say of which embedding they are."""
+    for path in (made.settings.offline / "user_embedding" / "1").iterdir():
+        table = pq.read_table(path)
+        said = orjson.loads(table.schema.metadata[RUN])
+        kept = {name: said[name] for name in ("as_of", "number", "actions")}
+        pq.write_table(table.replace_schema_metadata({RUN: orjson.dumps(kept)}), path)
+    return made
+
+
+def test_runs_of_a_version_before_are_read(old: Runs) -> None:
+    given, tables = served(rows())
+    check(old, given, tables, ExampleColumns.of([given], ServedVectors(old.settings.data, old.taken)).all_features(2).user_embedding)
+
+
+@pytest.mark.parametrize("gone", [1, 3, 6])
+def test_a_row_that_may_have_been_in_a_file_that_is_gone_is_refused(made: Runs, gone: int) -> None:
+    """And none other: whoever was inferred since has the same vector."""
+    first = int(rows().request_time.max())
+    made.run(first + DAY_MS, list(range(0, USERS, 2)))
+    made.run(first + 2 * DAY_MS, list(range(0, USERS, 3)), everyone=True)
+    made.run(first + 3 * DAY_MS, [1])
+    (made.settings.offline / "user_embedding" / "1" / f"{gone}.parquet").unlink()
+    history = EmbeddingHistory(made.settings.offline, open_table(made.settings.data, 1).manifest)
+    refused = set()
+    for table in range(10):
+        for user in range(USERS):
+            since = [run for run in range(gone + 1, table + 1) if run == 8 or user in made.inferred[run]]
+            if gone <= table and not since:
+                refused.add(table)
+                with pytest.raises(
+                    DamagedEmbeddingError, match=rf"1/{gone}.parquet is gone, and a row that is asked for may have been there"
+                ):
+                    history.of_tables(np.array([user]), np.array([table]))
+            else:
+                vectors, found = history.of_tables(np.array([user]), np.array([table]))
+                wanted = made.said.get(table, {}).get(user)
+                assert (vectors[0].tobytes() if found[0] else None) == wanted
+    assert {gone, gone + 1} <= refused <= set(range(gone, 8))
+    # Between the runs on both sides nobody knows whether it was there.
+    times = made.as_of
+    for as_of in times.values():
+        newest = max((one for one in times if one != gone and times[one] <= as_of), default=0)
+        if newest == gone - 1:
+            with pytest.raises(DamagedEmbeddingError, match=f"{gone}.parquet is gone"):
+                history.tables_at(np.array([as_of + 1]))
+        else:
+            assert history.tables_at(np.array([as_of + 1])).tolist() == [newest]
+
+
 def test_a_new_table_is_seen_and_changes_nothing_before_it(made: Runs) -> None:
     given, _ = served(rows())
     vectors = ServedVectors(made.settings.data, made.taken)
@@ -132,13 +210,29 @@ def test_what_is_not_there_or_is_another_is_refused(made: Runs, tmp_path: Path) 
         ExampleColumns.of([given], ServedVectors(tmp_path, made.taken))
 
 
+def test_only_a_model_that_takes_embeddings_is_given_them_and_of_its_width(made: Runs, tmp_path: Path) -> None:
+    said = made.taken.to_config()
+    for none in ({}, {"model": {}}, said, said | {"model": {"user_embedding": 0}}):
+        assert ServedVectors.of(none, tmp_path) is None
+    found = ServedVectors.of(said | {"model": {"user_embedding": D}}, tmp_path)
+    assert found is not None
+    assert found.taken == made.taken
+    for named, names in ((said, f"one of {D}"), ({}, "no version of them")):
+        with pytest.raises(
+            DamagedModelError, match=f"base 3: its model takes user embeddings of 9 numbers, and its manifest names {names};"
+        ):
+            ServedVectors.of(named | {"model": {"user_embedding": 9}}, tmp_path, "base 3")
+
+
 @pytest.mark.parametrize("embedding", [None, (3, 7)])
 def test_positions_say_which_table_was_at_hand(embedding: tuple[int, int] | None) -> None:
     was = Positions(np.array([4, 5]), np.array([0, 1]), np.array([[1, 2], [3, 4]]), embedding)
     packed = was.to_bytes()
     found = Positions.from_bytes(packed)
     assert found is not None
-    assert (found.embedding, found.to_bytes()) == (embedding, packed)
+    assert (found.embedding, found.to_bytes(), embedding_of(packed)) == (embedding, packed, embedding)
     assert [found.actions.tolist(), found.corrected_to.tolist(), found.applied.tolist()] == [[4, 5], [0, 1], [[1, 2], [3, 4]]]
     for broken in (packed[:-8], packed + bytes(8), packed[:-8] + b"\xff" * 8, b"\x03" + packed[1:]):
         assert Positions.from_bytes(broken) is None
+    for broken in (packed[:-8], packed + bytes(8), b"\x03" + packed[1:], b"", with_embedding(packed[:16], 1, 1)):
+        assert embedding_of(broken) is None

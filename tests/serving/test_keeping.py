@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from flows.errors import LogError, StorageFullError
 from flows.log import LocalLog
 from flows.served_rows import Served
 from flows.settings import Settings
-from online_model.serving import served_log
+from online_model.serving import served_log, server
 from online_model.serving.metrics import NOT_ENCODED, QUEUE_FULL, STOPPED, Metrics
 from online_model.serving.options import Options
 from online_model.serving.served_log import ServedLog
@@ -217,3 +218,35 @@ def test_answers_go_on_without_room_unless_it_is_required(site: Site, appends: A
 def test_nothing_served_makes_nothing(settings: Settings) -> None:
     assert ServedLog(settings, MIB, Metrics()).close(PATIENCE_S) == 0
     assert list(settings.data.iterdir()) == []
+
+
+def test_what_was_served_is_kept_though_what_is_beside_cannot_be_closed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Stands:
+        """For the service, its server, and what is beside it."""
+
+        settings, options = None, None
+
+        def warm_up(self) -> None:
+            done.append("warm")
+
+        def run(self, sockets: list[socket.socket]) -> None:
+            done.append("served")
+
+        def close(self) -> int:
+            done.append("closed")
+            return 0
+
+    class Beside(Stands):
+        def close(self) -> int:
+            raise OSError("no")
+
+    monkeypatch.setattr(server, "make_server", lambda *_: Stands())
+    monkeypatch.setattr(server, "Heartbeats", lambda _: Stands())
+    for where, name in ((server.gc, "freeze"), (server.sys, "setswitchinterval"), (server.stopping, "listen")):
+        monkeypatch.setattr(where, name, lambda *_: None)
+    with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(OSError, match="no"):
+        server.serve(Stands(), listening, lambda url: None, Beside())  # type: ignore[arg-type]
+    # The heartbeats first, and the service behind what could not be closed.
+    assert done == ["warm", "served", "closed", "closed"]
