@@ -257,6 +257,7 @@ def test_an_order_shows_if_its_interval_lies_on_the_papers_side(low: float | Non
     [
         ([0.1, 0.2], True, "yes"), ([0.1, 0.2], False, "opposite"), ([-0.1, -0.2], True, "opposite"), ([0.1, -0.2], True, "within chance"),
         ([0.1, 0.0], True, "within chance"), ([0.0, 0.0], True, "within chance"), ([0.1, None], True, "unknown"),
+        ([0.1], True, "unknown"), ([-0.1], True, "unknown"), ([0.1], False, "unknown"), ([], True, "unknown"),
     ],
 )  # fmt: skip
 def test_an_order_of_coverage_shows_if_all_seeds_agree(by_seed: list[float | None], up: bool, shows: str) -> None:

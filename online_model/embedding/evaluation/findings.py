@@ -24,6 +24,8 @@ _BASE = "base"
 """The plan's embedding itself, as a row under the empty key."""
 
 _NO_DRAWS = "a draw of users has fewer different ones, and so covers less: what is told is whether all seeds agree"
+_SEEDS = 2
+"""So few can agree: one is on a side of 0 whatever is true."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +234,7 @@ def _shows(up: bool, low: float | None, high: float | None) -> str:
 def _in_all_seeds(up: bool, by_seed: Sequence[float | None]) -> str:
     """The same of a figure that has no interval: which side of 0 all seeds are on."""
     known = [value for value in by_seed if value is not None]
-    if len(known) < len(by_seed):
+    if len(known) < len(by_seed) or len(known) < _SEEDS:
         return "unknown"
     sides = {(value > 0) - (value < 0) for value in known}
     return {1: "yes", -1: "opposite"}.get(next(iter(sides)) * (1 if up else -1), "within chance") if len(sides) == 1 else "within chance"
