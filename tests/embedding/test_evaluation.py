@@ -187,6 +187,10 @@ def test_what_was_made_is_found_and_says_the_same(
     assert evaluated(plan, events, work) == found
     with pytest.raises(AssertionError, match="trained again"):
         evaluated(replace(plan, embedding=replace(plan.embedding, learning_rate=1e-2)), events, work, ("table3",))
+    learned = arms.learned_vectors
+    monkeypatch.setattr(arms, "learned_vectors", lambda *of: replace(learned(*of), vectors=2 * learned(*of).vectors))
+    with pytest.raises(AssertionError, match="trained again"):
+        evaluated(plan, events, work, ("table3",))
 
 
 def test_the_tables_have_rows_figures_and_intervals(found: Mapping[str, Any]) -> None:
