@@ -17,7 +17,7 @@ from flows import stopping
 from flows.errors import InputError, SettingsError, TidemarkError
 from flows.settings import Settings
 from online_model.embedding.actions import read_actions
-from online_model.embedding.evaluation import arms, worlds
+from online_model.embedding.evaluation import arms, findings, worlds
 from online_model.embedding.evaluation.arms import Bench
 from online_model.embedding.evaluation.findings import SeedRows, _figures, _in_all_seeds, _shows
 from online_model.embedding.evaluation.measures import coverage
@@ -28,6 +28,7 @@ from online_model.embedding.evaluation.tables import ALL, COVERAGE, LOSS, POPULA
 from online_model.embedding.evaluation.worlds import Worlds, topics_of
 from online_model.embedding.positives import is_positive
 from online_model.evaluation.bootstrap import weights_of
+from online_model.evaluation.user_sums import weighted_sums
 from online_model.training.errors import TrainingStoppedError
 from tests import driving
 from tests.embedding.worlds import DAY, tastes
@@ -131,9 +132,18 @@ def test_the_orders_are_those_of_the_published_figures() -> None:
             assert (this > against) == order.up, (table.key, order)
 
 
-def test_a_draw_of_users_is_measured_as_those_users_would_be(plan_file: Path, events: Path, work: Path) -> None:
-    """Recall under the bootstrap's weights, in plain loops over the users that were drawn."""
-    plan = replace(read_plan(str(plan_file)), seeds=(1,), resamples=5)
+def test_a_draw_of_users_is_measured_as_those_users_would_be(
+    plan_file: Path, events: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recall under the bootstrap's weights, in plain loops over the users that were drawn; a block of draws at once."""
+    blocks = set()
+
+    def noted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        blocks.add(weights.shape[1])
+        return weighted_sums(values, weights)
+
+    monkeypatch.setattr(findings, "weighted_sums", noted)
+    plan = replace(read_plan(str(plan_file)), seeds=(1,), resamples=70)
     tables = tables_of(plan, ("table2", "table5"))
     world = Worlds(plan, Settings(data=work / "none"), events, work).of_seed(1)
     bench = Bench(plan, world, 1, work)
@@ -142,7 +152,8 @@ def test_a_draw_of_users_is_measured_as_those_users_would_be(plan_file: Path, ev
         for row in table.rows:
             rows[table.key, row.name] = bench.measured(row.arm, [row.refresh], lambda *_: None)[row.refresh]
     figures = _figures(plan, tables, SeedRows(bench, rows))
-    weights = next(weights_of(len(bench.users), 5, 1))[1].T
+    assert blocks == {64, 6}
+    weights = np.concatenate([block.T for _, block in weights_of(len(bench.users), 70, 1)])
     drawn = [[user for user, times in enumerate(one) for _ in range(int(times))] for one in weights]
     for (key, name), measured in rows.items():
         for kind in (ALL, "hide"):
