@@ -298,16 +298,34 @@ def test_topics_are_those_that_events_name() -> None:
         ('types = { x = ["@@"] }', "says no positive action"),
         ("sizes = { user = 3 }", "not 'user' = 3"),
         ("[embedding]\nepoch = 1", "no setting 'epoch'"),
-        ("[quick]\nseed = [1]", "no setting 'seed'"),
+        ("[quick]\nseed = [1]", "no setting 'quick.seed'"),
+        ("[quick.quick]\nseeds = [1]", "no setting 'quick.quick'"),
+        ("quick = true", "'quick' must be a table, [quick]"),
+        ("embedding = 3", "'embedding' must be a table, [embedding]"),
+        ("sizes = 3", "'sizes' must be a table, [sizes]"),
+        ("[quick]\nembedding = 3", "'quick.embedding' must be a table, [quick.embedding]"),
+        ("[quick]\nsizes = [3]", "'quick.sizes' must be a table, [quick.sizes]"),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, change: str, said: str) -> None:
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, change: str, said: str, quick: bool) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(change + "\n" if "world" in change else f'world = "drifting"\n{change}\n')
+    if quick and "quick" not in change:
+        path.write_text(path.read_text() + "[quick]\nembedding = { epochs = 1 }\n")
     with pytest.raises(SettingsError) as raised:
-        read_plan(str(path))
+        read_plan(str(path), quick)
     assert said in str(raised.value)
     assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("empty", ["", "[quick]\n"])
+def test_a_plan_that_says_nothing_of_a_quick_evaluation_has_none(tmp_path: Path, empty: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'world = "drifting"\n{empty}')
+    assert read_plan(str(path)).seeds
+    with pytest.raises(SettingsError, match=r"say in a table \[quick\] what is smaller .* or leave --quick out"):
+        read_plan(str(path), quick=True)
 
 
 def test_what_does_not_fit_together_is_refused(plan_file: Path, events: Path, work: Path, tmp_path: Path) -> None:

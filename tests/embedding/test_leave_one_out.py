@@ -126,13 +126,36 @@ def test_what_can_t_be_measured_is_refused_in_one_line(tmp_path: Path, monkeypat
     assert "give it: --sequences FILE" in refused(*yardstick)
     assert "--table is of --protocol tables" in refused(*yardstick, "--sequences", short, "--table", "table2")
     assert "is of --protocol leave-one-out" in refused("--sequences", short)
-    plan = tmp_path / "plan.toml"
-    plan.write_text("known = true\n")
-    with pytest.raises(SettingsError, match="no setting 'known'"):
-        read_yardstick(plan)
-    plan.write_text("known_left_out = 1\n")
-    with pytest.raises(SettingsError, match="must be true or false"):
-        read_yardstick(plan)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("known = true", "no setting 'known'"),
+        ("known_left_out = 1", "must be true or false"),
+        ("embedding = 3", "'embedding' must be a table, [embedding]"),
+        ("quick = true", "'quick' must be a table, [quick]"),
+        ("[quick]\nembedding = 3", "'quick.embedding' must be a table, [quick.embedding]"),
+        ("[quick]\nepochs = 1", "no setting 'quick.epochs'"),
+        ("[embedding]\nepoch = 1", "no setting 'epoch'"),
+    ],
+)
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, content: str, said: str, quick: bool) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(content + ("\n" if "quick" in content else "\n[quick]\nembedding = { epochs = 2 }\n"))
+    with pytest.raises(SettingsError) as raised:
+        read_yardstick(path, quick)
+    assert said in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_a_plan_without_a_quick_one_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text("known_left_out = false\n")
+    assert not read_yardstick(path).known_left_out
+    with pytest.raises(SettingsError, match="leave --quick out"):
+        read_yardstick(path, quick=True)
 
 
 @pytest.mark.parametrize("left_out", [False, True])

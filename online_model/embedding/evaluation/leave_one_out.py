@@ -7,17 +7,15 @@ Ranking is full, among all items, so figures can be held against those of others
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flows.errors import InputError, SettingsError
-from flows.toml_file import read_toml
-from flows.vocabulary import suggestion
 from online_model.embedding.config import EmbeddingConfig
-from online_model.embedding.evaluation.plan import PLANS, YARDSTICK
+from online_model.embedding.evaluation.plan import PLANS, YARDSTICK, read_content
 from online_model.embedding.learned_vectors import learned_vectors
 from online_model.embedding.pin_vectors import PinVectors
 from online_model.embedding.sequences import UserSequences
@@ -51,7 +49,7 @@ class Yardstick:
 
 
 def read_yardstick(path: Path | None = None, quick: bool = False) -> Yardstick:
-    """A file with `known_left_out` and a table [embedding]; by default the committed one, a SASRec with sampled softmax.
+    """A file with `known_left_out` and a table [embedding], and [quick] over both; by default the committed one, a SASRec with sampled softmax.
 
     Raises
     ------
@@ -59,18 +57,11 @@ def read_yardstick(path: Path | None = None, quick: bool = False) -> Yardstick:
     """
     place = PLANS / f"{YARDSTICK}.toml" if path is None else path
     where = YARDSTICK if path is None else f"--plan {path}"
-    content = read_toml("--plan", place)
-    smaller = content.pop("quick", {})
-    embedding = {**content.pop("embedding", {}), **(smaller.get("embedding", {}) if quick else {})}
-    left_out = content.pop("known_left_out", True)
-    for name in content:
-        raise SettingsError(
-            f"{where}: there is no setting '{name}'{suggestion(name, ['embedding', 'known_left_out', 'quick'])}; a plan of this protocol has "
-            "known_left_out, [embedding] and [quick]"
-        )
+    content = read_content(place, where, [one.name for one in fields(Yardstick)], ("embedding",), quick)
+    left_out = content.get("known_left_out", True)
     if not isinstance(left_out, bool):
         raise SettingsError(f"{where}: known_left_out must be true or false, not {left_out!r}")
-    return Yardstick(EmbeddingConfig.from_dict(embedding, f"{where}: [embedding]"), left_out)
+    return Yardstick(EmbeddingConfig.from_dict(content.get("embedding", {}), f"{where}: [embedding]"), left_out)
 
 
 def measure(
