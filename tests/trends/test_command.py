@@ -65,6 +65,26 @@ def test_actions_that_moved_fail_a_build(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "now", "before"),
+    [
+        (("--from", START + 400 * DAY), "0", "0"),
+        (("--from", START + 400 * DAY, "--reference", f"..{START + 400 * DAY}"), "0", r"1,\d{3}"),
+        (("--from", START, "--reference", f"..{START - DAY}"), r"1,\d{3}", "0"),
+    ],
+    ids=["nothing", "nothing came", "nothing before"],
+)
+def test_a_build_does_not_pass_on_nothing(site: Site, options: tuple[object, ...], now: str, before: str) -> None:
+    done = told(site, *options, "--json", "--fail-above", 1e6, code=1)
+    assert done.json()["actions"]["psi"] is None
+    said = (
+        f"whether actions have moved is unknown: {now} records are held against {before} of the reference, and --fail-above needs {ENOUGH}"
+    )
+    assert re.match(said, done.err)
+    assert done.err.count("\n") == 1
+    assert told(site, *options, "--json").json() == done.json(), "which is no fault of whoever doesn't ask"
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--metrics-port", 0), "--metrics-file are of use with --every alone"),
