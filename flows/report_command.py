@@ -107,7 +107,8 @@ def report(
     """
     settings: Settings = ctx.obj
     _check(first, until, reference, by, as_of, compare, fail_above, html, every, metrics_port, metrics_file)
-    refuse_unwritable(html, metrics_file)
+    page = html if html is not None or as_json or every is not None else PAGE
+    refuse_unwritable(page, metrics_file)
     if every is not None:
         metrics = Metrics()
         stopping.listen()
@@ -123,7 +124,7 @@ def report(
         trends = gather(settings, counting, Reading(bars.total, bars.read))
         if first is None and until is None:
             history = _history(settings, as_of, bars)
-    _tell(trends, history, html if html is not None or as_json else PAGE, compare, as_json)
+    _tell(trends, history, page, compare, as_json)
     if fail_above is not None and not trends.psi_now <= fail_above:
         click.echo(_failed(trends, fail_above), err=True)
         ctx.exit(1)

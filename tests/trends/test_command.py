@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from flows.report_command import report
+from flows import report_command
+from flows.report_command import PAGE, report
 from flows.skew.drift import ENOUGH, MOVED, MOVING
 from flows.trends.following import Round
 from flows.trends.gathering import gather
@@ -105,6 +106,16 @@ def test_what_can_not_be_told(site: Site, tmp_path: Path) -> None:
     data = {"data": site.settings.data, "partitions": PARTITIONS}
     assert "holds nothing: it must end after it begins" in refused("report", "--from", START + DAY, "--to", START, **data)
     assert "there is no directory" in refused("report", "--html", tmp_path / "absent" / "x.html", **data)
+
+
+def test_a_page_that_has_no_place_is_refused_before_the_work(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    PAGE.mkdir()
+    with monkeypatch.context() as lazy:
+        lazy.setattr(report_command, "gather", None)
+        said = refused("report", data=site.settings.data, partitions=PARTITIONS)
+    assert f"can't write {PAGE}: it is there, and it is no regular file" in said
+    assert told(site, "--json").json()["volume"]["records"] == len(site.records), "without a page nothing needs a place"
 
 
 def test_for_ever(site: Site, tmp_path: Path) -> None:
