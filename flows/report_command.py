@@ -27,12 +27,13 @@ from flows.report import told as history_told
 from flows.report.values import Report
 from flows.run.display import RateColumn, moment
 from flows.settings import DAY_MS, HOUR_MS, Settings
-from flows.skew.drift import MOVED
+from flows.skew.drift import ENOUGH, MOVED
 from flows.skew.options import JSON
 from flows.skew.options import Period as PeriodOption
 from flows.skew.told import console_for_tables
 from flows.time_option import Time
 from flows.trends import told
+from flows.trends.actions import CODES
 from flows.trends.following import Following, Round
 from flows.trends.gathering import Progress as Reading
 from flows.trends.gathering import gather, nothing_there
@@ -102,11 +103,12 @@ def report(
     alone: shares of actions and how far they have drifted, coverage of features, rates of labels by head and topic, volume. With --from or --to
     only the second, of that period.
 
-    Exits with 1 if --fail-above is given and actions have moved further, or if a round of --every could not be completed.
+    Exits with 1 if --fail-above is given and actions have moved further, or too few to say; or if a round of --every could not be completed.
     """
     settings: Settings = ctx.obj
     _check(first, until, reference, by, as_of, compare, fail_above, html, every, metrics_port, metrics_file)
-    refuse_unwritable(html, metrics_file)
+    page = html if html is not None or as_json or every is not None else PAGE
+    refuse_unwritable(page, metrics_file)
     if every is not None:
         metrics = Metrics()
         stopping.listen()
@@ -122,9 +124,9 @@ def report(
         trends = gather(settings, counting, Reading(bars.total, bars.read))
         if first is None and until is None:
             history = _history(settings, as_of, bars)
-    _tell(trends, history, html if html is not None or as_json else PAGE, compare, as_json)
-    if fail_above is not None and trends.psi_now > fail_above:
-        click.echo(f"actions have moved by a PSI of {trends.psi_now:.3f}, more than {fail_above:g}", err=True)
+    _tell(trends, history, page, compare, as_json)
+    if fail_above is not None and not trends.psi_now <= fail_above:
+        click.echo(_failed(trends, fail_above), err=True)
         ctx.exit(1)
 
 
@@ -143,6 +145,16 @@ def _check(
         raise click.UsageError(f"--every goes on with the last day and the week before it, and has no page: leave out {', '.join(given)}")
     if (first is not None or until is not None) and (as_of is not None or compare):
         raise click.UsageError("--as-of and --compare are of the whole history: leave out --from and --to")
+
+
+def _failed(trends: Trends, fail_above: float) -> str:
+    if not math.isnan(trends.psi_now):
+        return f"actions have moved by a PSI of {trends.psi_now:.3f}, more than {fail_above:g}"
+    before, now = (int(side[:CODES].sum()) for side in (trends.actions.reference, trends.actions.now))
+    return (
+        f"whether actions have moved is unknown: {now:,} records are held against {before:,} of the reference, and --fail-above needs {ENOUGH} "
+        "of both; look at --from, --to and --reference, and whether anything came"
+    )
 
 
 class _Bars:

@@ -63,7 +63,7 @@ class Actions:
     def read(self, progress: Progress = lambda records: None) -> None:
         """Count what has come since the last time."""
         for partition, end in enumerate(self._ends()):
-            while (at := self._positions[partition]) < end:
+            while (at := self._positions[partition]) < end and not self._past(partition):
                 batches = read_before(self.log, end, partition, at, self._batch)
                 if not batches:
                     break
@@ -88,10 +88,17 @@ class Actions:
 
     def _ends(self) -> list[int]:
         ends = self.log.end_positions()
-        if self._counting.until is None:
+        until = self._counting.until
+        if until is None or not self.log.dense:
+            # A message of Kafka may hold many records and has one time, that of the last of them or the broker's own: one that isn't before
+            # `until` may hold what is. Where that ends, records say themselves.
             return ends
-        # Arrival never runs back: what lies behind is of later times.
-        return [min(end, self.log.position_for_time(partition, self._counting.until)) for partition, end in enumerate(ends)]
+        return [min(end, self.log.position_for_time(partition, until)) for partition, end in enumerate(ends)]
+
+    def _past(self, partition: int) -> bool:
+        """Whether all that counts was read: arrival never runs back, so what lies behind is of later times."""
+        until, arrived = self._counting.until, self._arrived[partition]
+        return until is not None and arrived is not None and arrived >= until
 
 
 class Outputs:

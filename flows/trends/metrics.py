@@ -55,7 +55,7 @@ class Metrics(Collector):
         yield _plain("actions_psi", "Population stability index of actions, the last day against the week before.", found.psi)
         yield from _pair("action", "Share of an action among well-formed records", ("action",), _of(found, ACTIONS, _actions(found)))
         yield from _pair("coverage", "Share of served rows with a value", ("feature",), _of(found, SERVED, covered))
-        yield from _pair("found", "Share of served rows with any value", ("view",), _of(found, SERVED, _views))
+        yield from _pair("found", "Share of served rows that were found", ("view",), _of(found, SERVED, _views))
         yield from _pair("label", "Share of final labels that are 1", ("head",), _of(found, EXAMPLES, rates))
         topics = GaugeMetricFamily(
             "tidemark_report_topic_label_ratio", "Share of final labels that are 1, of a topic, in the last day.", labels=("topic", "head")
@@ -85,9 +85,13 @@ def bounded(topics: Mapping[str, np.ndarray], most: int = TOPICS) -> dict[str, n
 
 
 def _actions(found: Round) -> Callable[[np.ndarray], Shares]:
+    window = found.windows.get(ACTIONS)
+    # Of either side: what has fallen silent has a share of 0, not none.
+    codes = [] if window is None else np.flatnonzero((window.now + window.reference)[:CODES]).tolist()
+
     def shares(counts: np.ndarray) -> Shares:
         total = int(counts[:CODES].sum())
-        return {found.names.get(code, f"code {code}"): (int(counts[code]), total) for code in range(CODES) if counts[code]}
+        return {found.names.get(code, f"code {code}"): (int(counts[code]), total) for code in codes}
 
     return shares
 

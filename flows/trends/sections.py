@@ -226,8 +226,10 @@ def _coverage(trends: Trends) -> str:
     ]
     parts = [
         _both(
-            lambda width: panels(by_view, series.starts, ends, width, "coverage-views", "Share of rows with any value, by view, over time"),
-            "Rows with any value: a user's with an action or a revisit, pins and topics that are known.",
+            lambda width: panels(
+                by_view, series.starts, ends, width, "coverage-views", "Share of rows that were found, by view, over time"
+            ),
+            "Rows that were found: a user's with an action or a revisit, pins and topics that are known.",
             [("line", f"by {_stretch(trends)}"), ("dash", "before")],
         )
     ]

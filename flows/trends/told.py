@@ -143,7 +143,7 @@ def show(trends: Trends, console: Console) -> None:
         shown.add_row(name, f"{int(actions.counts[:, i].sum()):,}", *shares)
     console.print(shown)
     if trends.coverage is not None:
-        shown = Table(title="Rows of served requests with any value", title_justify="left", box=box.SIMPLE)
+        shown = Table(title="Rows of served requests that were found", title_justify="left", box=box.SIMPLE)
         shown.add_column("view", no_wrap=True)
         for heading in ("rows", "share before", "now"):
             shown.add_column(heading, justify="right")

@@ -13,6 +13,8 @@ import torch
 from online_model.embedding.pin_vectors import PinVectors
 from online_model.embedding.sequences import UserSequences
 
+MADE = 2
+"""Raised when the same actions come to have other vectors, for whoever keeps what follows from them and can't look at them."""
 _WINDOW = 20
 _SMOOTHING = 0.75
 _ITERATIONS = 4

@@ -17,7 +17,7 @@ from flows.settings import DAY_MS, Settings
 from online_model.embedding.actions import LogPrefix, read_actions
 from online_model.embedding.config import EmbeddingConfig
 from online_model.embedding.inference import alone, infer
-from online_model.embedding.learned_vectors import learned_vectors
+from online_model.embedding.learned_vectors import MADE, learned_vectors
 from online_model.embedding.training import train
 from online_model.embedding.version import load, read_manifest, write
 from online_model.model.embedding_input import taken_of
@@ -55,6 +55,8 @@ def embedding_of(
     """
     said = {
         "history": stream.digest,
+        # Their digest would say more, but to have it takes the history's log, which isn't kept.
+        "vectors": MADE,
         "config": config.to_dict(),
         "begin": begin,
         "until": until,

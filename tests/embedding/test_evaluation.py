@@ -17,7 +17,7 @@ from flows import stopping
 from flows.errors import InputError, SettingsError, TidemarkError
 from flows.settings import Settings
 from online_model.embedding.actions import read_actions
-from online_model.embedding.evaluation import arms, worlds
+from online_model.embedding.evaluation import arms, findings, worlds
 from online_model.embedding.evaluation.arms import Bench
 from online_model.embedding.evaluation.findings import SeedRows, _figures, _in_all_seeds, _shows
 from online_model.embedding.evaluation.measures import coverage
@@ -28,6 +28,7 @@ from online_model.embedding.evaluation.tables import ALL, COVERAGE, LOSS, POPULA
 from online_model.embedding.evaluation.worlds import Worlds, topics_of
 from online_model.embedding.positives import is_positive
 from online_model.evaluation.bootstrap import weights_of
+from online_model.evaluation.user_sums import weighted_sums
 from online_model.training.errors import TrainingStoppedError
 from tests import driving
 from tests.embedding.worlds import DAY, tastes
@@ -131,9 +132,18 @@ def test_the_orders_are_those_of_the_published_figures() -> None:
             assert (this > against) == order.up, (table.key, order)
 
 
-def test_a_draw_of_users_is_measured_as_those_users_would_be(plan_file: Path, events: Path, work: Path) -> None:
-    """Recall under the bootstrap's weights, in plain loops over the users that were drawn."""
-    plan = replace(read_plan(str(plan_file)), seeds=(1,), resamples=5)
+def test_a_draw_of_users_is_measured_as_those_users_would_be(
+    plan_file: Path, events: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recall under the bootstrap's weights, in plain loops over the users that were drawn; a block of draws at once."""
+    blocks = set()
+
+    def noted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        blocks.add(weights.shape[1])
+        return weighted_sums(values, weights)
+
+    monkeypatch.setattr(findings, "weighted_sums", noted)
+    plan = replace(read_plan(str(plan_file)), seeds=(1,), resamples=70)
     tables = tables_of(plan, ("table2", "table5"))
     world = Worlds(plan, Settings(data=work / "none"), events, work).of_seed(1)
     bench = Bench(plan, world, 1, work)
@@ -142,7 +152,8 @@ def test_a_draw_of_users_is_measured_as_those_users_would_be(plan_file: Path, ev
         for row in table.rows:
             rows[table.key, row.name] = bench.measured(row.arm, [row.refresh], lambda *_: None)[row.refresh]
     figures = _figures(plan, tables, SeedRows(bench, rows))
-    weights = next(weights_of(len(bench.users), 5, 1))[1].T
+    assert blocks == {64, 6}
+    weights = np.concatenate([block.T for _, block in weights_of(len(bench.users), 70, 1)])
     drawn = [[user for user, times in enumerate(one) for _ in range(int(times))] for one in weights]
     for (key, name), measured in rows.items():
         for kind in (ALL, "hide"):
@@ -187,6 +198,10 @@ def test_what_was_made_is_found_and_says_the_same(
     assert evaluated(plan, events, work) == found
     with pytest.raises(AssertionError, match="trained again"):
         evaluated(replace(plan, embedding=replace(plan.embedding, learning_rate=1e-2)), events, work, ("table3",))
+    learned = arms.learned_vectors
+    monkeypatch.setattr(arms, "learned_vectors", lambda *of: replace(learned(*of), vectors=2 * learned(*of).vectors))
+    with pytest.raises(AssertionError, match="trained again"):
+        evaluated(plan, events, work, ("table3",))
 
 
 def test_the_tables_have_rows_figures_and_intervals(found: Mapping[str, Any]) -> None:
@@ -257,6 +272,7 @@ def test_an_order_shows_if_its_interval_lies_on_the_papers_side(low: float | Non
     [
         ([0.1, 0.2], True, "yes"), ([0.1, 0.2], False, "opposite"), ([-0.1, -0.2], True, "opposite"), ([0.1, -0.2], True, "within chance"),
         ([0.1, 0.0], True, "within chance"), ([0.0, 0.0], True, "within chance"), ([0.1, None], True, "unknown"),
+        ([0.1], True, "unknown"), ([-0.1], True, "unknown"), ([0.1], False, "unknown"), ([], True, "unknown"),
     ],
 )  # fmt: skip
 def test_an_order_of_coverage_shows_if_all_seeds_agree(by_seed: list[float | None], up: bool, shows: str) -> None:
@@ -282,16 +298,34 @@ def test_topics_are_those_that_events_name() -> None:
         ('types = { x = ["@@"] }', "says no positive action"),
         ("sizes = { user = 3 }", "not 'user' = 3"),
         ("[embedding]\nepoch = 1", "no setting 'epoch'"),
-        ("[quick]\nseed = [1]", "no setting 'seed'"),
+        ("[quick]\nseed = [1]", "no setting 'quick.seed'"),
+        ("[quick.quick]\nseeds = [1]", "no setting 'quick.quick'"),
+        ("quick = true", "'quick' must be a table, [quick]"),
+        ("embedding = 3", "'embedding' must be a table, [embedding]"),
+        ("sizes = 3", "'sizes' must be a table, [sizes]"),
+        ("[quick]\nembedding = 3", "'quick.embedding' must be a table, [quick.embedding]"),
+        ("[quick]\nsizes = [3]", "'quick.sizes' must be a table, [quick.sizes]"),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, change: str, said: str) -> None:
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, change: str, said: str, quick: bool) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(change + "\n" if "world" in change else f'world = "drifting"\n{change}\n')
+    if quick and "quick" not in change:
+        path.write_text(path.read_text() + "[quick]\nembedding = { epochs = 1 }\n")
     with pytest.raises(SettingsError) as raised:
-        read_plan(str(path))
+        read_plan(str(path), quick)
     assert said in str(raised.value)
     assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("empty", ["", "[quick]\n"])
+def test_a_plan_that_says_nothing_of_a_quick_evaluation_has_none(tmp_path: Path, empty: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'world = "drifting"\n{empty}')
+    assert read_plan(str(path)).seeds
+    with pytest.raises(SettingsError, match=r"say in a table \[quick\] what is smaller .* or leave --quick out"):
+        read_plan(str(path), quick=True)
 
 
 def test_what_does_not_fit_together_is_refused(plan_file: Path, events: Path, work: Path, tmp_path: Path) -> None:

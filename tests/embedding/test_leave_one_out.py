@@ -6,12 +6,14 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from flows.errors import InputError, SettingsError
 from online_model.embedding.config import Objective
+from online_model.embedding.evaluation import leave_one_out
 from online_model.embedding.evaluation.leave_one_out import before_last, hit_and_gain, measure, ranks, read_yardstick
 from online_model.embedding.files import read_pairs
 from tests.embedding.worlds import random_sequences
@@ -124,10 +126,66 @@ def test_what_can_t_be_measured_is_refused_in_one_line(tmp_path: Path, monkeypat
     assert "give it: --sequences FILE" in refused(*yardstick)
     assert "--table is of --protocol tables" in refused(*yardstick, "--sequences", short, "--table", "table2")
     assert "is of --protocol leave-one-out" in refused("--sequences", short)
-    plan = tmp_path / "plan.toml"
-    plan.write_text("known = true\n")
-    with pytest.raises(SettingsError, match="no setting 'known'"):
-        read_yardstick(plan)
-    plan.write_text("known_left_out = 1\n")
-    with pytest.raises(SettingsError, match="must be true or false"):
-        read_yardstick(plan)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("known = true", "no setting 'known'"),
+        ("known_left_out = 1", "must be true or false"),
+        ("embedding = 3", "'embedding' must be a table, [embedding]"),
+        ("quick = true", "'quick' must be a table, [quick]"),
+        ("[quick]\nembedding = 3", "'quick.embedding' must be a table, [quick.embedding]"),
+        ("[quick]\nepochs = 1", "no setting 'quick.epochs'"),
+        ("[embedding]\nepoch = 1", "no setting 'epoch'"),
+    ],
+)
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, content: str, said: str, quick: bool) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(content + ("\n" if "quick" in content else "\n[quick]\nembedding = { epochs = 2 }\n"))
+    with pytest.raises(SettingsError) as raised:
+        read_yardstick(path, quick)
+    assert said in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_a_plan_without_a_quick_one_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text("known_left_out = false\n")
+    assert not read_yardstick(path).known_left_out
+    with pytest.raises(SettingsError, match="leave --quick out"):
+        read_yardstick(path, quick=True)
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_users_are_ranked_some_at_once(left_out: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Popularity too: scores of all users at once are gigabytes for a hundred thousand."""
+    known = random_sequences(2, users=30, pins=40)
+    rng = np.random.default_rng(2)
+    target = rng.integers(0, len(known.pin_ids), len(known))
+    users, pins = rng.integers(0, 4, (len(known), 3)).astype(np.float32), rng.integers(0, 4, (len(known.pin_ids), 3)).astype(np.float32)
+    whole = ranks(users @ pins.T, target, known if left_out else None)
+    monkeypatch.setattr(leave_one_out, "_AT_ONCE", 7)
+    assert leave_one_out._ranks(users, known, pins, target, left_out).tolist() == whole.tolist()
+
+
+def test_no_more_users_are_ranked_at_once_whatever_ranks_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def noted(scores: np.ndarray, *of: Any) -> np.ndarray:
+        sizes.append(len(scores))
+        return ranks(scores, *of)
+
+    monkeypatch.setattr(leave_one_out, "_AT_ONCE", 3)
+    monkeypatch.setattr(leave_one_out, "ranks", noted)
+    committed = read_yardstick()
+    small = replace(committed.embedding, length=8, vector_dim=8, dim=8, hidden=8, head_hidden=8, output_dim=8, random_negatives=8, epochs=1)
+    sequences = read_pairs(walks(tmp_path / "walks.txt", users=8))
+    found = measure(sequences, replace(committed, embedding=small))
+    assert sizes == [3, 3, 2] * 3, "last items, by popularity, last but one"
+    asked = np.flatnonzero(sequences.lengths >= 3)
+    times = np.bincount(before_last(sequences, asked, 2).pin, minlength=len(sequences.pin_ids))
+    target = sequences.pin[sequences.offsets[asked + 1] - 1]
+    known = before_last(sequences, asked, 1).take(asked)
+    assert found["popular"] == hit_and_gain(ranks(np.tile(times.astype(np.float32), (len(asked), 1)), target, known))

@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from flows.report_command import report
+from flows import report_command
+from flows.report_command import PAGE, report
 from flows.skew.drift import ENOUGH, MOVED, MOVING
 from flows.trends.following import Round
 from flows.trends.gathering import gather
@@ -65,6 +66,26 @@ def test_actions_that_moved_fail_a_build(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "now", "before"),
+    [
+        (("--from", START + 400 * DAY), "0", "0"),
+        (("--from", START + 400 * DAY, "--reference", f"..{START + 400 * DAY}"), "0", r"1,\d{3}"),
+        (("--from", START, "--reference", f"..{START - DAY}"), r"1,\d{3}", "0"),
+    ],
+    ids=["nothing", "nothing came", "nothing before"],
+)
+def test_a_build_does_not_pass_on_nothing(site: Site, options: tuple[object, ...], now: str, before: str) -> None:
+    done = told(site, *options, "--json", "--fail-above", 1e6, code=1)
+    assert done.json()["actions"]["psi"] is None
+    said = (
+        f"whether actions have moved is unknown: {now} records are held against {before} of the reference, and --fail-above needs {ENOUGH}"
+    )
+    assert re.match(said, done.err)
+    assert done.err.count("\n") == 1
+    assert told(site, *options, "--json").json() == done.json(), "which is no fault of whoever doesn't ask"
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--metrics-port", 0), "--metrics-file are of use with --every alone"),
@@ -85,6 +106,16 @@ def test_what_can_not_be_told(site: Site, tmp_path: Path) -> None:
     data = {"data": site.settings.data, "partitions": PARTITIONS}
     assert "holds nothing: it must end after it begins" in refused("report", "--from", START + DAY, "--to", START, **data)
     assert "there is no directory" in refused("report", "--html", tmp_path / "absent" / "x.html", **data)
+
+
+def test_a_page_that_has_no_place_is_refused_before_the_work(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    PAGE.mkdir()
+    with monkeypatch.context() as lazy:
+        lazy.setattr(report_command, "gather", None)
+        said = refused("report", data=site.settings.data, partitions=PARTITIONS)
+    assert f"can't write {PAGE}: it is there, and it is no regular file" in said
+    assert told(site, "--json").json()["volume"]["records"] == len(site.records), "without a page nothing needs a place"
 
 
 def test_for_ever(site: Site, tmp_path: Path) -> None:

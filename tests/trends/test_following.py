@@ -24,7 +24,7 @@ from flows.settings import HOUR_MS, Settings
 from flows.skew.names import VIEWS
 from flows.trends import labels as labels_module
 from flows.trends.actions import CODES
-from flows.trends.following import Following, Round
+from flows.trends.following import Following, Round, Window
 from flows.trends.labels import OTHER
 from flows.trends.metrics import TOPICS, Metrics, bounded
 from tests import driving
@@ -70,7 +70,8 @@ def check(found: Round, site: Site, at: int = NOW) -> None:
     assert told.get(("tidemark_report_actions_psi",)) == pytest.approx(oracle.psi(*window))
     for infix, counts in zip(("_reference", ""), window, strict=True):
         got = {labels[0]: value for (name, *labels), value in told.items() if name == f"tidemark_report_action{infix}_ratio"}
-        assert got == ({name: n / sum(counts.values()) for name, n in counts.items()} if sum(counts.values()) >= 100 else {})
+        names = {*window[0], *window[1]}
+        assert got == ({name: counts[name] / sum(counts.values()) for name in names} if sum(counts.values()) >= 100 else {})
     for infix, counts in zip(("_reference", ""), sides(covered, [time for time, _ in covered], at), strict=True):
         for view in VIEWS.values():
             rows = counts[view, "rows"]
@@ -128,6 +129,17 @@ def test_rounds_add_up_to_what_is_there(growing: Site) -> None:
     for log in (ACTIONS, SERVED, EXAMPLES):
         for side in ("now", "reference"):
             assert np.array_equal(getattr(anew.windows[log], side), getattr(found.windows[log], side)), "wherever it began"
+
+
+def test_an_action_that_has_fallen_silent_has_a_share_of_nothing() -> None:
+    now, reference = np.zeros(CODES + 1, np.int64), np.zeros(CODES + 1, np.int64)
+    now[[1, 40]] = 150, 50
+    reference[[1, 2]] = 300, 100
+    told = told_by(Round({ACTIONS: Window(HOUR, now, reference)}, {}, {1: "click", 2: "save"}))
+    shares = {key[1:]: value for key, value in told.items() if key[0] == "tidemark_report_action_ratio"}
+    assert shares == {("click",): 0.75, ("save",): 0.0, ("code 40",): 0.25}
+    shares = {key[1:]: value for key, value in told.items() if key[0] == "tidemark_report_action_reference_ratio"}
+    assert shares == {("click",): 0.75, ("save",): 0.25, ("code 40",): 0.0}
 
 
 def test_memory_holds_eight_days(growing: Site) -> None:

@@ -125,12 +125,18 @@ class Bench:
             The process was asked to stop.
         """
         config = self.config_of(arm)
-        said = {**self._said, "config": config.to_dict() | {"checkpoint_every": None}, "build": asdict(build_of(self.seed))}
+        vectors = self.vectors(config.vector_dim)
+        said = {
+            **self._said,
+            "vectors": vectors.digest(),
+            "config": config.to_dict() | {"checkpoint_every": None},
+            "build": asdict(build_of(self.seed)),
+        }
         out = {one: kept for one in refreshes if (kept := self._find(one, said)) is not None}
         missing = [one for one in refreshes if one not in out]
         if missing:
             place = self._checkpoints / digest_of(said)
-            model, _ = train(self.split.train, self.vectors(config.vector_dim), config, place, lambda done, of: told("training", done, of))
+            model, _ = train(self.split.train, vectors, config, place, lambda done, of: told("training", done, of))
             pins = model.pins(trained_vectors(model))
             for one in missing:
                 told(f"inferring, {one}", 0, 0)

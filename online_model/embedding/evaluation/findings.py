@@ -24,6 +24,8 @@ _BASE = "base"
 """The plan's embedding itself, as a row under the empty key."""
 
 _NO_DRAWS = "a draw of users has fewer different ones, and so covers less: what is told is whether all seeds agree"
+_SEEDS = 2
+"""So few can agree: one is on a side of 0 whatever is true."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +95,17 @@ def _base_row(plan: EvaluationPlan, tables: Sequence[PaperTable]) -> tuple[str, 
 
 def _figures(plan: EvaluationPlan, tables: Sequence[PaperTable], seed: SeedRows) -> dict[tuple[str, str, str, str], Figure]:
     """Of all rows, by key of the table, row, type and metric. Rows that are one measurement share its figures."""
-    users, corpus = len(seed.bench.users), len(seed.bench.corpus)
-    weights = np.concatenate([block for _, block in weights_of(users, plan.resamples, seed.bench.seed)], axis=1)
+    corpus = len(seed.bench.corpus)
     made: dict[tuple[int, str, str], Figure] = {}
+    to_draw: list[tuple[np.ndarray, np.ndarray]] = []
 
     def figure(of: Measured, kind: str, metric: str) -> Figure:
         key = (id(of), kind if metric == RECALL else "", metric)
         if key not in made:
-            made[key] = _coverage(of.near, corpus, plan.resamples) if metric == COVERAGE else _of_users(_by_user(of, kind, metric), weights)
+            values = _by_user(of, kind, metric)
+            made[key] = _coverage(of.near, corpus, plan.resamples) if metric == COVERAGE else _of_users(values, plan.resamples)
+            if metric != COVERAGE and values is not None:
+                to_draw.append((values, made[key].drawn))
         return made[key]
 
     out = {}
@@ -112,6 +117,10 @@ def _figures(plan: EvaluationPlan, tables: Sequence[PaperTable], seed: SeedRows)
     for key, name, kind, measured in asked:
         for metric in METRICS:
             out[key, name, kind, metric] = figure(measured, kind, metric)
+    # A few draws at once: weights of all of them, for many users, would be gigabytes.
+    for start, weights in weights_of(len(seed.bench.users), plan.resamples, seed.bench.seed):
+        for values, drawn in to_draw:
+            drawn[start : start + weights.shape[1]] = _under(values, weights)
     for table in tables:
         for name, (of, than) in table.losses.items():
             out[table.key, name, ALL, LOSS] = _loss(*(out[table.key, row, ALL, RECALL] for row in (of, than)))
@@ -122,16 +131,23 @@ def _by_user(of: Measured, kind: str, metric: str) -> np.ndarray | None:
     return of.recall[kind] if metric == RECALL else of.entropy
 
 
-def _of_users(values: np.ndarray | None, weights: np.ndarray) -> Figure:
-    """The mean over users that have a value."""
+def _of_users(values: np.ndarray | None, resamples: int) -> Figure:
+    """The mean over users that have a value; draws are filled in later."""
+    drawn = np.full(resamples, np.nan)
     if values is None:
-        return Figure(Value(None, 0, "users", "nobody knows topics"), np.full(weights.shape[1], np.nan))
+        return Figure(Value(None, 0, "users", "nobody knows topics"), drawn)
     known = ~np.isnan(values)
     if not known.any():
-        return Figure(Value(None, 0, "users", "no evaluated user has such a pin"), np.full(weights.shape[1], np.nan))
+        return Figure(Value(None, 0, "users", "no evaluated user has such a pin"), drawn)
+    return Figure(Value(float(values[known].mean()), int(known.sum()), "users"), drawn)
+
+
+def _under(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean over users that have a value, under each draw: float64[b]."""
+    known = ~np.isnan(values)
     above, below = weighted_sums(np.column_stack([np.where(known, values, 0.0), known.astype(np.float64)]), weights)
     with np.errstate(invalid="ignore"):
-        return Figure(Value(float(values[known].mean()), int(known.sum()), "users"), above / below)
+        return above / below
 
 
 def _coverage(near: np.ndarray, corpus: int, resamples: int) -> Figure:
@@ -232,7 +248,7 @@ def _shows(up: bool, low: float | None, high: float | None) -> str:
 def _in_all_seeds(up: bool, by_seed: Sequence[float | None]) -> str:
     """The same of a figure that has no interval: which side of 0 all seeds are on."""
     known = [value for value in by_seed if value is not None]
-    if len(known) < len(by_seed):
+    if len(known) < len(by_seed) or len(known) < _SEEDS:
         return "unknown"
     sides = {(value > 0) - (value < 0) for value in known}
     return {1: "yes", -1: "opposite"}.get(next(iter(sides)) * (1 if up else -1), "within chance") if len(sides) == 1 else "within chance"

@@ -7,18 +7,15 @@ Ranking is full, among all items, so figures can be held against those of others
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flows.errors import InputError, SettingsError
-from flows.toml_file import read_toml
-from flows.vocabulary import suggestion
 from online_model.embedding.config import EmbeddingConfig
-from online_model.embedding.embedding_model import EmbeddingModel
-from online_model.embedding.evaluation.plan import PLANS, YARDSTICK
+from online_model.embedding.evaluation.plan import PLANS, YARDSTICK, read_content
 from online_model.embedding.learned_vectors import learned_vectors
 from online_model.embedding.pin_vectors import PinVectors
 from online_model.embedding.sequences import UserSequences
@@ -52,7 +49,7 @@ class Yardstick:
 
 
 def read_yardstick(path: Path | None = None, quick: bool = False) -> Yardstick:
-    """A file with `known_left_out` and a table [embedding]; by default the committed one, a SASRec with sampled softmax.
+    """A file with `known_left_out` and a table [embedding], and [quick] over both; by default the committed one, a SASRec with sampled softmax.
 
     Raises
     ------
@@ -60,18 +57,11 @@ def read_yardstick(path: Path | None = None, quick: bool = False) -> Yardstick:
     """
     place = PLANS / f"{YARDSTICK}.toml" if path is None else path
     where = YARDSTICK if path is None else f"--plan {path}"
-    content = read_toml("--plan", place)
-    smaller = content.pop("quick", {})
-    embedding = {**content.pop("embedding", {}), **(smaller.get("embedding", {}) if quick else {})}
-    left_out = content.pop("known_left_out", True)
-    for name in content:
-        raise SettingsError(
-            f"{where}: there is no setting '{name}'{suggestion(name, ['embedding', 'known_left_out', 'quick'])}; a plan of this protocol has "
-            "known_left_out, [embedding] and [quick]"
-        )
+    content = read_content(place, where, [one.name for one in fields(Yardstick)], ("embedding",), quick)
+    left_out = content.get("known_left_out", True)
     if not isinstance(left_out, bool):
         raise SettingsError(f"{where}: known_left_out must be true or false, not {left_out!r}")
-    return Yardstick(EmbeddingConfig.from_dict(embedding, f"{where}: [embedding]"), left_out)
+    return Yardstick(EmbeddingConfig.from_dict(content.get("embedding", {}), f"{where}: [embedding]"), left_out)
 
 
 def measure(
@@ -107,7 +97,7 @@ def measure(
             f"sequences: none of {len(sequences):,} users has {LEAST} items or more; the last two of a user are not learned from"
         )
     learned = before_last(sequences, asked, 2)
-    config = yardstick.embedding
+    config, left_out = yardstick.embedding, yardstick.known_left_out
     with one_thread():
         progress("vectors", 0, 1)
         vectors = _vectors_of_all(learned, config)
@@ -119,11 +109,10 @@ def measure(
             target = sequences.pin[sequences.offsets[asked + 1] - apart]
             rows = vectors.rows_of(sequences.pin_ids)
             pins = model.pins(trained_vectors(model))[rows]
-            out[name] = hit_and_gain(_ranks(model, known, pins, target, yardstick.known_left_out))
+            out[name] = hit_and_gain(_ranks(model.users(known), known, pins, target, left_out))
             if name == "test":
-                times = np.bincount(learned.pin, minlength=len(sequences.pin_ids))
-                by_times = np.broadcast_to(times.astype(np.float32), (len(asked), len(times)))
-                out["popular"] = hit_and_gain(ranks(by_times, target, known if yardstick.known_left_out else None))
+                times = np.bincount(learned.pin, minlength=len(sequences.pin_ids)).astype(np.float32)
+                out["popular"] = hit_and_gain(_ranks(np.ones((len(asked), 1), np.float32), known, times[:, None], target, left_out))
     return {
         "evaluation": "leave-one-out",
         "users": len(asked),
@@ -150,8 +139,9 @@ def _vectors_of_all(learned: UserSequences, config: EmbeddingConfig) -> PinVecto
     return PinVectors(learned.pin_ids, vectors)
 
 
-def _ranks(model: EmbeddingModel, known: UserSequences, pins: np.ndarray, target: np.ndarray, left_out: bool) -> np.ndarray:
-    users, out = model.users(known), []
+def _ranks(users: np.ndarray, known: UserSequences, pins: np.ndarray, target: np.ndarray, left_out: bool) -> np.ndarray:
+    """Some users at once: a score for each user and item would be gigabytes."""
+    out = []
     for begin in range(0, len(users), _AT_ONCE):
         some = np.arange(begin, min(begin + _AT_ONCE, len(users)))
         out.append(ranks(users[some] @ pins.T, target[some], known.take(some) if left_out else None))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -152,19 +152,10 @@ def read_plan(name: str, quick: bool = False) -> EvaluationPlan:
     path = PLANS / f"{name}.toml" if name in known else Path(name)
     if path.suffix != ".toml":
         raise SettingsError(f"--plan {name}: there is no such plan; name one of {', '.join(known)}, or a file that ends in .toml")
-    content = read_toml("--plan", path)
     where = f"--plan {path.stem if name in known else path}"
-    smaller = content.pop("quick", {})
-    content = _merged(content, smaller) if quick else content
-    names = [one.name for one in fields(EvaluationPlan) if one.name != "name"]
-    for key in [*content, *(smaller if isinstance(smaller, Mapping) else {})]:
-        if key not in names:
-            raise SettingsError(f"{where}: there is no setting '{key}'{suggestion(key, names)}; there are {', '.join([*names, 'quick'])}")
+    content = read_content(path, where, [one.name for one in fields(EvaluationPlan) if one.name != "name"], ("embedding", "sizes"), quick)
     if "world" not in content:
         raise SettingsError(f'{where}: it names no world; say world = "drifting", "{EVENTS}" or "{LOG}"')
-    for table in ("embedding", "sizes"):
-        if not isinstance(content.get(table, {}), Mapping):
-            raise SettingsError(f"{where}: '{table}' must be a table, [{table}]")
     embedding = EmbeddingConfig.from_dict(content.pop("embedding", {}), f"{where}: [embedding]")
     try:
         return EvaluationPlan(name=path.stem, embedding=embedding, **content)
@@ -172,12 +163,45 @@ def read_plan(name: str, quick: bool = False) -> EvaluationPlan:
         raise SettingsError(f"{where}: {str(error).removeprefix(f'{path.stem}: ')}") from None
 
 
-def _merged(content: Mapping[str, Any], other: Any) -> dict[str, Any]:
-    """What the second says, and else the first; tables are merged by their keys, but for those that name rows."""
-    out = dict(content)
-    for key, value in dict(other).items():
-        out[key] = {**content.get(key, {}), **value} if key in ("embedding", "sizes") else value
-    return out
+def read_content(path: Path, where: str, names: list[str], tables: Sequence[str], quick: bool) -> dict[str, Any]:
+    """What a file says, or what it says of the small evaluation; of tables, each key is replaced for itself.
+
+    Parameters
+    ----------
+    path : Path
+    where : str
+        What begins a message.
+    names : list of str
+        Settings that there are.
+    tables : sequence of str
+        Those of them that are tables and are merged: not such as name rows.
+    quick : bool
+        Whether [quick] counts.
+
+    Raises
+    ------
+    SettingsError
+        It has another setting, another thing where a table must be, or nothing for `quick`.
+    """
+    content = read_toml("--plan", path)
+    smaller = content.pop("quick", {})
+    if not isinstance(smaller, Mapping):
+        raise SettingsError(f"{where}: 'quick' must be a table, [quick]")
+    for of, table, known in ((content, "", [*names, "quick"]), (smaller, "quick.", names)):
+        for key in of:
+            if key not in known:
+                raise SettingsError(f"{where}: there is no setting '{table}{key}'{suggestion(key, known)}; there are {', '.join(known)}")
+        for key in tables:
+            if not isinstance(of.get(key, {}), Mapping):
+                raise SettingsError(f"{where}: '{table}{key}' must be a table, [{table}{key}]")
+    if not quick:
+        return content
+    if not smaller:
+        raise SettingsError(
+            f"{where}: it doesn't say what a quick evaluation is; say in a table [quick] what is smaller (epochs, say: "
+            "embedding = { epochs = 1 }), or leave --quick out"
+        )
+    return content | {key: {**content.get(key, {}), **value} if key in tables else value for key, value in smaller.items()}
 
 
 def _texts(values: Any) -> bool:

@@ -92,7 +92,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"means over seeds; {LEVEL:.0%} intervals of {resamples:,} resamples of users, of these splits; detectable: the least true difference found "
         f"with a chance of {POWER:.0%}. {RECALL}: mean over users; entropy in nats; {COVERAGE}: share of the corpus, without "
-        f"intervals: an order shows if all seeds agree; {LOSS}: share of {RECALL}"
+        f"intervals: an order shows if all seeds agree, two at least; {LOSS}: share of {RECALL}"
     )
     if found["quick"]:
         lines.append("this is the quick evaluation, too small for claims: run it without --quick")
