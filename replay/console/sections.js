@@ -86,19 +86,21 @@ export const flows = (of, now) =>
 
 // Late and dead letters -----------------------------------------------------------------------------------------------------------
 
+const none = (shown, offsets) => (shown.length ? null : h("p", { class: "muted" }, offsets === null ? "No flow has put out any: there is no such log yet." : offsets ? "None at the end of the log." : "None."));
+
 export const letters = (of, now, board) =>
   told(of, now, (said) => {
     const counts = board.flows.said?.counts ?? {};
     const reasons = Object.entries(counts).filter(([name]) => name.startsWith("deadletter.")).sort(([, a], [, b]) => b - a);
     return [
       h("h3", {}, "Dead letters"),
-      said.dead_records ? null : h("p", { class: "muted" }, said.dead_records === null ? "No flow has put out any: there is no such log yet." : "None."),
+      none(said.dead, said.dead_offsets),
       reasons.length ? h("ul", { class: "chips" }, reasons.map(([name, n]) => h("li", {}, h("b", {}, whole(n)), " ", name.slice("deadletter.".length)))) : null,
       said.dead.length
         ? h("ul", { class: "samples" }, said.dead.map((letter) => h("li", { "data-key": letter.id }, h("details", {}, h("summary", {}, h("span", { class: "what" }, badge("", letter.reason), " ", letter.detail), h("small", {}, `${letter.id} · ${moment(letter.arrived)}`)), h("pre", { tabindex: "0", "aria-label": `record ${letter.id}` }, letter.raw), h("p", { class: "muted" }, `${plural(letter.size, "byte")}; `, h("code", {}, `tidemark deadletters show ${letter.id}`))))))
         : null,
       h("h3", {}, "Late records"),
-      said.late_records ? null : h("p", { class: "muted" }, said.late_records === null ? "No flow has put out any: there is no such log yet." : "None."),
+      none(said.late, said.late_offsets),
       said.late.length
         ? table("The newest late records", [["event time", ""], ["late by", "n"], ["action", ""], ["user", "id"], ["pin", "id"]], said.late.map((row) => [time(row.event_time, false), span(row.lateness_ms), row.action, look("user", row.user_id), look("pin", row.pin_id)]))
         : null,
