@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,7 +31,7 @@ from online_model.retrain.work import Work as RetrainWork
 from replay.checkpoints.at_work import at_work
 from replay.console import models
 from replay.console.attention import BAD, WORTH_A_LOOK, Attention, attention
-from replay.console.board import Board, Told
+from replay.console.board import SILENT_S, Board, Told
 from replay.console.checks import Checks, ChecksSection, Round
 from replay.console.models import LEARNERS, METRICS, REFUSED, ModelsSection
 from replay.console.replays import ReplaysSection, without_credentials
@@ -38,7 +41,7 @@ from replay.rebuild.plan import Part, Plan, Workplace
 from replay.restore import RESTORING
 from replay.tasks import TaskName
 from tests.console.conftest import PARTITIONS, Site
-from tests.processes import tidemark
+from tests.processes import PATIENCE_S, ROOT, tidemark
 from tests.serving.models import learn, publish, registry_of, serve
 
 GATE = {
@@ -325,11 +328,56 @@ def test_sections_that_fail_or_hang_hold_up_nobody() -> None:
     board.close()
 
 
-def test_however_many_look_it_is_read_once_a_second_and_keeps_what_was_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_hangs_is_not_told_as_it_is_now_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("replay.console.board.time.monotonic", lambda: now[0])
     section = Slow()
-    board = Board({"one": section}, packed)
+    board = Board({"one": section}, packed, lambda: now[0])
+
+    async def asked() -> list[Any]:
+        out = [await _told(board)]
+        section.open.clear()
+        monkeypatch.setattr("replay.console.board._PATIENCE_S", 0.01)
+        for later in (1.5, SILENT_S - 0.5, 1.0, 3600.0):
+            now[0] += later
+            out.append(await _told(board))
+        section.open.set()
+        while (last := await _told(board))["one"][1] is not None:
+            now[0] += 1.5
+        return [*out, last]
+
+    *told, last = [one["one"] for one in asyncio.run(asked())]
+    assert told[:3] == [[1, None]] * 3
+    assert [said for said, _ in told[3:]] == [1, 1]
+    assert all(re.match(r"no answer since \d\d:\d\d:\d\d UTC; ", problem) for _, problem in told[3:])
+    assert last[0] >= 2
+    board.close()
+
+
+HANGING = """
+import asyncio, threading
+from replay.console.board import Board
+
+class Hanging:
+    every_s = 0.0
+    def look(self): threading.Event().wait()
+    def close(self): pass
+
+board = Board({"one": Hanging(), "two": Hanging()}, lambda told: b"told")
+print(asyncio.run(board.told()).decode())
+board.close()
+print("closed")
+"""
+
+
+def test_what_hangs_does_not_keep_the_process_from_ending() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGING], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["told", "closed"], "")
+
+
+def test_however_many_look_it_is_read_once_a_second_and_keeps_what_was_known() -> None:
+    now = [100.0]
+    section = Slow()
+    board = Board({"one": section}, packed, lambda: now[0])
 
     async def asked() -> list[Any]:
         out = [await _told(board) for _ in range(3)]
