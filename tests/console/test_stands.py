@@ -63,6 +63,19 @@ def test_an_event_waits_from_its_arrival_until_it_is_applied(site: Site) -> None
     section.close()
 
 
+def test_the_history_is_of_five_minutes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often somebody has looked, and however long nobody has."""
+    at = site_time()
+    section = StandsSection(site.settings)
+    for later in (0, 1_000, 200_000, 301_000, 499_000, 500_000):
+        monkeypatch.setattr("replay.console.stands.time.time_ns", lambda later=later: (at + later) * 1_000_000)
+        history = section.look().flows[0].history
+    assert [point.at - at for point in history] == [200_000, 301_000, 499_000, 500_000]
+    monkeypatch.setattr("replay.console.stands.time.time_ns", lambda: (at + 5_000_000) * 1_000_000)
+    assert len(section.look().flows[0].history) == 1
+    section.close()
+
+
 def test_whether_somebody_runs_it(site: Site) -> None:
     section = StandsSection(site.settings)
     assert [flow.running for flow in section.look().flows] == [False, False]
