@@ -69,6 +69,8 @@ async function turn() {
     if (mine !== asked) return;
     failures = 0;
     serverAhead = board.now - Date.now();
+    // Not before a server has taken it.
+    if (token !== null) kept.set(session, TOKEN, token);
     opened(true);
     draw(board);
     pulse("live", "live");
@@ -112,17 +114,23 @@ function locked() {
   if (!wasShown || by("login-error").textContent) by("token").focus();
 }
 
-by("login").addEventListener("submit", (event) => {
-  event.preventDefault();
-  token = by("token").value.trim();
-  by("token").value = "";
+function tryToken(text) {
+  token = text;
   // No header can carry other signs, so it is none that a server has.
-  if (!/^[!-~]+$/.test(token)) {
-    locked();
+  if (/^[!-~]+$/.test(token)) {
+    turn();
     return;
   }
-  kept.set(session, TOKEN, token);
-  turn();
+  clearTimeout(timer);
+  asked += 1;
+  locked();
+}
+
+by("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const given = by("token").value.trim();
+  by("token").value = "";
+  tryToken(given);
 });
 
 // Looking up ----------------------------------------------------------------------------------------------------------------------
@@ -200,21 +208,36 @@ by("theme").addEventListener("click", () => {
 function begin() {
   const theme = kept.get(local, THEME);
   themed(theme !== null && Object.hasOwn(THEMES, theme) ? theme : "auto");
-  token = kept.get(session, TOKEN);
-  // What stands behind the # never reaches a server, nor its logs; and it goes from the address at once.
-  const [name, value] = location.hash.slice(1).split(/=(.*)/s);
-  const given = value === undefined ? null : decoded(value);
-  if (name === "token" && given !== null) {
-    token = given;
-    kept.set(session, TOKEN, token);
-    history.replaceState(null, "", location.pathname);
-  } else if (["user", "pin", "topic"].includes(name) && given) {
-    looking = { kind: name, id: given };
-    by("kind").value = name;
-    by("id").value = given;
-  }
-  turn();
+  const own = kept.get(session, TOKEN);
+  const given = heed() ?? own;
+  if (given === null) turn();
+  else tryToken(given);
 }
+
+// What stands behind the # never reaches a server, nor its logs; a token goes from the address at once, and is returned.
+function heed() {
+  const [name, value] = location.hash.slice(1).split(/=(.*)/s);
+  if (value === undefined) return null;
+  if (name === "token") {
+    history.replaceState(null, "", location.pathname);
+    return decoded(value) ?? "";
+  }
+  const id = decoded(value);
+  if (["user", "pin", "topic"].includes(name) && id) {
+    looking = { kind: name, id };
+    by("kind").value = name;
+    by("id").value = id;
+  }
+  return null;
+}
+
+// Who pastes an address into a tab that shows the page loads nothing anew.
+window.addEventListener("hashchange", () => {
+  const before = looking;
+  const given = heed();
+  if (given !== null) tryToken(given);
+  else if (looking !== before) turn();
+});
 
 function decoded(text) {
   try {

@@ -147,6 +147,46 @@ def test_it_asks_for_the_token_and_keeps_it_out_of_addresses(browser: Browser, s
             assert seen.console == []
 
 
+KEPT = "sessionStorage.getItem('tidemark-token')"
+
+
+def test_a_token_in_the_address_is_heard_whenever_it_comes(browser: Browser, shared: Site) -> None:
+    options = Options(timeout_s=PATIENCE_S, token=Token(TOKEN, "test"))
+    with running(shared.settings, options, Console) as made, opened(browser, made) as seen:
+        page = seen.page
+        expect(page.locator("#login")).to_be_visible()
+        # As whoever pastes it into the tab does: nothing is loaded anew.
+        page.evaluate(f"location.hash = '#token={TOKEN}'")
+        expect(page.locator("#pulse")).to_have_text("live")
+        expect(page.locator("#board")).to_be_visible()
+        assert page.url.endswith("/console")
+        assert page.evaluate(KEPT) == TOKEN
+        page.evaluate("location.hash = '#user=3'")
+        expect(page.locator("#looked h3")).to_contain_text("user 3")
+        page.evaluate(f"location.hash = '#token={TOKEN}'")
+        page.wait_for_function("!location.hash")
+        page.evaluate("location.hash = '#token=another-0123456789abcdef'")
+        expect(page.get_by_role("alert")).to_have_text("That is not the token of this server.")
+        assert (page.url.endswith("/console"), page.evaluate(KEPT)) == (True, None)
+
+
+def test_what_no_header_can_carry_is_asked_for_again_and_no_token_is_kept_unheard(browser: Browser, shared: Site) -> None:
+    options = Options(timeout_s=PATIENCE_S, token=Token(TOKEN, "test"))
+    with running(shared.settings, options, Console) as made:
+        for broken in ("€", "%E2%82%AC", "%", "two%20words", ""):
+            with opened(browser, made, f"/console#token={broken}") as seen:
+                expect(seen.page.get_by_role("alert")).to_have_text("That is not the token of this server.")
+                assert seen.page.url.endswith("/console")
+                seen.page.get_by_label("Token", exact=True).fill(TOKEN)
+                seen.page.keyboard.press("Enter")
+                expect(seen.page.locator("#pulse")).to_have_text("live")
+        with opened(browser, made) as seen:
+            seen.page.route("**/v1/console", lambda route: route.abort())
+            seen.page.evaluate(f"location.hash = '#token={TOKEN}'")
+            expect(seen.page.locator("#pulse")).to_have_text("the server does not answer; trying again")
+            assert seen.page.evaluate(KEPT) is None
+
+
 # To be read and used by everybody ----------------------------------------------------------------------------------------------------
 
 CONTRAST = """() => {
