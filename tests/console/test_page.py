@@ -321,3 +321,26 @@ def test_a_refusal_is_told_where_it_was_asked(browser: Browser, server: Running)
         page.locator("#id").fill("3")
         page.keyboard.press("Enter")
         expect(page.locator("#looked .note")).to_have_text("the store <b>sleeps</b>; look again later")
+
+
+AUDIT = {"mismatches": 0, "entities": 10, "complete": 4, "tasks": 4, "problems": [], "examples": []}
+SKEW = {"compared": 5, "records": 5, "differing": 0, "apart": 0, "findings": 0, "causes": [], "unproved": None}
+EQUAL, NOT_WRONG, NOTHING, LOOK = "equal to the bit", "nothing wrong found", "nothing proved", "look"
+
+
+def test_equal_to_the_bit_is_what_was_all_compared_and_equal(browser: Browser, site: Site) -> None:
+    with running(site.settings, make_beside=Console) as made, opened(browser, made) as seen:
+        for check, said, verdict in (
+            (last_told.AUDIT, AUDIT, EQUAL),
+            (last_told.AUDIT, {**AUDIT, "complete": 3}, NOT_WRONG),
+            (last_told.AUDIT, {**AUDIT, "complete": 0, "entities": 0}, NOTHING),
+            (last_told.AUDIT, {**AUDIT, "mismatches": 1}, LOOK),
+            (last_told.SKEW, SKEW, EQUAL),
+            (last_told.SKEW, {**SKEW, "differing": 2}, NOT_WRONG),
+            (last_told.SKEW, {**SKEW, "compared": 4, "apart": 1}, NOT_WRONG),
+            (last_told.SKEW, {**SKEW, "compared": 0, "unproved": "nothing was compared"}, NOTHING),
+            (last_told.SKEW, {**SKEW, "differing": 2, "findings": 1}, LOOK),
+        ):
+            last_told.tell(site.settings, check, said)
+            name = "Audit" if check == last_told.AUDIT else "Skew"
+            expect(seen.page.locator("#checks h3").filter(has_text=name).locator(".badge")).to_have_text(verdict)
