@@ -72,8 +72,7 @@ async function turn() {
     // Not before a server has taken it.
     if (token !== null) kept.set(session, TOKEN, token);
     opened(true);
-    draw(board);
-    pulse("live", "live");
+    if (drawn(board)) pulse("live", "live");
     if (looking) await lookAgain();
   } catch (error) {
     if (mine !== asked) return;
@@ -85,6 +84,18 @@ async function turn() {
     pulse("lost", "the server does not answer; trying again");
   }
   if (mine === asked && !document.hidden) timer = setTimeout(turn, Math.min(LONGEST_MS, EACH_MS * 2 ** Math.min(failures, 5)));
+}
+
+// A fault of this page's own is none of the server's, and is told as what it is.
+function drawn(board) {
+  try {
+    draw(board);
+    return true;
+  } catch (error) {
+    console.error(error);
+    pulse("lost", "this page can't draw what the server says; load it again, or see the browser's console");
+    return false;
+  }
 }
 
 function draw(board) {

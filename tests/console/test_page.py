@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from flows import last_told
 from online_model.serving.options import Options
@@ -344,3 +344,22 @@ def test_equal_to_the_bit_is_what_was_all_compared_and_equal(browser: Browser, s
             last_told.tell(site.settings, check, said)
             name = "Audit" if check == last_told.AUDIT else "Skew"
             expect(seen.page.locator("#checks h3").filter(has_text=name).locator(".badge")).to_have_text(verdict)
+
+
+def altered(page: Page, change: Callable[[dict[str, Any]], object]) -> None:
+    """Have the page be told something else than the server says."""
+
+    def fulfil(route: Route) -> None:
+        board = route.fetch().json()
+        change(board)
+        route.fulfill(json=board)
+
+    page.route("**/v1/console", fulfil)
+
+
+def test_a_fault_of_the_page_is_not_told_as_one_of_the_server(browser: Browser, server: Running) -> None:
+    with opened(browser, server) as seen:
+        altered(seen.page, lambda board: board["flows"]["said"].update(flows="none of a form that is known"))
+        expect(seen.page.locator("#pulse")).to_contain_text("this page can't draw what the server says")
+        seen.page.unroute("**/v1/console")
+        expect(seen.page.locator("#pulse")).to_have_text("live")
