@@ -131,6 +131,7 @@ export const models = (of, now, board) =>
   told(of, now, (said) => {
     const arms = Object.entries(board.requests.said?.model.arms ?? {});
     const learner = said.learner;
+    const embedding = board.requests.said?.embedding;
     return [
       said.note ? note(words(said.note)) : null,
       facts([
@@ -138,7 +139,7 @@ export const models = (of, now, board) =>
         said.shares.length && ["shares", said.shares.map((one) => h("span", { class: "pair" }, `${one.role}: base ${one.base}, ${share(one.share, 2)} of users`))],
         learner && ["learner", learner.running ? badge("ok", "running") : badge("", "not running"), ` delta ${whole(learner.delta)}`, learner.newest_event_time ? `, events to ${moment(learner.newest_event_time)}` : "", learner.lag === null ? "" : `, ${plural(learner.lag, "example")} behind`],
         said.retrain && ["retrain", badge(said.retrain.running ? "ok" : "look", said.retrain.running ? "at work" : "stopped"), ` as of ${moment(said.retrain.as_of, false)}: ${said.retrain.stage}`],
-        board.requests.said?.embedding.ok && ["embedding", `version ${board.requests.said.embedding.version}`],
+        (embedding?.version || embedding?.trouble) && ["embedding", embedding.trouble ? [badge("bad", "in trouble"), " "] : null, embedding.version ? `version ${embedding.version}` : "none is served"],
       ]),
       said.bases.length
         ? table(
@@ -218,6 +219,7 @@ export const replays = (of, now) =>
         ? h("details", { "data-key": "kept" }, h("summary", {}, plural(said.tasks.length, "task")), table("Checkpoints by task", [["task", ""], ["kept", "n"], ["newest", "n"], ["made", "n"], ["to replay", "n"]], said.tasks.map((task) => [task.task, task.kept, whole(task.newest), task.made_at === null ? "–" : ago(task.made_at, now), whole(task.to_replay)])))
         : null,
       said.corrections.length ? table("Corrections, the newest first", [["no.", "n"], ["made", "n"], ["by", "wide"], ["what", ""], ["records", "n"], ["", ""]], said.corrections.map((one) => [one.number, time(one.made_at, false), one.author, one.reason, whole(one.excluded + one.patched), one.in_force ? badge("ok", "in force") : badge("", "undone")]), { shown: true }) : null,
+      said.more_corrections ? h("p", { class: "muted" }, `and ${plural(said.more_corrections, "older correction")}: `, h("code", {}, "tidemark replay status")) : null,
     ];
   });
 

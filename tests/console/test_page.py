@@ -363,3 +363,16 @@ def test_a_fault_of_the_page_is_not_told_as_one_of_the_server(browser: Browser, 
         expect(seen.page.locator("#pulse")).to_contain_text("this page can't draw what the server says")
         seen.page.unroute("**/v1/console")
         expect(seen.page.locator("#pulse")).to_have_text("live")
+
+
+def test_trouble_of_embeddings_and_older_corrections_are_shown(browser: Browser, server: Running) -> None:
+    with opened(browser, server) as seen:
+
+        def change(board: dict[str, Any]) -> None:
+            board["requests"]["said"]["embedding"] = {"ok": False, "version": 2, "trouble": "a damaged table"}
+            board["replays"]["said"]["more_corrections"] = 3
+
+        altered(seen.page, change)
+        row = seen.page.locator("#models dl > *").filter(has_text="version 2")
+        expect(row.first).to_contain_text("in trouble")
+        expect(seen.page.locator("#replays")).to_contain_text("and 3 older corrections: tidemark replay status")

@@ -35,7 +35,7 @@ from replay.console.board import SILENT_S, Board, Told
 from replay.console.checks import Checks, ChecksSection, Round
 from replay.console.models import LEARNERS, METRICS, REFUSED, ModelsSection
 from replay.console.replays import ReplaysSection, without_credentials
-from replay.console.requests import quantile
+from replay.console.requests import Requests, quantile
 from replay.console.stands import FlowStands, Stands
 from replay.rebuild.plan import Part, Plan, Workplace
 from replay.restore import RESTORING
@@ -270,6 +270,32 @@ def test_what_is_wrong_is_told_and_the_gravest_first() -> None:
     assert (unread.level, unread.what) == (BAD, "can't be read: a damaged file")
     mixed = attention({"checks": Told(both, NOW, None), "flows": Told(Stands("nothing", "embedded", [], {}, []), NOW, None)}, NOW)
     assert [one.level for one in mixed] == [BAD, BAD, BAD, WORTH_A_LOOK]
+
+
+def served(**changes: Any) -> Requests:
+    whole = {"up_s": 1.0, "store": "task state", "fingerprint": "f", "trouble": None, "waiting": 0, "endpoints": [], "kept": 0, "lost": 0}
+    return Requests(
+        **{**whole, "log_trouble": None, "model": {"ok": False, "trouble": "there is none"}, "embedding": {"ok": False}, **changes}
+    )
+
+
+def test_what_is_wrong_with_embeddings_is_told_as_with_models() -> None:
+    assert of("requests", served()) == []
+    assert of("requests", served(embedding={"ok": True, "version": 2})) == []
+    model = {"ok": False, "arms": {"served": {}}, "trouble": "a delta is missing"}
+    old, older, none = (
+        of("requests", served(**changes))
+        for changes in (
+            {"model": model},
+            {"embedding": {"ok": False, "version": 2, "trouble": "a damaged table"}},
+            {"embedding": {"ok": False, "trouble": "a damaged version"}},
+        )
+    )
+    assert [(one.level, one.what) for [one] in (old, older, none)] == [
+        (BAD, "rankings are by an old model: a delta is missing"),
+        (BAD, "users' embeddings are old: a damaged table"),
+        (BAD, "users' embeddings can't be served: a damaged version"),
+    ]
 
 
 def test_a_quantile_is_the_bound_of_its_bucket() -> None:
