@@ -159,9 +159,13 @@ def _operations(app: FastAPI, service: Service) -> None:
         return Response(b'{"status":"ok"}', media_type=_JSON, headers=_HEADERS)
 
     @app.get("/readyz", summary="Whether requests get what they ask for", tags=["operations"], responses=examples.READY)
-    async def readyz() -> Response:
-        """503 with the reasons, if not. `served_log` says how the log of what is served does."""
+    async def readyz(http: Request) -> Response:
+        """503 with the reasons, if not. `served_log` says how the log of what is served does. Without the server's token, `ready` alone."""
         ready, said = await service.readiness()
+        token = service.options.token
+        if token is not None and not token.borne_by(http.scope):
+            # The rest names places, brokers and models, and how far the logs are.
+            said = {"ready": ready}
         return Response(orjson.dumps(said), 200 if ready else 503, media_type=_JSON, headers=_HEADERS)
 
     @app.get("/metrics", summary="Metrics for Prometheus", tags=["operations"], response_class=PlainTextResponse)

@@ -39,6 +39,8 @@ _NOTHING = Ask(_NO_IDS, _NO_IDS, (), None)
 # At the start a store that hangs must not hold up a server that can say so.
 _WARM_UP_S = 60.0
 _LOOK_S = 0.1
+# So old may be what readiness goes by.
+_SEEN_S = 1.0
 
 
 class Service:
@@ -63,6 +65,9 @@ class Service:
         self._past = Lane("past", opener, options.most_waiting)
         self.rankings = Rankings(settings, options, self.vocabulary, self.packer, self.metrics.rank)
         self._last: Answer | None = None
+        self._looking = asyncio.Lock()
+        self._seen: Answer | TidemarkError | None = None
+        self._seen_at = 0.0
         self.metrics.watch("serving_waiting_requests", lambda: self._now.waiting + self._past.waiting)
         self.metrics.watch("serving_rank_waiting_requests", lambda: self.rankings.waiting)
 
@@ -199,13 +204,11 @@ class Service:
         """Whether requests get what they ask for, and why not."""
         said: dict[str, Any] = {"fingerprint": self.fingerprint, "store": self.settings.online or "task state"}
         reasons = []
-        try:
-            answer = await self._asked(_NOTHING)
-        except TidemarkError as error:
-            reasons.append(str(error))
+        answer = await self._seen_lately()
+        if isinstance(answer, TidemarkError):
+            reasons.append(str(answer))
         else:
             said |= {"as_of": answer.prefix.newest, "positions": answer.prefix.positions}
-            self._last = answer
             if answer.prefix.newest is None:
                 reasons.append("the flows have accepted no event yet; `tidemark run` applies what the log holds")
         # Features are served without a model too.
@@ -216,6 +219,17 @@ class Service:
             reasons.append(f"log 'served': {trouble}")
         said["served_log"] = {"ok": trouble is None, "lost_rows": self.log.lost, **({"trouble": trouble} if trouble is not None else {})}
         return not reasons, {"ready": not reasons, **({"reasons": reasons} if reasons else {}), **said}
+
+    async def _seen_lately(self) -> Answer | TidemarkError:
+        """What the store says to a request for nothing, a second old at most: anybody may ask that, and takes no place of those who want features."""
+        async with self._looking:
+            if self._seen is None or time.monotonic() - self._seen_at >= _SEEN_S:
+                try:
+                    self._seen = self._last = await self._asked(_NOTHING)
+                except TidemarkError as error:
+                    self._seen = error
+                self._seen_at = time.monotonic()
+            return self._seen
 
     def exposition(self) -> bytes:
         """Metrics as text."""

@@ -1,4 +1,4 @@
-"""A token that guards a server: whoever asks without it learns nothing but whether the process lives and is ready, and what Prometheus counts.
+"""A token that guards a server: whoever asks without it learns whether the process lives and is ready, what Prometheus counts, and no more.
 
 The token itself is not kept, only its hash, so nothing that prints or dumps what is held can tell it; it is never logged, and never part of a URL.
 """
@@ -74,6 +74,15 @@ class Token:
         scheme, _, said = (header or b"").partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(_hash(said.strip()), self._hash)
 
+    def borne_by(self, scope: Scope) -> bool:
+        """Whether a request bears it, in one Authorization header."""
+        said = _said(scope)
+        return len(said) == 1 and self.fits(said[0])
+
+
+def _said(scope: Scope) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name == b"authorization"]
+
 
 def _hash(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
@@ -95,12 +104,10 @@ class Guarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it before anything of it is read."""
-        if scope["type"] == "http" and scope["path"] not in self._open:
-            said = [value for name, value in scope["headers"] if name == b"authorization"]
-            if len(said) != 1 or not self._token.fits(said[0]):
-                what = "this server asks for a token, and the request has none" if not said else "the token is not the one of this server"
-                await _refusal(what)(scope, receive, send)
-                return
+        if scope["type"] == "http" and scope["path"] not in self._open and not self._token.borne_by(scope):
+            none = "this server asks for a token, and the request has none"
+            await _refusal("the token is not the one of this server" if _said(scope) else none)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 

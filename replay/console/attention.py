@@ -91,6 +91,9 @@ def _of_requests(said: Requests, _: int) -> Iterator[Attention]:
     # That there is no model is no trouble of one.
     if said.model.get("trouble") and said.model.get("arms"):
         yield Attention(BAD, "requests", f"rankings are by an old model: {said.model['trouble']}")
+    if said.embedding.get("trouble"):
+        what = "users' embeddings are old" if "version" in said.embedding else "users' embeddings can't be served"
+        yield Attention(BAD, "requests", f"{what}: {said.embedding['trouble']}")
 
 
 def _of_models(said: Models, _: int) -> Iterator[Attention]:

@@ -69,9 +69,10 @@ async function turn() {
     if (mine !== asked) return;
     failures = 0;
     serverAhead = board.now - Date.now();
+    // Not before a server has taken it.
+    if (token !== null) kept.set(session, TOKEN, token);
     opened(true);
-    draw(board);
-    pulse("live", "live");
+    if (drawn(board)) pulse("live", "live");
     if (looking) await lookAgain();
   } catch (error) {
     if (mine !== asked) return;
@@ -83,6 +84,18 @@ async function turn() {
     pulse("lost", "the server does not answer; trying again");
   }
   if (mine === asked && !document.hidden) timer = setTimeout(turn, Math.min(LONGEST_MS, EACH_MS * 2 ** Math.min(failures, 5)));
+}
+
+// A fault of this page's own is none of the server's, and is told as what it is.
+function drawn(board) {
+  try {
+    draw(board);
+    return true;
+  } catch (error) {
+    console.error(error);
+    pulse("lost", "this page can't draw what the server says; load it again, or see the browser's console");
+    return false;
+  }
 }
 
 function draw(board) {
@@ -112,17 +125,23 @@ function locked() {
   if (!wasShown || by("login-error").textContent) by("token").focus();
 }
 
-by("login").addEventListener("submit", (event) => {
-  event.preventDefault();
-  token = by("token").value.trim();
-  by("token").value = "";
+function tryToken(text) {
+  token = text;
   // No header can carry other signs, so it is none that a server has.
-  if (!/^[!-~]+$/.test(token)) {
-    locked();
+  if (/^[!-~]+$/.test(token)) {
+    turn();
     return;
   }
-  kept.set(session, TOKEN, token);
-  turn();
+  clearTimeout(timer);
+  asked += 1;
+  locked();
+}
+
+by("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const given = by("token").value.trim();
+  by("token").value = "";
+  tryToken(given);
 });
 
 // Looking up ----------------------------------------------------------------------------------------------------------------------
@@ -200,21 +219,36 @@ by("theme").addEventListener("click", () => {
 function begin() {
   const theme = kept.get(local, THEME);
   themed(theme !== null && Object.hasOwn(THEMES, theme) ? theme : "auto");
-  token = kept.get(session, TOKEN);
-  // What stands behind the # never reaches a server, nor its logs; and it goes from the address at once.
-  const [name, value] = location.hash.slice(1).split(/=(.*)/s);
-  const given = value === undefined ? null : decoded(value);
-  if (name === "token" && given !== null) {
-    token = given;
-    kept.set(session, TOKEN, token);
-    history.replaceState(null, "", location.pathname);
-  } else if (["user", "pin", "topic"].includes(name) && given) {
-    looking = { kind: name, id: given };
-    by("kind").value = name;
-    by("id").value = given;
-  }
-  turn();
+  const own = kept.get(session, TOKEN);
+  const given = heed() ?? own;
+  if (given === null) turn();
+  else tryToken(given);
 }
+
+// What stands behind the # never reaches a server, nor its logs; a token goes from the address at once, and is returned.
+function heed() {
+  const [name, value] = location.hash.slice(1).split(/=(.*)/s);
+  if (value === undefined) return null;
+  if (name === "token") {
+    history.replaceState(null, "", location.pathname);
+    return decoded(value) ?? "";
+  }
+  const id = decoded(value);
+  if (["user", "pin", "topic"].includes(name) && id) {
+    looking = { kind: name, id };
+    by("kind").value = name;
+    by("id").value = id;
+  }
+  return null;
+}
+
+// Who pastes an address into a tab that shows the page loads nothing anew.
+window.addEventListener("hashchange", () => {
+  const before = looking;
+  const given = heed();
+  if (given !== null) tryToken(given);
+  else if (looking !== before) turn();
+});
 
 function decoded(text) {
   try {

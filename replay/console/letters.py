@@ -5,11 +5,9 @@ Numbers are those of the flows' state. Samples are read from the ends of the log
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
 
 from flows.log import Log
 from flows.metrics_http import scraped
@@ -19,6 +17,8 @@ from flows.settings import Settings
 
 SHOWN = 12
 """Of each kind."""
+# Offsets of each partition, and records of each message: repeats of a restart may lie among them.
+_LOOKED_AT = 4 * SHOWN
 _TEXT = 600
 _DETAIL = 300
 
@@ -74,13 +74,13 @@ class Letters:
 
     Attributes
     ----------
-    late_records, dead_records : int or None
-        Records of the logs, repeats of a restart among them; None: there is no such log yet.
+    late_offsets, dead_offsets : int or None
+        Offsets of the logs: records, repeats of a restart among them, or, over Kafka, messages of many. None: there is no such log yet.
     """
 
-    late_records: int | None
+    late_offsets: int | None
     late: list[LateRecord]
-    dead_records: int | None
+    dead_offsets: int | None
     dead: list[DeadLetter]
 
 
@@ -118,30 +118,35 @@ class LettersSection:
         with open_live_log(self._settings, name, read_only=True) as log:
             ends, starts = log.end_positions(), log.start_positions()
             if ends != self._ends.get(name):
-                self._newest[name] = list(newest(log, starts, ends))
+                self._newest[name] = newest(log, starts, ends)
                 self._ends[name] = ends
         return sum(end - start for start, end in zip(starts, ends, strict=True))
 
 
-def newest(log: Log, starts: list[int], ends: list[int]) -> Iterator[dict[str, Any]]:
-    """The newest records of a log of outputs by their arrival, the newest first, each once though a restart has put it out again."""
+def newest(log: Log, starts: list[int], ends: list[int]) -> list[dict[str, Any]]:
+    """The newest records of a log of outputs by their arrival, the newest first, each once though a restart has put it out again.
+
+    What is held at once is a message, and of those before it no more than is shown: an offset of Kafka may have thousands of records.
+    """
     found: dict[tuple[int, int, int], dict[str, Any]] = {}
     for partition, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        position = max(start, end - 4 * SHOWN)
+        position = max(start, end - _LOOKED_AT)
         while position < end:
-            batches = log.read(partition, position, end - position)
+            batches = log.read(partition, position, end - position if log.dense else 1)
             if not batches:
                 break
             for batch in batches:
-                for row in _rows(batch.records):
+                records = batch.records
+                for row in records.slice(max(0, records.num_rows - _LOOKED_AT)).to_pylist():
                     found[partition, row["origin"], row["sequence"]] = row
+                found = dict(sorted(found.items(), key=_arrival, reverse=True)[:SHOWN])
             position = batches[-1].end_offset
-    yield from sorted(found.values(), key=lambda row: (row["timestamp"] or 0, row["partition"], row["offset"]), reverse=True)[:SHOWN]
+    return [*found.values()]
 
 
-def _rows(records: pa.RecordBatch) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = records.to_pylist()
-    return rows
+def _arrival(one: tuple[Any, dict[str, Any]]) -> tuple[int, int, int]:
+    row = one[1]
+    return row["timestamp"] or 0, row["partition"], row["offset"]
 
 
 def _late(row: Mapping[str, Any]) -> LateRecord:

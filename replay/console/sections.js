@@ -86,19 +86,21 @@ export const flows = (of, now) =>
 
 // Late and dead letters -----------------------------------------------------------------------------------------------------------
 
+const none = (shown, offsets) => (shown.length ? null : h("p", { class: "muted" }, offsets === null ? "No flow has put out any: there is no such log yet." : offsets ? "None at the end of the log." : "None."));
+
 export const letters = (of, now, board) =>
   told(of, now, (said) => {
     const counts = board.flows.said?.counts ?? {};
     const reasons = Object.entries(counts).filter(([name]) => name.startsWith("deadletter.")).sort(([, a], [, b]) => b - a);
     return [
       h("h3", {}, "Dead letters"),
-      said.dead_records ? null : h("p", { class: "muted" }, said.dead_records === null ? "No flow has put out any: there is no such log yet." : "None."),
+      none(said.dead, said.dead_offsets),
       reasons.length ? h("ul", { class: "chips" }, reasons.map(([name, n]) => h("li", {}, h("b", {}, whole(n)), " ", name.slice("deadletter.".length)))) : null,
       said.dead.length
         ? h("ul", { class: "samples" }, said.dead.map((letter) => h("li", { "data-key": letter.id }, h("details", {}, h("summary", {}, h("span", { class: "what" }, badge("", letter.reason), " ", letter.detail), h("small", {}, `${letter.id} · ${moment(letter.arrived)}`)), h("pre", { tabindex: "0", "aria-label": `record ${letter.id}` }, letter.raw), h("p", { class: "muted" }, `${plural(letter.size, "byte")}; `, h("code", {}, `tidemark deadletters show ${letter.id}`))))))
         : null,
       h("h3", {}, "Late records"),
-      said.late_records ? null : h("p", { class: "muted" }, said.late_records === null ? "No flow has put out any: there is no such log yet." : "None."),
+      none(said.late, said.late_offsets),
       said.late.length
         ? table("The newest late records", [["event time", ""], ["late by", "n"], ["action", ""], ["user", "id"], ["pin", "id"]], said.late.map((row) => [time(row.event_time, false), span(row.lateness_ms), row.action, look("user", row.user_id), look("pin", row.pin_id)]))
         : null,
@@ -129,6 +131,7 @@ export const models = (of, now, board) =>
   told(of, now, (said) => {
     const arms = Object.entries(board.requests.said?.model.arms ?? {});
     const learner = said.learner;
+    const embedding = board.requests.said?.embedding;
     return [
       said.note ? note(words(said.note)) : null,
       facts([
@@ -136,7 +139,7 @@ export const models = (of, now, board) =>
         said.shares.length && ["shares", said.shares.map((one) => h("span", { class: "pair" }, `${one.role}: base ${one.base}, ${share(one.share, 2)} of users`))],
         learner && ["learner", learner.running ? badge("ok", "running") : badge("", "not running"), ` delta ${whole(learner.delta)}`, learner.newest_event_time ? `, events to ${moment(learner.newest_event_time)}` : "", learner.lag === null ? "" : `, ${plural(learner.lag, "example")} behind`],
         said.retrain && ["retrain", badge(said.retrain.running ? "ok" : "look", said.retrain.running ? "at work" : "stopped"), ` as of ${moment(said.retrain.as_of, false)}: ${said.retrain.stage}`],
-        board.requests.said?.embedding.ok && ["embedding", `version ${board.requests.said.embedding.version}`],
+        (embedding?.version || embedding?.trouble) && ["embedding", embedding.trouble ? [badge("bad", "in trouble"), " "] : null, embedding.version ? `version ${embedding.version}` : "none is served"],
       ]),
       said.bases.length
         ? table(
@@ -170,24 +173,26 @@ export const requests = (of, now) =>
 
 // Checks --------------------------------------------------------------------------------------------------------------------------
 
-function check(name, round, command, now, draw) {
+// `proved`: whether all of it was compared, and each was equal; causes that are nobody's mistake are no findings, and still no equality.
+function check(name, round, command, now, proved, draw) {
   if (!round) return [h("h3", {}, name), h("p", { class: "muted" }, "Never done over this data directory: ", h("code", {}, command))];
   const { said } = round;
   const wrong = said.problem || said.mismatches || said.findings || said.problems?.length;
+  const [level, verdict] = wrong ? ["bad", "look"] : said.unproved || said.entities === 0 ? ["look", "nothing proved"] : proved(said) ? ["ok", "equal to the bit"] : ["", "nothing wrong found"];
   return [
-    h("h3", {}, name, " ", badge(wrong ? "bad" : said.unproved ? "look" : "ok", wrong ? "look" : said.unproved ? "nothing proved" : "equal to the bit"), h("small", {}, ago(round.told_at, now))),
+    h("h3", {}, name, " ", badge(level, verdict), h("small", {}, ago(round.told_at, now))),
     said.problem ? h("p", { class: "bad" }, words(said.problem)) : draw(said),
   ];
 }
 
 export const checks = (of, now) =>
   told(of, now, (said) => [
-    check("Audit: is state what the log says?", said.audit, "tidemark replay audit --follow", now, (found) => [
+    check("Audit: is state what the log says?", said.audit, "tidemark replay audit --follow", now, (found) => found.complete === found.tasks, (found) => [
       h("p", {}, `${plural(found.entities, "entity", "entities")} of ${found.complete} of ${plural(found.tasks, "task")} recomputed from the log: ${plural(found.mismatches, "mismatch", "mismatches")}.`),
       found.examples?.length ? h("ul", { class: "lines" }, found.examples.map((line) => h("li", { class: "bad" }, words(line)))) : null,
       found.problems?.length ? h("ul", { class: "lines" }, found.problems.map((line) => h("li", { class: "bad" }, words(line)))) : null,
     ]),
-    check("Skew: was what was served what the log says?", said.skew, "tidemark skew check --every 300", now, (found) => [
+    check("Skew: was what was served what the log says?", said.skew, "tidemark skew check --every 300", now, (found) => found.differing === 0 && found.apart === 0, (found) => [
       h("p", {}, `${plural(found.compared, "row")} of ${plural(found.records, "record")} compared: ${whole(found.differing)} differ, ${whole(found.apart)} could not be compared; ${plural(found.findings, "finding")}.`),
       found.unproved ? h("p", { class: "muted" }, found.unproved) : null,
       found.first_request ? h("p", { class: "muted" }, `Requests of ${moment(found.first_request)} to ${moment(found.last_request)}.`) : null,
@@ -214,6 +219,7 @@ export const replays = (of, now) =>
         ? h("details", { "data-key": "kept" }, h("summary", {}, plural(said.tasks.length, "task")), table("Checkpoints by task", [["task", ""], ["kept", "n"], ["newest", "n"], ["made", "n"], ["to replay", "n"]], said.tasks.map((task) => [task.task, task.kept, whole(task.newest), task.made_at === null ? "–" : ago(task.made_at, now), whole(task.to_replay)])))
         : null,
       said.corrections.length ? table("Corrections, the newest first", [["no.", "n"], ["made", "n"], ["by", "wide"], ["what", ""], ["records", "n"], ["", ""]], said.corrections.map((one) => [one.number, time(one.made_at, false), one.author, one.reason, whole(one.excluded + one.patched), one.in_force ? badge("ok", "in force") : badge("", "undone")]), { shown: true }) : null,
+      said.more_corrections ? h("p", { class: "muted" }, `and ${plural(said.more_corrections, "older correction")}: `, h("code", {}, "tidemark replay status")) : null,
     ];
   });
 

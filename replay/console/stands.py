@@ -22,8 +22,8 @@ from flows.state.task import task_path
 from flows.state.task_lock import is_wanted
 from replay.console.rates import Rates
 
-# Points of a flow's history, one for each look: five minutes of a page that looks every two seconds.
-_HISTORY = 150
+# Points of a flow's history, one for each look, so old at most; and so many.
+_HISTORY_MS, _HISTORY = 300_000, 300
 STATE, REDIS, NOTHING = "task state", "Redis", "nothing"
 
 
@@ -186,7 +186,10 @@ class StandsSection:
         marks = [task.watermark for task in tasks if task.watermark is not None]
         waiting = [task.waiting_since for task in tasks if task.waiting_since is not None]
         lag, rate = sum(lags) if lags else None, sum(rates) if rates else None
-        self._history[flow].append(Point(now, rate, lag))
+        history = self._history[flow]
+        history.append(Point(now, rate, lag))
+        while now - history[0].at > _HISTORY_MS:
+            history.popleft()
         running = None if source == REDIS else run_is_on(self._settings.state / EXAMPLES if flow == EXAMPLES else self._settings.state)
         return FlowStands(
             flow=flow,
@@ -199,7 +202,7 @@ class StandsSection:
             waiting_since=min(waiting, default=None),
             bytes=sum(task.bytes for task in tasks),
             tasks=tasks,
-            history=list(self._history[flow]),
+            history=list(history),
         )
 
     def _task(self, flow: str, partition: int, meta: Meta | None, now: int) -> TaskStands:

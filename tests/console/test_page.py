@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from flows import last_told
 from online_model.serving.options import Options
@@ -145,6 +145,46 @@ def test_it_asks_for_the_token_and_keeps_it_out_of_addresses(browser: Browser, s
             expect(seen.page.locator("#pulse")).to_have_text("live")
             assert seen.page.url.endswith("/console")
             assert seen.console == []
+
+
+KEPT = "sessionStorage.getItem('tidemark-token')"
+
+
+def test_a_token_in_the_address_is_heard_whenever_it_comes(browser: Browser, shared: Site) -> None:
+    options = Options(timeout_s=PATIENCE_S, token=Token(TOKEN, "test"))
+    with running(shared.settings, options, Console) as made, opened(browser, made) as seen:
+        page = seen.page
+        expect(page.locator("#login")).to_be_visible()
+        # As whoever pastes it into the tab does: nothing is loaded anew.
+        page.evaluate(f"location.hash = '#token={TOKEN}'")
+        expect(page.locator("#pulse")).to_have_text("live")
+        expect(page.locator("#board")).to_be_visible()
+        assert page.url.endswith("/console")
+        assert page.evaluate(KEPT) == TOKEN
+        page.evaluate("location.hash = '#user=3'")
+        expect(page.locator("#looked h3")).to_contain_text("user 3")
+        page.evaluate(f"location.hash = '#token={TOKEN}'")
+        page.wait_for_function("!location.hash")
+        page.evaluate("location.hash = '#token=another-0123456789abcdef'")
+        expect(page.get_by_role("alert")).to_have_text("That is not the token of this server.")
+        assert (page.url.endswith("/console"), page.evaluate(KEPT)) == (True, None)
+
+
+def test_what_no_header_can_carry_is_asked_for_again_and_no_token_is_kept_unheard(browser: Browser, shared: Site) -> None:
+    options = Options(timeout_s=PATIENCE_S, token=Token(TOKEN, "test"))
+    with running(shared.settings, options, Console) as made:
+        for broken in ("€", "%E2%82%AC", "%", "two%20words", ""):
+            with opened(browser, made, f"/console#token={broken}") as seen:
+                expect(seen.page.get_by_role("alert")).to_have_text("That is not the token of this server.")
+                assert seen.page.url.endswith("/console")
+                seen.page.get_by_label("Token", exact=True).fill(TOKEN)
+                seen.page.keyboard.press("Enter")
+                expect(seen.page.locator("#pulse")).to_have_text("live")
+        with opened(browser, made) as seen:
+            seen.page.route("**/v1/console", lambda route: route.abort())
+            seen.page.evaluate(f"location.hash = '#token={TOKEN}'")
+            expect(seen.page.locator("#pulse")).to_have_text("the server does not answer; trying again")
+            assert seen.page.evaluate(KEPT) is None
 
 
 # To be read and used by everybody ----------------------------------------------------------------------------------------------------
@@ -281,3 +321,58 @@ def test_a_refusal_is_told_where_it_was_asked(browser: Browser, server: Running)
         page.locator("#id").fill("3")
         page.keyboard.press("Enter")
         expect(page.locator("#looked .note")).to_have_text("the store <b>sleeps</b>; look again later")
+
+
+AUDIT = {"mismatches": 0, "entities": 10, "complete": 4, "tasks": 4, "problems": [], "examples": []}
+SKEW = {"compared": 5, "records": 5, "differing": 0, "apart": 0, "findings": 0, "causes": [], "unproved": None}
+EQUAL, NOT_WRONG, NOTHING, LOOK = "equal to the bit", "nothing wrong found", "nothing proved", "look"
+
+
+def test_equal_to_the_bit_is_what_was_all_compared_and_equal(browser: Browser, site: Site) -> None:
+    with running(site.settings, make_beside=Console) as made, opened(browser, made) as seen:
+        for check, said, verdict in (
+            (last_told.AUDIT, AUDIT, EQUAL),
+            (last_told.AUDIT, {**AUDIT, "complete": 3}, NOT_WRONG),
+            (last_told.AUDIT, {**AUDIT, "complete": 0, "entities": 0}, NOTHING),
+            (last_told.AUDIT, {**AUDIT, "mismatches": 1}, LOOK),
+            (last_told.SKEW, SKEW, EQUAL),
+            (last_told.SKEW, {**SKEW, "differing": 2}, NOT_WRONG),
+            (last_told.SKEW, {**SKEW, "compared": 4, "apart": 1}, NOT_WRONG),
+            (last_told.SKEW, {**SKEW, "compared": 0, "unproved": "nothing was compared"}, NOTHING),
+            (last_told.SKEW, {**SKEW, "differing": 2, "findings": 1}, LOOK),
+        ):
+            last_told.tell(site.settings, check, said)
+            name = "Audit" if check == last_told.AUDIT else "Skew"
+            expect(seen.page.locator("#checks h3").filter(has_text=name).locator(".badge")).to_have_text(verdict)
+
+
+def altered(page: Page, change: Callable[[dict[str, Any]], object]) -> None:
+    """Have the page be told something else than the server says."""
+
+    def fulfil(route: Route) -> None:
+        board = route.fetch().json()
+        change(board)
+        route.fulfill(json=board)
+
+    page.route("**/v1/console", fulfil)
+
+
+def test_a_fault_of_the_page_is_not_told_as_one_of_the_server(browser: Browser, server: Running) -> None:
+    with opened(browser, server) as seen:
+        altered(seen.page, lambda board: board["flows"]["said"].update(flows="none of a form that is known"))
+        expect(seen.page.locator("#pulse")).to_contain_text("this page can't draw what the server says")
+        seen.page.unroute("**/v1/console")
+        expect(seen.page.locator("#pulse")).to_have_text("live")
+
+
+def test_trouble_of_embeddings_and_older_corrections_are_shown(browser: Browser, server: Running) -> None:
+    with opened(browser, server) as seen:
+
+        def change(board: dict[str, Any]) -> None:
+            board["requests"]["said"]["embedding"] = {"ok": False, "version": 2, "trouble": "a damaged table"}
+            board["replays"]["said"]["more_corrections"] = 3
+
+        altered(seen.page, change)
+        row = seen.page.locator("#models dl > *").filter(has_text="version 2")
+        expect(row.first).to_contain_text("in trouble")
+        expect(seen.page.locator("#replays")).to_contain_text("and 3 older corrections: tidemark replay status")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,17 +31,17 @@ from online_model.retrain.work import Work as RetrainWork
 from replay.checkpoints.at_work import at_work
 from replay.console import models
 from replay.console.attention import BAD, WORTH_A_LOOK, Attention, attention
-from replay.console.board import Board, Told
+from replay.console.board import SILENT_S, Board, Told
 from replay.console.checks import Checks, ChecksSection, Round
 from replay.console.models import LEARNERS, METRICS, REFUSED, ModelsSection
 from replay.console.replays import ReplaysSection, without_credentials
-from replay.console.requests import quantile
+from replay.console.requests import Requests, quantile
 from replay.console.stands import FlowStands, Stands
 from replay.rebuild.plan import Part, Plan, Workplace
 from replay.restore import RESTORING
 from replay.tasks import TaskName
 from tests.console.conftest import PARTITIONS, Site
-from tests.processes import tidemark
+from tests.processes import PATIENCE_S, ROOT, tidemark
 from tests.serving.models import learn, publish, registry_of, serve
 
 GATE = {
@@ -269,6 +272,32 @@ def test_what_is_wrong_is_told_and_the_gravest_first() -> None:
     assert [one.level for one in mixed] == [BAD, BAD, BAD, WORTH_A_LOOK]
 
 
+def served(**changes: Any) -> Requests:
+    whole = {"up_s": 1.0, "store": "task state", "fingerprint": "f", "trouble": None, "waiting": 0, "endpoints": [], "kept": 0, "lost": 0}
+    return Requests(
+        **{**whole, "log_trouble": None, "model": {"ok": False, "trouble": "there is none"}, "embedding": {"ok": False}, **changes}
+    )
+
+
+def test_what_is_wrong_with_embeddings_is_told_as_with_models() -> None:
+    assert of("requests", served()) == []
+    assert of("requests", served(embedding={"ok": True, "version": 2})) == []
+    model = {"ok": False, "arms": {"served": {}}, "trouble": "a delta is missing"}
+    old, older, none = (
+        of("requests", served(**changes))
+        for changes in (
+            {"model": model},
+            {"embedding": {"ok": False, "version": 2, "trouble": "a damaged table"}},
+            {"embedding": {"ok": False, "trouble": "a damaged version"}},
+        )
+    )
+    assert [(one.level, one.what) for [one] in (old, older, none)] == [
+        (BAD, "rankings are by an old model: a delta is missing"),
+        (BAD, "users' embeddings are old: a damaged table"),
+        (BAD, "users' embeddings can't be served: a damaged version"),
+    ]
+
+
 def test_a_quantile_is_the_bound_of_its_bucket() -> None:
     buckets = [(0.1, 50.0), (0.5, 98.0), (float("inf"), 100.0)]
     assert [quantile(buckets, share) for share in (0.0, 0.5, 0.51, 0.98, 0.99)] == [0.1, 0.1, 0.5, 0.5, float("inf")]
@@ -325,11 +354,56 @@ def test_sections_that_fail_or_hang_hold_up_nobody() -> None:
     board.close()
 
 
-def test_however_many_look_it_is_read_once_a_second_and_keeps_what_was_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_hangs_is_not_told_as_it_is_now_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("replay.console.board.time.monotonic", lambda: now[0])
     section = Slow()
-    board = Board({"one": section}, packed)
+    board = Board({"one": section}, packed, lambda: now[0])
+
+    async def asked() -> list[Any]:
+        out = [await _told(board)]
+        section.open.clear()
+        monkeypatch.setattr("replay.console.board._PATIENCE_S", 0.01)
+        for later in (1.5, SILENT_S - 0.5, 1.0, 3600.0):
+            now[0] += later
+            out.append(await _told(board))
+        section.open.set()
+        while (last := await _told(board))["one"][1] is not None:
+            now[0] += 1.5
+        return [*out, last]
+
+    *told, last = [one["one"] for one in asyncio.run(asked())]
+    assert told[:3] == [[1, None]] * 3
+    assert [said for said, _ in told[3:]] == [1, 1]
+    assert all(re.match(r"no answer since \d\d:\d\d:\d\d UTC; ", problem) for _, problem in told[3:])
+    assert last[0] >= 2
+    board.close()
+
+
+HANGING = """
+import asyncio, threading
+from replay.console.board import Board
+
+class Hanging:
+    every_s = 0.0
+    def look(self): threading.Event().wait()
+    def close(self): pass
+
+board = Board({"one": Hanging(), "two": Hanging()}, lambda told: b"told")
+print(asyncio.run(board.told()).decode())
+board.close()
+print("closed")
+"""
+
+
+def test_what_hangs_does_not_keep_the_process_from_ending() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGING], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["told", "closed"], "")
+
+
+def test_however_many_look_it_is_read_once_a_second_and_keeps_what_was_known() -> None:
+    now = [100.0]
+    section = Slow()
+    board = Board({"one": section}, packed, lambda: now[0])
 
     async def asked() -> list[Any]:
         out = [await _told(board) for _ in range(3)]

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
+from typing import cast
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flows import deadletters
-from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS
+from flows.log import Log, LogBatch
+from flows.outputs import ACTIONS, DEADLETTER_SCHEMA, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings
 from flows.state.handover import task_taken
 from flows.state.lock import run_lock
-from replay.console.letters import SHOWN, LettersSection
+from replay.console.letters import SHOWN, LettersSection, newest
 from replay.console.rates import Rates
 from replay.console.stands import NOTHING, REDIS, STATE, StandsSection
 from tests.console.conftest import PARTITIONS, Site, site_time
@@ -58,6 +63,19 @@ def test_an_event_waits_from_its_arrival_until_it_is_applied(site: Site) -> None
     section.close()
 
 
+def test_the_history_is_of_five_minutes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often somebody has looked, and however long nobody has."""
+    at = site_time()
+    section = StandsSection(site.settings)
+    for later in (0, 1_000, 200_000, 301_000, 499_000, 500_000):
+        monkeypatch.setattr("replay.console.stands.time.time_ns", lambda later=later: (at + later) * 1_000_000)
+        history = section.look().flows[0].history
+    assert [point.at - at for point in history] == [200_000, 301_000, 499_000, 500_000]
+    monkeypatch.setattr("replay.console.stands.time.time_ns", lambda: (at + 5_000_000) * 1_000_000)
+    assert len(section.look().flows[0].history) == 1
+    section.close()
+
+
 def test_whether_somebody_runs_it(site: Site) -> None:
     section = StandsSection(site.settings)
     assert [flow.running for flow in section.look().flows] == [False, False]
@@ -90,7 +108,7 @@ def test_nothing_is_there_and_nothing_is_made(tmp_path: Path) -> None:
     said = section.look()
     section.close()
     assert (said.source, said.counts, [flow.position for flow in said.flows]) == (NOTHING, {}, [0, 0])
-    assert letters.look().dead_records is None
+    assert letters.look().dead_offsets is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -154,9 +172,46 @@ def test_letters_that_were_put_out_twice_are_told_once(site: Site) -> None:
         for batch in log.read(partition, max(0, end - 2), 2):
             log.append([(partition, batch.records)])
     after = section.look()
-    assert after.dead_records is not None
-    assert before.dead_records is not None
-    assert after.dead_records > before.dead_records
+    assert after.dead_offsets is not None
+    assert before.dead_offsets is not None
+    assert after.dead_offsets > before.dead_offsets
     assert after.dead == before.dead
     assert [one.id for one in after.dead[:3]] == list(dict.fromkeys(one.id for one in after.dead[:3]))
-    assert after.late_records == sum(site.logs[LATE].end_positions())
+    assert after.late_offsets == sum(site.logs[LATE].end_positions())
+
+
+class Topic:
+    """A log of dead letters whose offsets hold many records each, with holes between them, as Kafka has them; keeps what a read was asked for."""
+
+    name, dense = DEADLETTERS, False
+
+    def __init__(self, partitions: list[dict[int, pa.RecordBatch]]) -> None:
+        self._held, self.partitions, self.asked = partitions, len(partitions), 0
+
+    def read(self, partition: int, position: int, most: int, *, exact: bool = True) -> list[LogBatch]:
+        self.asked = max(self.asked, most)
+        offsets = [offset for offset in sorted(self._held[partition]) if offset >= position][:most]
+        held = [(offset, self._held[partition][offset]) for offset in offsets]
+        return [LogBatch(partition, o, o + 2, records, np.full(records.num_rows, o, np.int64)) for o, records in held]
+
+
+def letters_of(origin: int, first: int, n: int, raw: bytes) -> pa.RecordBatch:
+    row = {"generation": 0, "origin": origin, "log": ACTIONS, "partition": origin, "reason": "not_json", "detail": "", "raw": raw}
+    rows = [{**row, "sequence": at, "timestamp": at // 3, "offset": at, "size": len(raw)} for at in range(first, first + n)]
+    return pa.RecordBatch.from_pylist(rows, DEADLETTER_SCHEMA)
+
+
+def test_of_messages_of_thousands_no_more_is_held_than_is_shown() -> None:
+    each, raw = 2_000, b"x" * 2_048
+    messages = [{2 * i: letters_of(p, each * i, each, raw) for i in range(30)} for p in range(2)]
+    # A restart has put the last message out again.
+    messages[1][60] = messages[1][58]
+    topic = Topic(messages)
+    tracemalloc.start()
+    found = newest(cast(Log, topic), [0, 0], [60, 62])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < each * len(raw), "less than one message as Python's objects"
+    assert topic.asked == 1
+    every = [(at // 3, p, at) for p in range(2) for at in range(30 * each)]
+    assert [(row["timestamp"], row["partition"], row["offset"]) for row in found] == sorted(every, reverse=True)[:SHOWN]

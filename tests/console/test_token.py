@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.errors import SettingsError
-from flows.settings import load_settings
+from flows.settings import Settings, load_settings
 from online_model.serving.options import Options
 from online_model.serving.token import LEAST, Token
 from replay.console.console import FILES, Console
@@ -63,6 +63,19 @@ def test_without_it_nothing_is_told(guarded: Running, header: str | None) -> Non
     assert guarded.client.ask("POST", "/v1/features", {"users": [3]}, headers).status == 401
     for path in OPEN:
         assert guarded.client.ask("GET", path, headers=headers).status == 200, path
+
+
+def test_of_readiness_it_is_told_whether_and_no_more(guarded: Running, tmp_path: Path) -> None:
+    whole = guarded.client.ask("GET", "/readyz", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+    assert {"ready", "store", "positions", "model", "served_log"} <= set(whole)
+    for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": f"Basic {TOKEN}"}):
+        assert guarded.client.ask("GET", "/readyz", headers=headers).json() == {"ready": True}
+    nothing = Settings(data=tmp_path / "a-place-of-ours")
+    with running(nothing, Options(timeout_s=PATIENCE_S, token=Token(TOKEN, "test"))) as made:
+        reply = made.client.ask("GET", "/readyz")
+        assert (reply.status, reply.json()) == (503, {"ready": False})
+        whole = made.client.ask("GET", "/readyz", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+        assert "a-place-of-ours" in whole["reasons"][0]
 
 
 def test_what_is_refused_is_counted_and_not_kept(guarded: Running) -> None:

@@ -17,6 +17,7 @@ import yaml
 import tidemark
 from flows.settings import load_settings
 from online_model.serving.metrics import ENDPOINTS
+from online_model.serving.token import OPEN
 from tests.ops.compose import COMPOSE, asked, content, ours, port_of
 from tests.processes import ROOT
 
@@ -108,6 +109,22 @@ def test_no_file_holds_a_secret() -> None:
                 assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), f"{name}: {variable}"
     for path in MANIFESTS:
         assert not any(found["kind"] == "Secret" for found in yaml.safe_load_all(path.read_text("utf-8")))
+
+
+def test_serving_beyond_loopback_asks_for_a_token() -> None:
+    """Its console tells users and raw records, and the API anything of anybody. An optional secret would be none where it is missing."""
+    [compose] = [service for service in ours() if service.command[0] == "serve"]
+    assert "0.0.0.0" in compose.command
+    assert re.fullmatch(r"\$\{TIDEMARK_TOKEN:\?[^}]+\}", compose.environment["TIDEMARK_TOKEN"])
+    containers = [container for _, pod in pods() for container in pod["containers"] if container["args"][0] == "serve"]
+    assert containers
+    for container in containers:
+        [token] = [one for one in container["env"] if one["name"] == "TIDEMARK_TOKEN"]
+        assert set(token) == {"name", "valueFrom"}
+        assert token["valueFrom"] == {"secretKeyRef": {"name": "tidemark-token", "key": "token"}}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe]["httpGet"]["path"] in OPEN
+    assert "secret generic tidemark-token --from-literal=token=" in (ROOT / "docs" / "deploy.md").read_text("utf-8")
 
 
 def test_prometheus_asks_whoever_answers() -> None:

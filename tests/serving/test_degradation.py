@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +169,24 @@ def test_a_time_that_can_not_be_read_is_an_error_of_those_who_ask_for_it(
             assert made.client.get(f"{path}?as_of=1", status=503)["error"] == "the log is damaged"
             assert made.client.get(f"{path}?as_of={latest}")["found"]
         assert made.client.get("/readyz")["ready"]
+
+
+def test_however_many_ask_whether_it_is_ready_the_store_is_asked_once_a_second(
+    settings: Settings, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody needs a token for that, and what waits for the store is bounded for all together."""
+    with running(settings, SOON) as made, ThreadPoolExecutor(16) as many:
+        reads: list[Ask] = []
+        read = made.service._now.read
+        monkeypatch.setattr(made.service._now, "read", lambda ask: reads.append(ask) or read(ask))
+        monkeypatch.setattr("online_model.serving.service._SEEN_S", float("inf"))
+        told = [reply.json() for reply in many.map(lambda _: made.client.ask("GET", "/readyz"), range(64))]
+        assert told == [told[0]] * 64
+        assert told[0]["ready"]
+        assert len(reads) == 1
+        monkeypatch.setattr("online_model.serving.service._SEEN_S", 0.0)
+        assert [made.client.get("/readyz") for _ in range(3)] == [told[0]] * 3
+        assert len(reads) == 4
 
 
 def test_a_server_may_start_before_there_is_anything(site: Site, tmp_path: Path) -> None:
