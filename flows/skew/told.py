@@ -18,7 +18,7 @@ from flows.skew.names import COLUMNS, ENTITY, ROW, SEQUENCE, VIEWS, Feature
 from flows.skew.recomputing import Apart
 from flows.skew.tallies import Figures
 
-_WIDTH, _WORST = 124, 15
+_WIDTH, _WORST = 180, 15
 _FEW = 8
 """Columns of an example that are shown; all are named."""
 
