@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from feature_repo import embedding_table
 from feature_repo.embedding_history import EmbeddingHistory
 from feature_repo.embedding_table import ROWS, EmbeddingTable, open_table, table_numbers
 from feature_repo.errors import DamagedEmbeddingError
@@ -338,6 +339,8 @@ def test_a_damaged_table_is_made_anew(settings: Settings, events: pd.DataFrame, 
     table = ran(settings).users.table
     path = table.path / name
     path.write_bytes(path.read_bytes()[:-1] + b"#")
+    # As another process finds it.
+    embedding_table._opened.cache_clear()
     with pytest.raises(DamagedEmbeddingError, match="`tidemark embed infer --full` makes it anew"):
         ran(settings)
     done = ran(settings, full=True).users
