@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from flows.decode import Columns
 from flows.errors import CorruptionError, LogError, TidemarkError
-from flows.events import EVENT_SCHEMA
 from flows.log import LocalLog, LogBatch
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISIT_SCHEMA, REVISITS, take_next
 from flows.settings import Settings
@@ -28,6 +27,7 @@ from flows.state.revisits_task import RevisitsTask
 from flows.state.store import TaskStore
 from flows.state.task import Task, task_path
 from tests import driving
+from tests.of_messages import OfMessages
 from tests.oracles.records import DAY, HOUR, T, click, log, save, seen
 from tests.state.house import House
 from tests.state.small import small
@@ -243,27 +243,6 @@ def test_a_start_replays_fewer_records_than_the_setting_says(tmp_path: Path, anc
         # Killed: what is left to replay adds up over starts.
         task.abandon()
     house.close()
-
-
-class OfMessages:
-    """A log of one partition as a topic has it: so many records together have one offset."""
-
-    dense = False
-
-    def __init__(self, log: LocalLog, size: int) -> None:
-        self.log, self._size = log, size
-        self.name, self.partitions = log.name, log.partitions
-
-    def end_position(self, partition: int) -> int:
-        return -(-self.log.end_position(partition) // self._size)
-
-    def read(self, partition: int, position: int, max_records: int, *, exact: bool = True) -> list[LogBatch]:
-        stop = min(position + max_records, self.end_position(partition))
-        if position >= stop:
-            return []
-        found = self.log.read(partition, position * self._size, (stop - position) * self._size)
-        records = pa.RecordBatch.from_pylist([row for one in found for row in one.records.to_pylist()], EVENT_SCHEMA)
-        return [LogBatch(partition, position, stop, records, position + np.arange(records.num_rows) // self._size)]
 
 
 @pytest.mark.parametrize("anchor_records", [1, 5, 9])
