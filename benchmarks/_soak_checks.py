@@ -10,6 +10,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -40,6 +41,7 @@ from tests.oracles.features import counters, sequences
 from tests.processes import ROOT
 
 _READ, _ASKED, _HASHED = 8_192, 200, 4_096
+_PATIENCE_S = 60
 # Of the newest event alone: a soak is a matter of minutes.
 _NOW = (0,)
 
@@ -79,6 +81,14 @@ class Verdict:
 # What is served, against the oracle ------------------------------------------------------------------------------------------------
 
 
+def _answered(client: Client, asked: dict[str, list[int]]) -> dict[str, Any] | None:
+    """What a server says; a busy one may refuse a request, and is asked again, as a client would."""
+    until = time.monotonic() + _PATIENCE_S
+    while (answer := client.post("/v1/features", asked)) is None and time.monotonic() < until:
+        time.sleep(1)
+    return answer
+
+
 def check_served(verdict: Verdict, sent: Sent, port: int, partitions: int) -> None:
     """Sampled users and pins as they are served, against what the oracle makes of what was sent about them."""
     decided = sent.decided(partitions, LATENESS_MS, DEDUP_MS)
@@ -91,7 +101,7 @@ def check_served(verdict: Verdict, sent: Sent, port: int, partitions: int) -> No
         for kind, ids in (("users", users), ("pins", pins)):
             for at in range(0, len(ids), _ASKED):
                 asked = ids[at : at + _ASKED]
-                answer = client.post("/v1/features", {kind: asked})
+                answer = _answered(client, {kind: asked})
                 if answer is None:
                     verdict.differ(f"{len(asked)} {kind} are not served", len(asked))
                     continue
