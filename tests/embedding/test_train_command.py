@@ -13,7 +13,8 @@ import pytest
 from flows import stopping
 from flows.settings import Settings
 from online_model.embedding import train_command, version
-from online_model.embedding.actions import read_actions
+from online_model.embedding.actions import LogPrefix, read_actions
+from online_model.embedding.begun import Begun
 from online_model.embedding.config import EmbeddingConfig
 from online_model.embedding.training import Training
 from tests import driving
@@ -118,6 +119,19 @@ def test_stopped_it_goes_on_with_the_actions_that_it_began_with(
     assert not (settings.data / "embeddings" / "training").exists()
     grown = version.read_manifest(Path(train(settings, monkeypatch)["path"]))
     assert grown.sequences != whole.sequences
+
+
+def test_a_training_of_more_than_the_log_has_is_begun_anew(settings: Settings) -> None:
+    """The log has been restored to before what it had begun with."""
+    begun, asked = Begun(settings), {"as_of": None}
+    first = begun.prefix(asked)
+    grow(settings, 1)
+    assert begun.prefix(asked) == first
+    now = LogPrefix.now(settings)
+    plan = begun.checkpoints.parent / "plan.json"
+    plan.write_text(json.dumps({"asked": asked, "reflects": {"actions": [0, now.actions[1] + 1], "corrected_to": list(now.corrected_to)}}))
+    assert begun.prefix(asked) == now
+    assert json.loads(plan.read_text())["reflects"]["actions"] == list(now.actions)
 
 
 def test_a_plan_that_is_no_plan_is_begun_anew(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
