@@ -117,6 +117,8 @@ def _summary(said: dict[str, Any]) -> str:
         users = f"nothing new: all {said['kept']:,} users reflect what the log holds"
     recall = "" if index["recall"]["share"] is None else f", finds {index['recall']['share']:.2%} of the {index['recall']['at']} nearest"
     pins = f"index {index['number']} of {index['pins']:,} pins{' built' if said['new_index'] else ' kept'}{recall}"
+    if index["kind"] == "exact":
+        pins += f" by exact search, for a graph of these vectors finds {index['graph_share']:.0%} (many pins with one vector?)"
     positions = ",".join(map(str, table["positions"]))
     served = "served" if said["served"] else f"not served: `tidemark embed switch {said['version']}` serves it"
     return (
