@@ -78,6 +78,8 @@ def read_pairs(path: Path) -> UserSequences:
         raise InputError(f"sequences {path}: can't be read ({error.strerror or error}); give a text file of lines: user item") from error
     except pa.ArrowException as error:
         raise _bad_line(path, str(error).splitlines()[0]) from error
+    if not table.num_rows:
+        raise _bad_line(path, "it has no line")
     for name in ("user", "item"):
         if pc.any(pc.equal(table.column(name), "")).as_py():
             raise _bad_line(path, f"a line has no {name}")
@@ -94,18 +96,18 @@ def _bad_line(path: Path, otherwise: str) -> InputError:
     """Which line it is that has not two words; what else is wrong where all have."""
     try:
         with path.open(encoding="utf-8") as lines:
-            empty = 0
+            something = False
             for number, line in enumerate(lines, 1):
                 words = line.rstrip("\r\n").split(" ")
                 if words == [""]:
-                    empty = empty or number
                     continue
+                something = True
                 if len(words) != 2 or not all(words):
                     said = line.strip()[:40]
                     return InputError(
                         f"sequences {path}: line {number}: '{said}' is not a user and an item, with one space between; put it right"
                     )
-            if empty == 1:
+            if not something:
                 return InputError(f"sequences {path}: there is nothing in it; give a text file of lines: user item")
     except UnicodeDecodeError as error:
         return InputError(f"sequences {path}: it is no text in UTF-8 (byte {error.start}); write it as UTF-8")

@@ -97,6 +97,10 @@ def test_files_of_events_and_of_pairs(tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text("1 5\n2\n")
     with pytest.raises(InputError, match=r"pairs\.txt: line 2: '2' is not a user and an item"):
         read_pairs(tmp_path / "pairs.txt")
+    for nothing in ("", "\n\n"):
+        (tmp_path / "pairs.txt").write_text(nothing)
+        with pytest.raises(InputError, match=r"pairs\.txt: there is nothing in it; give a text file of lines: user item"):
+            read_pairs(tmp_path / "pairs.txt")
     for wrong, message in (
         (frame.drop(columns="ts"), "there is no column 'ts'; it has user, item, action"),
         (frame.assign(item=[1, None, 2]), "column 'item' has nulls"),

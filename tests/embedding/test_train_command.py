@@ -152,6 +152,8 @@ def test_what_it_refuses(settings: Settings, tmp_path: Path, monkeypatch: pytest
         ("heads = 3", "dim 16 can't be shared by 3 heads"),
         ('positives = ["saved"]', "there is no action 'saved' (did you mean 'save'?)"),
         ("epochs = 0", "epochs must be a whole number of at least 1, not 0"),
+        ("epochs = 100001", "epochs must be at most 100000, not 100001"),
+        ("seed = 99999999999999999999", "seed must be at most 9223372036854775807"),
         ("temperature = 0.001", "temperature 0.001 is below least_temperature 0.01"),
         ('features = ["pins"]', "there is no feature 'pins' (did you mean 'pin'?)"),
     ):
@@ -161,6 +163,8 @@ def test_what_it_refuses(settings: Settings, tmp_path: Path, monkeypatch: pytest
         refused = train(settings, monkeypatch, code=2)
         assert message in refused
         assert len(refused.splitlines()) == 1
+    for option, value in (("--seed", 99999999999999999999), ("--threads", 100_000), ("--epochs", 100_001)):
+        assert f"Invalid value for '{option}': {value} is not in the range" in train(settings, monkeypatch, option, value, code=2)
     (tmp_path / "model.toml").write_text("[model]\ndim = 3\n")
     assert "there is no table [model]; there is [embedding]" in train(settings, monkeypatch, code=2)
     assert version.versions(settings) == []
