@@ -202,7 +202,7 @@ def infer(
     Raises
     ------
     NoActionsError
-        Nobody has done anything yet.
+        Nobody has ever done anything: there is no table before either.
     OtherTimeError
         A run before is of a later time.
     CorruptionError
@@ -218,11 +218,11 @@ def infer(
     sequences = read_actions(settings, until=until, progress=lambda done, total: stages("actions", done, total))
     if plan is None:
         before_it = _Before.of(settings, manifest)
-        latest = int(sequences.time_ms.max()) if len(sequences.time_ms) else None
-        if latest is not None:
-            # A correction may have taken out the newest action; what was known at a time stays.
-            latest = max(latest, before_it.as_of)
-        until_ms = latest if as_of is None or latest is None else min(as_of, latest)
+        # A correction may have taken out the newest action, or all; what was known at a time stays.
+        latest = max(int(sequences.time_ms.max(initial=-1)), before_it.as_of)
+        if latest < 0:
+            raise NoActionsError("the log holds no action that an embedding could be made of; `tidemark ingest` puts some there")
+        until_ms = latest if as_of is None else min(as_of, latest)
         # Where everyone is inferred, a table that is damaged is not looked at.
         newest = None if full or before_it.table is None else open_table(settings.data, manifest.version, before_it.table)
         plan = _planned(manifest, until, until_ms, newest, before_it, asked)
@@ -285,13 +285,11 @@ def _gone_on_with(settings: Settings, manifest: VersionManifest, plan: Plan | No
 def _planned(
     manifest: VersionManifest,
     until: LogPrefix,
-    as_of: int | None,
+    as_of: int,
     parent: EmbeddingTable | None,
     before: _Before,
     asked: Asked,
 ) -> Plan:
-    if as_of is None:
-        raise NoActionsError("the log holds no action that an embedding could be made of; `tidemark ingest` puts some there")
     if as_of < before.as_of:
         raise OtherTimeError(
             f"table {before.number} of embedding version {manifest.version} is of {before.as_of}, later than {as_of}; "

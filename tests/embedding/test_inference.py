@@ -204,6 +204,22 @@ def test_a_correction_changes_whom_it_touches_and_takes_out_who_is_no_more(tmp_p
     assert rows_bytes(settings) == rows_bytes(full)
 
 
+def test_where_corrections_take_out_everything_nobody_is_left(tmp_path: Path) -> None:
+    site = Site.of(tmp_path, events_of(4, 400, users=40), 4, 2, 200)
+    site.write(1.0)
+    settings = site.settings
+    version(settings, site.events["pin_id"].unique())
+    known = ran(settings).users.table
+    site.rebuild(Request(site.tasks(), exclude="event_time > 0"))
+    done = ran(settings).users
+    assert (done.new, len(done.table), done.gone) == (True, 0, len(known))
+    assert (done.table.manifest.number, done.table.manifest.as_of, done.table.manifest.popular) == (2, known.manifest.as_of, ())
+    found = EmbeddingHistory(settings.offline, done.table.manifest).at(known.user_ids, np.full(len(known), 2**62), True)
+    assert not found.found.any()
+    assert not ran(settings).users.new
+    assert len(ran(settings, full=True).users.table) == 0
+
+
 class Killed(BaseException):
     """Like a SIGKILL: nothing that follows reaches the disk, and nobody catches it."""
 
