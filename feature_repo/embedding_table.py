@@ -252,7 +252,9 @@ def _opened(path: Path, identity: tuple[int, int, int]) -> EmbeddingTable:
     except (OSError, KeyError, pa.ArrowException) as error:
         raise DamagedEmbeddingError(f"{path} can't be read ({error}); {_ADVICE}") from error
     vectors = rows.column("vector").flatten().to_numpy().reshape(len(rows), manifest.dim)
-    inputs = np.frombuffer(rows.column("inputs").buffers()[1], np.uint8).reshape(len(rows), -1)
+    # The width by its type: of a table without users it can't be reckoned.
+    width = rows.column("inputs").type.byte_width
+    inputs = np.frombuffer(rows.column("inputs").buffers()[1], np.uint8).reshape(len(rows), width)
     return EmbeddingTable(path, manifest, rows.column("user_id").to_numpy(), vectors, inputs, rows.column("event_time").to_numpy())
 
 

@@ -48,6 +48,11 @@ class LogPrefix:
         with open_log(settings, ACTIONS, read_only=True) as log:
             return cls(tuple(log.end_positions()), tuple(history.generation for history in History.every(settings)))
 
+    def beyond(self, other: LogPrefix) -> bool:
+        """Whether it has a record or a correction that another prefix lacks: of the same log, that one has been restored to before it."""
+        pairs = ((self.actions, other.actions), (self.corrected_to, other.corrected_to))
+        return any(mine > its for ours, theirs in pairs for mine, its in zip(ours, theirs, strict=False))
+
 
 def read_actions(
     settings: Settings,

@@ -55,19 +55,20 @@ class Begun:
             yield
 
     def prefix(self, asked: Mapping[str, Any]) -> LogPrefix:
-        """That of the training which was begun as asked for; otherwise all that the log has now, and what was begun is forgotten."""
-        plan = self._place / _PLAN
+        """That of the training which was begun as asked for, if the log still has it; else all of the log, and what was begun is forgotten."""
+        plan, now = self._place / _PLAN, LogPrefix.now(self._settings)
         # One that can't be read is of nothing that could be gone on with.
         with suppress(orjson.JSONDecodeError, KeyError, TypeError):
             content: dict[str, Any] = orjson.loads(durable.read(plan)) if plan.exists() else {"asked": None}
             if content["asked"] == asked:
-                return LogPrefix(*(tuple(content["reflects"][name]) for name in ("actions", "corrected_to")))
+                prefix = LogPrefix(*(tuple(content["reflects"][name]) for name in ("actions", "corrected_to")))
+                if not prefix.beyond(now):
+                    return prefix
         self.end()
-        prefix = LogPrefix.now(self._settings)
         with translated(f"can't write to {self._place}"):
             make_directory(self._place)
-            durable.replace(plan, orjson.dumps({"asked": asked, "reflects": asdict(prefix)}))
-        return prefix
+            durable.replace(plan, orjson.dumps({"asked": asked, "reflects": asdict(now)}))
+        return now
 
     def end(self) -> None:
         """Nothing is at work any more."""

@@ -43,10 +43,13 @@ class Negatives(StrEnum):
 
 FEATURES = ("pin", "action", "surface", "duration", "absolute_time", "since_latest", "gap")
 """What the model may know of an action."""
+_SELF = "embedding: "
 _RULE = re.compile(r"\s*(?P<action>[^\s@>]+)\s*(?:@\s*(?P<surface>[^\s@>]+)\s*)?(?:>\s*(?P<seconds>\d+(?:\.\d+)?)\s*s\s*)?")
-_COUNTS = {  # field: the least that makes sense
-    "length": 1, "vector_dim": 1, "dim": 1, "layers": 1, "heads": 1, "hidden": 1, "output_dim": 1, "head_hidden": 1, "samples": 1,
-    "random_negatives": 1, "sketch_width": 2, "sketch_depth": 1, "batch_users": 2, "epochs": 1, "checkpoint_every": 1, "seed": 0,
+MOST_SEED, MOST_EPOCHS, MOST_LENGTH = 2**63 - 1, 100_000, 65_536
+_COUNTS = {  # field: the least that makes sense, and the most: beyond, memory or numbers of 64 bits are the limit, far behind any use
+    "length": (1, MOST_LENGTH), "vector_dim": (1, 65_536), "dim": (1, 65_536), "layers": (1, 1_000), "heads": (1, 65_536), "hidden": (1, 1 << 20),
+    "output_dim": (1, 65_536), "head_hidden": (1, 1 << 20), "samples": (1, 1 << 20), "random_negatives": (1, 1 << 24), "sketch_width": (2, 1 << 24),
+    "sketch_depth": (1, 64), "batch_users": (2, 1 << 20), "epochs": (1, MOST_EPOCHS), "checkpoint_every": (1, 2**62), "seed": (0, MOST_SEED),
 }  # fmt: skip
 
 
@@ -154,10 +157,12 @@ class EmbeddingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in _COUNTS.items():
+        for name, (least, most) in _COUNTS.items():
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise SettingsError(f"embedding: {name} must be a whole number of at least {least}, not {value!r}")
+            if value > most:
+                raise SettingsError(f"embedding: {name} must be at most {most}, not {value}")
         for name, low, high in (
             ("window_days", 0.0, 36_500.0), ("temperature", 0.0, 100.0), ("least_temperature", 0.0, 100.0), ("learning_rate", 0.0, 1e3),
             ("clip", 0.0, 1e9),
@@ -211,7 +216,12 @@ class EmbeddingConfig:
         SettingsError
             A field isn't known, or makes no embedding.
         """
-        return configured(cls, values, where)
+        try:
+            return configured(cls, values, where)
+        except SettingsError as error:
+            # What a value says of itself doesn't know where it stood.
+            said = str(error)
+            raise SettingsError(f"{where}: {said.removeprefix(_SELF)}" if said.startswith(_SELF) else said) from None
 
 
 def read_config(path: Path) -> EmbeddingConfig:

@@ -46,6 +46,7 @@ class Done:
             "version": said.version,
             "served": self.served,
             "resumed": made.resumed,
+            "given_up": made.given_up,
             "new_table": made.new,
             "inferred": made.inferred,
             "kept": made.kept,

@@ -11,7 +11,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from flows.errors import InputError
-from flows.events import ids_of
+from flows.events import MAX_EVENT_TIME, ids_of
 from online_model.embedding.model import CODES
 from online_model.embedding.sequences import UserSequences, sequences_of
 
@@ -32,7 +32,7 @@ def read_events(path: Path, user: str = "user", item: str = "item", action: str 
     Raises
     ------
     InputError
-        It can't be read, lacks a column, or a column has nulls or is of a type that makes no sense.
+        It can't be read, lacks a column, or a column has nulls, is of a type that makes no sense or has a number that is no ID or no time.
     """
     names = [user, item, action, time]
     try:
@@ -47,13 +47,16 @@ def read_events(path: Path, user: str = "user", item: str = "item", action: str 
     users, items, actions, times = (table.column(name).combine_chunks() for name in names)
     if not pa.types.is_integer(times.type):
         raise InputError(f"events {path}: column '{time}' is {times.type}; give whole ms since 1970")
-    said = actions.cast(pa.string()).to_numpy(zero_copy_only=False).astype(str)
+    # The model takes a logarithm of a time: one before 1970 has none.
+    time_ms = _whole(f"events {path}", time, times, 0, MAX_EVENT_TIME, "times are ms from 1970 to 9999; put it right, or leave it out")
+    said = _texts(f"events {path}", action, actions).to_numpy(zero_copy_only=False).astype(str)
     known, code = np.unique(said, return_inverse=True)
     if len(known) > CODES:
         raise InputError(f"events {path}: column '{action}' has {len(known)} different actions; there may be {CODES}")
     none = np.zeros(len(said), np.int64)
     codes = {str(name): i for i, name in enumerate(known)}
-    return sequences_of(_ids(users), _ids(items), code, none, none, times.to_numpy(zero_copy_only=False), codes, {ANYWHERE: 0})
+    user_ids, item_ids = _ids(f"events {path}", user, users), _ids(f"events {path}", item, items)
+    return sequences_of(user_ids, item_ids, code, none, none, time_ms, codes, {ANYWHERE: 0})
 
 
 def read_pairs(path: Path) -> UserSequences:
@@ -75,10 +78,12 @@ def read_pairs(path: Path) -> UserSequences:
         raise InputError(f"sequences {path}: can't be read ({error.strerror or error}); give a text file of lines: user item") from error
     except pa.ArrowException as error:
         raise _bad_line(path, str(error).splitlines()[0]) from error
+    if not table.num_rows:
+        raise _bad_line(path, "it has no line")
     for name in ("user", "item"):
         if pc.any(pc.equal(table.column(name), "")).as_py():
             raise _bad_line(path, f"a line has no {name}")
-    users, items = (_ids(table.column(name).combine_chunks()) for name in ("user", "item"))
+    users, items = (_ids(f"sequences {path}", name, table.column(name).combine_chunks()) for name in ("user", "item"))
     order = np.argsort(users, kind="stable")
     owner = users[order]
     first = np.flatnonzero(np.diff(owner, prepend=owner[0] - 1 if len(owner) else 0))
@@ -91,18 +96,18 @@ def _bad_line(path: Path, otherwise: str) -> InputError:
     """Which line it is that has not two words; what else is wrong where all have."""
     try:
         with path.open(encoding="utf-8") as lines:
-            empty = 0
+            something = False
             for number, line in enumerate(lines, 1):
                 words = line.rstrip("\r\n").split(" ")
                 if words == [""]:
-                    empty = empty or number
                     continue
+                something = True
                 if len(words) != 2 or not all(words):
                     said = line.strip()[:40]
                     return InputError(
                         f"sequences {path}: line {number}: '{said}' is not a user and an item, with one space between; put it right"
                     )
-            if empty == 1:
+            if not something:
                 return InputError(f"sequences {path}: there is nothing in it; give a text file of lines: user item")
     except UnicodeDecodeError as error:
         return InputError(f"sequences {path}: it is no text in UTF-8 (byte {error.start}); write it as UTF-8")
@@ -111,9 +116,25 @@ def _bad_line(path: Path, otherwise: str) -> InputError:
     return InputError(f"sequences {path}: can't be read ({otherwise}); give a text file of lines: user item")
 
 
-def _ids(column: pa.Array) -> np.ndarray:
-    return (
-        column.to_numpy(zero_copy_only=False).astype(np.int64)
-        if pa.types.is_integer(column.type)
-        else ids_of(column.cast(pa.string()).to_pylist())
-    )
+def _ids(where: str, name: str, column: pa.Array) -> np.ndarray:
+    if pa.types.is_integer(column.type):
+        return _whole(where, name, column, -(2**63), 2**63 - 1, "IDs are of 64 bits, with a sign; give another, or texts")
+    return ids_of(_texts(where, name, column).to_pylist())
+
+
+def _whole(where: str, name: str, column: pa.Array, least: int, most: int, advice: str) -> np.ndarray:
+    """Whole numbers within bounds as int64; never wrapped."""
+    values = column.to_numpy(zero_copy_only=False)
+    bad = np.flatnonzero((values < least) | (values > most))
+    if len(bad):
+        raise InputError(f"{where}: row {bad[0]}: '{name}' is {values[bad[0]]}; {advice} (so in {len(bad):,} rows)")
+    return values.astype(np.int64)
+
+
+def _texts(where: str, name: str, column: pa.Array) -> pa.Array:
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{where}: column '{name}' is {column.type}, and can't be read as texts; give texts in UTF-8, or whole numbers"
+        ) from error

@@ -1,7 +1,8 @@
 """Pins of a version as vectors, and an index of them that finds a user's nearest: HNSW (Malkov and Yashunin 2018), by faiss.
 
 Vectors and index lie in one directory that appears whole and never changes, so an index is never of other vectors. It is built by one thread: the
-same vectors make the same bytes. How much of the exact answer it finds was measured when it was made, and stands in its manifest.
+same vectors make the same graph. How much of the exact answer it finds was measured when it was made, and stands in its manifest. Where that is too
+little, as of many pins with one vector (the graph's neighbours are then all of one kind, and lead nowhere), all pins are looked at instead.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ PINS, MANIFEST, VECTORS, GRAPH = "pins", durable.MANIFEST, "pins.safetensors", "
 NEIGHBOURS, BUILD_WIDTH, LEAST_WIDTH = 32, 200, 256
 """Of the graph: M, efConstruction, and the least efSearch. docs/embedding.md has what they cost and find."""
 RECALL_AT, RECALL_QUERIES = 100, 500
+LEAST_RECALL = 0.95
+"""A graph that finds less is not used."""
+MOST = 1_000
+"""So many are asked for at once at most, but for those that are left out: a graph must lead to as many."""
+GRAPH_KIND, EXACT = "hnsw", "exact"
 KEPT = 2
+_SAME = 1e-6
 _ADVICE = "delete the directory and run `tidemark embed infer`"
 
 
@@ -48,7 +55,7 @@ class PinsManifest:
         Digest of the vectors that the pin tower was given.
     pins, dim : int
     index : mapping
-        What it was built with.
+        What it was built with: of `kind` "hnsw" the graph's numbers, of "exact" the `graph_share` of the exact answer that a graph had found.
     recall : mapping
         Share of the `at` nearest that it finds, over `queries` vectors: of users, or of pins where there are none.
     files : mapping
@@ -97,14 +104,24 @@ class PinIndex:
         Returns
         -------
         (int64[n, k], float32[n, k])
-            Places in `pin_ids`, and products; -1 where the graph has led to fewer.
+            Places in `pin_ids`, and products; of as many pins as there are, where there are fewer.
         """
-        k = min(k, len(self.pin_ids))
-        # Of this thread: a request must not start threads of its own.
-        faiss.omp_set_num_threads(1)
-        wide = faiss.SearchParametersHNSW(efSearch=max(LEAST_WIDTH, 2 * k))  # type: ignore[attr-defined]
-        products, places = self.graph.search(np.ascontiguousarray(vectors), k, params=wide)
+        vectors, k = np.ascontiguousarray(vectors), min(k, len(self.pin_ids))
+        places, products = found(self.graph, vectors, k)
+        short = np.flatnonzero((places < 0).any(axis=1))
+        if len(short) and isinstance(self.graph, faiss.IndexHNSW):
+            # The graph has led to fewer: all vectors, as it holds them, are looked at.
+            products[short], places[short] = self.graph.storage.search(vectors[short], k)
         return places, products
+
+
+def found(graph: Any, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a faiss index of either kind finds by itself, as `PinIndex.nearest` gives it: -1 where a graph has led to fewer."""
+    # Of this thread: a request must not start threads of its own.
+    faiss.omp_set_num_threads(1)
+    wide = faiss.SearchParametersHNSW(efSearch=max(LEAST_WIDTH, 2 * k)) if isinstance(graph, faiss.IndexHNSW) else None  # type: ignore[attr-defined]
+    products, places = graph.search(vectors, k, params=wide)
+    return places, products
 
 
 def exact(vectors: np.ndarray, of: np.ndarray, k: int) -> np.ndarray:
@@ -125,13 +142,50 @@ def build(vectors: np.ndarray) -> Any:
     return graph
 
 
-def recall_of(index: PinIndex, vectors: np.ndarray, queries: np.ndarray, k: int = RECALL_AT) -> float:
-    """The share of the k nearest that the index finds: the mean over queries."""
-    k = min(k, len(vectors))
-    places, _ = index.nearest(queries, k)
-    right = exact(queries, vectors, k)
-    hits = [len(np.intersect1d(a, b, assume_unique=False)) for a, b in zip(places, right, strict=True)]
-    return float(np.mean(hits) / k)
+def share_of(graph: Any, vectors: np.ndarray, queries: np.ndarray, k: int = RECALL_AT) -> float:
+    """The share of the k nearest that an index finds by itself: the mean over queries. One as near as the k-th is as good as it.
+
+    Parameters
+    ----------
+    graph : faiss index
+    vectors : float32[m, D]
+        Of what is in it.
+    queries : float32[q, D]
+    k : int
+    """
+    k, hits = min(k, len(vectors)), 0
+    for begin in range(0, len(queries), 256):
+        some = np.ascontiguousarray(queries[begin : begin + 256])
+        places, products = found(graph, some, k)[0], some @ vectors.T
+        kth = np.partition(products, -k, axis=1)[:, -k][:, None]
+        # The same product comes out of a multiplication of matrices with other last bits at another place.
+        near = np.take_along_axis(products, np.maximum(places, 0), axis=1) >= kth - _SAME
+        hits += int((near & (places >= 0)).sum())
+    return hits / (k * len(queries))
+
+
+def good_enough(vectors: np.ndarray, queries: np.ndarray) -> tuple[Any, dict[str, Any], float | None]:
+    """A graph, or, where that finds too little of the exact answer, an index that looks at all; what it was built with; what share it finds.
+
+    Parameters
+    ----------
+    vectors : float32[m, D]
+    queries : float32[q, D]
+        By which it is measured; none: it can't be.
+    """
+    graph = build(vectors)
+    library = {"library": f"faiss {faiss.__version__}"}
+    built = {"kind": GRAPH_KIND, "m": NEIGHBOURS, "ef_construction": BUILD_WIDTH, "ef_search": LEAST_WIDTH}
+    if not len(queries):
+        return graph, library | built, None
+    share = share_of(graph, vectors, queries)
+    most = min(MOST, len(vectors))
+    led_to = float((found(graph, np.ascontiguousarray(queries), most)[0] >= 0).mean())
+    if min(share, led_to) >= LEAST_RECALL:
+        return graph, library | built, share
+    flat = faiss.IndexFlat(vectors.shape[1], faiss.METRIC_INNER_PRODUCT)
+    flat.add(np.ascontiguousarray(vectors))
+    return flat, library | {"kind": EXACT, "graph_share": min(share, led_to)}, share_of(flat, vectors, queries)
 
 
 def numbers(version: Path) -> list[int]:
@@ -159,22 +213,14 @@ def write_index(
     """
     place = (version / PINS).absolute()
     number = max(numbers(version), default=0) + 1
-    graph = build(vectors)
+    graph, index, share = good_enough(vectors, queries)
     held = {
         VECTORS: tensors.to_bytes({"ids": pin_ids, "vectors": vectors}),
         GRAPH: faiss.serialize_index(graph).tobytes(),
     }
-    index = {
-        "library": f"faiss {faiss.__version__}",
-        "kind": "hnsw",
-        "m": NEIGHBOURS,
-        "ef_construction": BUILD_WIDTH,
-        "ef_search": LEAST_WIDTH,
-    }
+    recall = {"at": min(RECALL_AT, len(pin_ids)), "queries": len(queries), "share": share}
     size = len(pin_ids), vectors.shape[1]
-    said = PinsManifest(number_of_version, digest, number, source, *size, index, {}, durable.entries_of(held))
-    found = recall_of(PinIndex(place, said, pin_ids, graph), vectors, queries) if len(queries) else None
-    content = asdict(said) | {"recall": {"at": min(RECALL_AT, len(pin_ids)), "queries": len(queries), "share": found}}
+    content = asdict(PinsManifest(number_of_version, digest, number, source, *size, index, recall, durable.entries_of(held)))
     del content["digest"]
     durable.published(place, number, held, content)
     durable.sweep(place, numbers(version)[:-KEPT])

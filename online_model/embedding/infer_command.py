@@ -73,8 +73,8 @@ def infer_command(
     """Users and pins of a version, as its newest table and index, from what the log holds now.
 
     A table says which positions it reflects; rows of users whose actions are what they were are kept, which gives the same bytes. Stop it anywhere
-    and run it again: it goes on. The first version is served at once; a later one is inferred with --version N, and then switched to (`tidemark
-    embed switch`, or `tidemark models publish` of a ranker that was trained on it).
+    and run it again with the same options: it goes on; with others, what was cut off is given up. The first version is served at once; a later one
+    is inferred with --version N, and then switched to (`tidemark embed switch`, or `tidemark models publish` of a ranker that was trained on it).
     """
     # Not before it is needed: torch takes a second to load.
     import torch
@@ -110,15 +110,18 @@ def _summary(said: dict[str, Any]) -> str:
     table, index = said["table"], said["index"]
     rate = f" ({said['users_per_s']:,.0f}/s)" if said["users_per_s"] else ""
     resumed = "went on with what was cut off: " if said["resumed"] else ""
+    given_up = f"gave up what was cut off, for {said['given_up']}\n" if said["given_up"] else ""
     if said["new_table"]:
         users = f"{said['inferred']:,} users inferred{rate}, {said['kept']:,} kept" + (f", {said['gone']:,} gone" if said["gone"] else "")
     else:
         users = f"nothing new: all {said['kept']:,} users reflect what the log holds"
     recall = "" if index["recall"]["share"] is None else f", finds {index['recall']['share']:.2%} of the {index['recall']['at']} nearest"
     pins = f"index {index['number']} of {index['pins']:,} pins{' built' if said['new_index'] else ' kept'}{recall}"
+    if index["kind"] == "exact":
+        pins += f" by exact search, for a graph of these vectors finds {index['graph_share']:.0%} (many pins with one vector?)"
     positions = ",".join(map(str, table["positions"]))
     served = "served" if said["served"] else f"not served: `tidemark embed switch {said['version']}` serves it"
     return (
-        f"{resumed}version {said['version']} ({served}), table {table['number']}: {users}; {pins}\n"
+        f"{given_up}{resumed}version {said['version']} ({served}), table {table['number']}: {users}; {pins}\n"
         f"reflects actions up to {moment(table['as_of'])} UTC, positions {positions}"
     )

@@ -20,6 +20,7 @@ import numpy as np
 
 from feature_repo.embedding_history import read_run, run_numbers, users_until
 from feature_repo.embedding_table import EmbeddingTable, open_table, places_of, read_table_manifest, table_numbers
+from feature_repo.errors import DamagedEmbeddingError, NoEmbeddingError
 from flows.directories import make_directory, translated
 from flows.errors import CorruptionError
 from flows.sealed import sealed, unsealed
@@ -42,6 +43,20 @@ Stages = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What somebody has asked a run for: `infer` has what it means. One that was cut off is gone on with only for whoever asks the same."""
+
+    full: bool
+    since: tuple[int, ...] | None
+    as_of: int | None
+
+    @classmethod
+    def of(cls, said: dict[str, Any]) -> Asked:
+        """What `asdict` made a document of."""
+        return cls(said["full"], None if said["since"] is None else tuple(said["since"]), said["as_of"])
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run is to do.
 
@@ -58,6 +73,8 @@ class Plan:
         ms.
     since : tuple of int or None
         Users with a record of these positions or behind are inferred, whether their actions have changed or not.
+    asked : Asked or None
+        None: an older Tidemark began it, and did not keep that.
     """
 
     version: int
@@ -67,13 +84,15 @@ class Plan:
     until: LogPrefix
     as_of: int
     since: tuple[int, ...] | None
+    asked: Asked | None
 
     @classmethod
     def of(cls, said: dict[str, Any]) -> Plan:
         """What `asdict` made a document of."""
         until = LogPrefix(tuple(said["until"]["actions"]), tuple(said["until"]["corrected_to"]))
         since = None if said["since"] is None else tuple(said["since"])
-        return cls(said["version"], said["version_digest"], said["number"], said["parent"], until, said["as_of"], since)
+        asked = Asked.of(said["asked"]) if "asked" in said else None
+        return cls(said["version"], said["version_digest"], said["number"], said["parent"], until, said["as_of"], since, asked)
 
 
 @dataclass(frozen=True)
@@ -124,6 +143,8 @@ class Inferred:
         Users whose vector was made, was kept, and is no more.
     resumed : bool
         It went on with a run that was cut off, and reflects what that one was to reflect.
+    given_up : str or None
+        Why it did not go on with one.
     new : bool
         False: the table was there, and reflects all that is asked for.
     seconds : float
@@ -137,6 +158,7 @@ class Inferred:
     resumed: bool
     new: bool
     seconds: float
+    given_up: str | None
 
 
 @contextmanager
@@ -180,17 +202,14 @@ def infer(
     Raises
     ------
     NoActionsError
-        Nobody has done anything yet.
+        Nobody has ever done anything: there is no table before either.
     OtherTimeError
         A run before is of a later time.
     CorruptionError
         What a run that was cut off has left is not what was written.
     """
-    work = _Work(path)
-    plan = work.plan()
-    if plan is not None and (plan.version_digest != manifest.digest or plan.number in table_numbers(settings.data, manifest.version)):
-        # It was done, but for taking its plan away; or the version is another one of that number.
-        plan = None
+    work, asked = _Work(path), Asked(full, since, as_of)
+    plan, given_up = _gone_on_with(settings, manifest, work.plan(), asked)
     if plan is None:
         work.end()
         sweep_tables(settings, manifest.version)
@@ -199,16 +218,16 @@ def infer(
     sequences = read_actions(settings, until=until, progress=lambda done, total: stages("actions", done, total))
     if plan is None:
         before_it = _Before.of(settings, manifest)
-        latest = int(sequences.time_ms.max()) if len(sequences.time_ms) else None
-        if latest is not None:
-            # A correction may have taken out the newest action; what was known at a time stays.
-            latest = max(latest, before_it.as_of)
-        as_of = latest if as_of is None or latest is None else min(as_of, latest)
+        # A correction may have taken out the newest action, or all; what was known at a time stays.
+        latest = max(int(sequences.time_ms.max(initial=-1)), before_it.as_of)
+        if latest < 0:
+            raise NoActionsError("the log holds no action that an embedding could be made of; `tidemark ingest` puts some there")
+        until_ms = latest if as_of is None else min(as_of, latest)
         # Where everyone is inferred, a table that is damaged is not looked at.
         newest = None if full or before_it.table is None else open_table(settings.data, manifest.version, before_it.table)
-        plan = _planned(manifest, until, as_of, newest, before_it, since)
+        plan = _planned(manifest, until, until_ms, newest, before_it, asked)
         if newest is not None and since is None and _reflected(newest, plan):
-            return Inferred(newest, 0, len(newest), 0, False, False, 0.0)
+            return Inferred(newest, 0, len(newest), 0, False, False, 0.0, given_up)
         work.begin(plan)
     before = None if plan.parent is None else open_table(settings.data, manifest.version, plan.parent)
     sequences = sequences.until(plan.as_of)
@@ -232,7 +251,7 @@ def infer(
     work.end()
     # Whoever infers everyone has a table that is damaged, as a rule; what it said stands in the history.
     sweep_tables(settings, plan.version, KEPT if before is not None else 1)
-    return Inferred(table, len(rows), len(table) - len(rows), len(gone), resumed, True, seconds)
+    return Inferred(table, len(rows), len(table) - len(rows), len(gone), resumed, True, seconds, given_up)
 
 
 def inputs_of(sequences: UserSequences) -> np.ndarray:
@@ -245,24 +264,39 @@ def inputs_of(sequences: UserSequences) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
+def _gone_on_with(settings: Settings, manifest: VersionManifest, plan: Plan | None, asked: Asked) -> tuple[Plan | None, str | None]:
+    """A run that was cut off, if it can be gone on with and is what is asked for; else why it is given up, where anybody must know."""
+    if plan is None or plan.version_digest != manifest.digest or plan.number in table_numbers(settings.data, manifest.version):
+        # It was done, but for taking its plan away; or the version is another one of that number.
+        return None, None
+    if plan.asked != asked:
+        return None, "other options were given then"
+    if plan.until.beyond(LogPrefix.now(settings)):
+        return None, "the log has been restored to before what it was to reflect"
+    if plan.parent is not None:
+        try:
+            open_table(settings.data, manifest.version, plan.parent)
+        except (NoEmbeddingError, DamagedEmbeddingError):
+            # If that is the newest table, planning anew meets it again, and says what to do.
+            return None, f"table {plan.parent}, over which it was to be merged, can't be read"
+    return plan, None
+
+
 def _planned(
     manifest: VersionManifest,
     until: LogPrefix,
-    as_of: int | None,
+    as_of: int,
     parent: EmbeddingTable | None,
     before: _Before,
-    since: tuple[int, ...] | None,
+    asked: Asked,
 ) -> Plan:
-    if as_of is None:
-        raise NoActionsError("the log holds no action that an embedding could be made of; `tidemark ingest` puts some there")
     if as_of < before.as_of:
         raise OtherTimeError(
             f"table {before.number} of embedding version {manifest.version} is of {before.as_of}, later than {as_of}; "
             "what was known at a time must not change: leave the time out, or give a later one"
         )
-    return Plan(
-        manifest.version, manifest.digest, before.number + 1, None if parent is None else parent.manifest.number, until, as_of, since
-    )
+    over = None if parent is None else parent.manifest.number
+    return Plan(manifest.version, manifest.digest, before.number + 1, over, until, as_of, asked.since, asked)
 
 
 def _reflected(table: EmbeddingTable, plan: Plan) -> bool:

@@ -83,7 +83,11 @@ class Vectors(nn.Module):
 
 def scaled(vectors: torch.Tensor) -> torch.Tensor:
     """Vectors of length √d, whatever length they were given with; 0 stays 0."""
-    return functional.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
+    with torch.no_grad():
+        # Squares of what float32 holds don't fit into it. A power of two, applied in float64, changes no bit of any other vector's result.
+        exponent = torch.frexp(vectors.abs().amax(dim=-1, keepdim=True)).exponent
+        power = torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), -exponent)
+    return functional.normalize((vectors.double() * power).to(vectors.dtype), dim=-1) * math.sqrt(vectors.shape[-1])
 
 
 class Block(nn.Module):

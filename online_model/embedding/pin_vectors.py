@@ -17,6 +17,7 @@ import pyarrow.dataset as dataset
 from online_model.embedding.errors import VectorsError
 
 _ADVICE = "give a Parquet file with the columns pin_id (int64) and vector (list<float>)"
+_LONGEST = 1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,8 @@ def read_vectors(path: Path, dim: int | None = None) -> PinVectors:
     Raises
     ------
     VectorsError
-        The file can't be read, lacks a column, or a vector is missing, of another size, not finite, or one of several of its pin.
+        The file can't be read, lacks a column, a pin_id is none, or a vector is missing, of another size, not finite, zero, or one of several of its
+        pin.
     """
     try:
         found = dataset.dataset(path, format="parquet")
@@ -90,7 +92,12 @@ def read_vectors(path: Path, dim: int | None = None) -> PinVectors:
     for name, column in (("pin_id", ids), ("vector", lists)):
         if column.null_count:
             raise VectorsError(f"vectors {path}: row {_first(pc.is_null(column))} has no {name}; leave out pins without a vector")
-    pins = ids.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    pins = ids.to_numpy(zero_copy_only=False)
+    if len(beyond := np.flatnonzero(pins > np.iinfo(np.int64).max)):
+        raise VectorsError(
+            f"vectors {path}: pin {pins[beyond[0]]} (row {beyond[0]}) is no ID, for IDs are of 64 bits with a sign; give another"
+        )
+    pins = pins.astype(np.int64)
     sizes = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
     if not len(pins):
         raise VectorsError(f"vectors {path}: there are none; {_ADVICE}")
@@ -104,12 +111,24 @@ def read_vectors(path: Path, dim: int | None = None) -> PinVectors:
     if values.null_count:
         row = _first(pc.is_null(values)) // dim
         raise VectorsError(f"vectors {path}: pin {pins[row]} (row {row}) has a vector with nulls; leave out pins without a vector")
-    vectors = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(pins), dim)
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    given = values.to_numpy(zero_copy_only=False).reshape(len(pins), dim)
+    bad = np.flatnonzero(~np.isfinite(given).all(axis=1))
     if len(bad):
         raise VectorsError(
             f"vectors {path}: pin {pins[bad[0]]} (row {bad[0]}) has a vector that is not finite (NaN, infinite); so have {len(bad) - 1:,} others"
         )
+    largest = np.abs(given).max(axis=1).astype(np.float64)
+    bad = np.flatnonzero(largest == 0)
+    if len(bad):
+        raise VectorsError(
+            f"vectors {path}: pin {pins[bad[0]]} (row {bad[0]}) has a vector of zeros, which has no direction; so have {len(bad) - 1:,} others: "
+            "leave out pins without a vector"
+        )
+    with np.errstate(over="ignore"):
+        vectors = given.astype(np.float32)
+    # Directions alone count: what float32 doesn't hold, or holds badly, is brought to its middle by a power of two.
+    far = np.flatnonzero((largest > _LONGEST) | (largest < 1 / _LONGEST))
+    vectors[far] = np.ldexp(given[far].astype(np.float64), -np.frexp(largest[far])[1][:, None])
     order = np.argsort(pins, kind="stable")
     pins, vectors = pins[order], vectors[order]
     twice = np.flatnonzero(pins[1:] == pins[:-1])

@@ -16,7 +16,7 @@ from flows.settings import Settings
 from flows.time_option import Time
 from online_model.embedding.actions import read_actions
 from online_model.embedding.begun import Begun
-from online_model.embedding.config import EmbeddingConfig, read_config
+from online_model.embedding.config import MOST_EPOCHS, MOST_SEED, EmbeddingConfig, read_config
 from online_model.embedding.learned_vectors import learned_vectors
 from online_model.embedding.pin_vectors import read_vectors
 from online_model.embedding.training import train
@@ -35,9 +35,13 @@ from online_model.retrain.progress import StageBars
 )
 @click.option("--model", "model_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="TOML with [embedding].")
 @click.option("--as-of", type=Time(), help="Learn from actions up to this moment. By default from all.")
-@click.option("--epochs", type=click.IntRange(1), help="So often each user is learned from. Default 10, or what the model file says.")
-@click.option("--seed", type=click.IntRange(0), help="Of first weights, order and what is drawn. Default 0, or what the model file says.")
-@click.option("--threads", type=click.IntRange(1), help="Of torch; they decide bits, and stand in the manifest.")
+@click.option(
+    "--epochs", type=click.IntRange(1, MOST_EPOCHS), help="So often each user is learned from. Default 10, or what the model file says."
+)
+@click.option(
+    "--seed", type=click.IntRange(0, MOST_SEED), help="Of first weights, order and what is drawn. Default 0, or what the model file says."
+)
+@click.option("--threads", type=click.IntRange(1, 256), help="Of torch; they decide bits, and stand in the manifest.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def train_command(

@@ -21,10 +21,10 @@ from online_model.embedding.evaluation import arms, findings, worlds
 from online_model.embedding.evaluation.arms import Bench
 from online_model.embedding.evaluation.findings import SeedRows, _figures, _in_all_seeds, _shows
 from online_model.embedding.evaluation.measures import coverage
-from online_model.embedding.evaluation.plan import EvaluationPlan, read_plan
+from online_model.embedding.evaluation.plan import ALL, EvaluationPlan, read_plan
 from online_model.embedding.evaluation.refresh import Refresh
 from online_model.embedding.evaluation.running import run
-from online_model.embedding.evaluation.tables import ALL, COVERAGE, LOSS, POPULAR, RECALL, TABLES, tables_of
+from online_model.embedding.evaluation.tables import COVERAGE, LOSS, POPULAR, RECALL, TABLES, tables_of
 from online_model.embedding.evaluation.worlds import Worlds, topics_of
 from online_model.embedding.positives import is_positive
 from online_model.evaluation.bootstrap import weights_of
@@ -296,6 +296,11 @@ def test_topics_are_those_that_events_name() -> None:
         ("resamples = 1", "resamples must be a whole number of at least 2"),
         ('without = { x = ["pins"] }', "no feature 'pins'"),
         ('types = { x = ["@@"] }', "says no positive action"),
+        ('types = { all = ["save"] }', "[types]: 'all' is the row of all positive actions together; give those actions another name"),
+        ("seeds = [9223372036854775808]", "seeds must be a list of whole numbers of at least 0 and at most 9223372036854775807"),
+        ("lengths = [8, 65537]", "lengths must be a list of whole numbers of at least 1 and at most 65536"),
+        ("[embedding]\nlength = 100000000000000", "length must be at most 65536, not 100000000000000"),
+        ("[embedding]\nsketch_width = 100000000000000", "sketch_width must be at most 16777216"),
         ("sizes = { user = 3 }", "not 'user' = 3"),
         ("[embedding]\nepoch = 1", "no setting 'epoch'"),
         ("[quick]\nseed = [1]", "no setting 'quick.seed'"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from online_model.embedding.evaluation.measures import coverage, entropy_of_topics, found, nearest, recall_of_users
+from online_model.training.errors import DivergedError
 
 
 def unit(rng: np.random.Generator, n: int, dim: int = 3) -> np.ndarray:
@@ -31,6 +32,22 @@ def test_a_pin_is_found_if_fewer_than_k_others_are_nearer_or_as_near(seed: int) 
             others = sum(float(users[which[i]] @ pins[c]) >= own for c in corpus if c != pin[i])
             assert hit[i] == (others < k)
     assert 0 < hit.mean() < 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("what", ["user", "pin"])
+def test_what_is_not_finite_is_never_found(what: str, bad: float) -> None:
+    rng = np.random.default_rng(1)
+    users, pins = unit(rng, 3), unit(rng, 30)
+    {"user": users, "pin": pins}[what][2, 1] = bad
+    corpus = np.arange(10, 30)
+    # Nobody asks about it.
+    found(users, pins, corpus, np.array([0, 1]), np.array([3, 4]))
+    with pytest.raises(DivergedError, match=f"not finite .* for 1 of 2 {what}s"):
+        found(users, pins, corpus, np.array([0, 2]), np.array([3, 2]))
+    if what == "pin":
+        with pytest.raises(DivergedError, match="for 1 of 3 pins"):
+            found(users, pins, np.array([2, 10, 11]), np.array([0]), np.array([3]))
 
 
 def test_recall_is_of_each_user_and_nan_where_there_is_nothing_to_find() -> None:

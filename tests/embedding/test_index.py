@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from flows.sealed import sealed, unsealed
 from online_model.embedding import index
 from online_model.embedding.errors import DamagedIndexError
-from online_model.embedding.index import GRAPH, MANIFEST, VECTORS, exact, numbers, open_index, recall_of, write_index
+from online_model.embedding.index import GRAPH, MANIFEST, VECTORS, exact, numbers, open_index, share_of, write_index
 
 
 def units(seed: int, n: int, d: int = 24) -> np.ndarray:
@@ -43,11 +44,11 @@ def test_it_finds_what_exact_search_finds(tmp_path: Path) -> None:
     hits = np.mean([len(set(a) & set(b)) for a, b in zip(places.tolist(), right.tolist(), strict=True)]) / 100
     assert found.manifest.recall == {"at": 100, "queries": 50, "share": pytest.approx(hits)}
     assert hits > 0.95
-    assert recall_of(found, vectors, queries) == pytest.approx(hits)
+    assert share_of(found.graph, vectors, queries) == pytest.approx(hits)
     assert np.allclose(products, np.einsum("qd,qkd->qk", queries, vectors[places]), atol=1e-5)
     assert (np.diff(products, axis=1) <= 1e-6).all()
     # A graph that is cut short finds less: the measure can fail.
-    assert recall_of(found, units(2, 2_000), queries) < 0.5
+    assert share_of(found.graph, units(2, 2_000), queries) < 0.5
 
 
 def test_the_same_vectors_are_the_same_index(tmp_path: Path) -> None:
@@ -62,6 +63,40 @@ def test_of_few_pins_all_are_found(n: int, tmp_path: Path) -> None:
     places, _ = made(tmp_path, n=n).nearest(units(5, 3), 100)
     assert places.shape == (3, n)
     assert all(sorted(row) == list(range(n)) for row in places.tolist())
+
+
+@pytest.mark.parametrize("different", [1, 30])
+def test_of_pins_with_the_same_vectors_as_many_are_found_as_are_asked_for(different: int, tmp_path: Path) -> None:
+    n = 3_000
+    vectors, queries = units(1, different)[np.arange(n) % different], units(101, 50)
+    made_ = write_index(tmp_path, 1, "d" * 32, "s" * 32, np.arange(n), vectors, queries)
+    assert made_.manifest.index["kind"] == "exact"
+    assert made_.manifest.index["graph_share"] < 0.95
+    assert made_.manifest.recall["share"] == 1
+    exactly = np.sort(queries @ vectors.T, axis=1)[:, ::-1]
+    # As an older Tidemark wrote it: the graph, whatever it finds.
+    older = replace(made_, graph=index.build(vectors))
+    for k in (10, 100, 1_000, 5_000):
+        for one in (made_, older) if k > 100 else (made_,):
+            places, products = one.nearest(queries, k)
+            assert all(len(set(row)) == min(k, n) for row in places.tolist())
+            assert places.min() >= 0
+            assert np.allclose(products, exactly[:, :k], atol=1e-5)
+
+
+def test_the_share_that_is_found_is_counted_plainly() -> None:
+    """Eighths and few directions: ties are ties, and one is as good as another."""
+    rng = np.random.default_rng(2)
+    vectors, queries = ((rng.integers(-2, 3, (n, 4)) / 8).astype(np.float32) for n in (400, 20))
+    vectors[200:] = 0
+    graph = index.build(vectors)
+    for k in (5, 150):
+        places, hits = index.found(graph, queries, k)[0], 0
+        for query, row in zip(queries, places.tolist(), strict=True):
+            products = [float(query @ one) for one in vectors]
+            least = sorted(products, reverse=True)[k - 1]
+            hits += sum(place >= 0 and products[place] >= least for place in row)
+        assert share_of(graph, vectors, queries, k) == pytest.approx(hits / (k * len(queries)))
 
 
 def test_older_ones_go_and_numbers_are_given_once(tmp_path: Path) -> None:

@@ -49,6 +49,16 @@ def test_what_is_printed(settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
     assert "embedding version 2 is served: table 2 of" in embed(settings, monkeypatch, "switch", 2).out
 
 
+def test_it_is_said_that_what_was_cut_off_is_given_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from online_model.embedding import inference
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inference, "write_history", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        embed(settings, patched, "infer", code=130)
+    told = embed(settings, monkeypatch, "infer", "--full").out
+    assert told.startswith("gave up what was cut off, for other options were given then\nversion 2 (served), table 1:")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [

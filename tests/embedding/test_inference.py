@@ -204,6 +204,22 @@ def test_a_correction_changes_whom_it_touches_and_takes_out_who_is_no_more(tmp_p
     assert rows_bytes(settings) == rows_bytes(full)
 
 
+def test_where_corrections_take_out_everything_nobody_is_left(tmp_path: Path) -> None:
+    site = Site.of(tmp_path, events_of(4, 400, users=40), 4, 2, 200)
+    site.write(1.0)
+    settings = site.settings
+    version(settings, site.events["pin_id"].unique())
+    known = ran(settings).users.table
+    site.rebuild(Request(site.tasks(), exclude="event_time > 0"))
+    done = ran(settings).users
+    assert (done.new, len(done.table), done.gone) == (True, 0, len(known))
+    assert (done.table.manifest.number, done.table.manifest.as_of, done.table.manifest.popular) == (2, known.manifest.as_of, ())
+    found = EmbeddingHistory(settings.offline, done.table.manifest).at(known.user_ids, np.full(len(known), 2**62), True)
+    assert not found.found.any()
+    assert not ran(settings).users.new
+    assert len(ran(settings, full=True).users.table) == 0
+
+
 class Killed(BaseException):
     """Like a SIGKILL: nothing that follows reaches the disk, and nobody catches it."""
 
@@ -300,6 +316,95 @@ def test_a_run_that_was_cut_off_goes_on_with_what_it_was_to_reflect(
     assert rows_bytes(settings) == rows_bytes(clean)
     assert sum(seen) == done.inferred - 40
     assert ran(settings).users.inferred > 0
+
+
+def cut_off(settings: Settings, monkeypatch: pytest.MonkeyPatch, **how: Any) -> None:
+    """A run that was killed after its first part."""
+    monkeypatch.setattr(inference, "PART_USERS", 10)
+
+    def stages(stage: str, done: int, total: int) -> None:
+        if stage == "users":
+            raise Killed
+
+    with pytest.raises(Killed):
+        ran(settings, **how, stages=stages)
+    assert (settings.data / "embeddings" / "1" / "work" / "plan.json").exists()
+
+
+@pytest.mark.parametrize("name", ["full", "since", "as_of"])
+def test_a_run_that_was_cut_off_is_given_up_for_other_options(
+    settings: Settings, events: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    ran(settings)
+    append(settings, before(events, 0.6)[1])
+    times = read_actions(settings).time_ms
+    how = {"full": True, "since": (0, 0), "as_of": int(times.max()) - 1}[name]
+    clean = copied(settings, tmp_path / "clean")
+    wanted = ran(clean, **{name: how}).users
+    cut_off(settings, monkeypatch)
+    done = ran(settings, **{name: how}).users
+    assert (done.resumed, done.given_up) == (False, "other options were given then")
+    assert (done.inferred, done.table.manifest.number, done.table.manifest.as_of) == (wanted.inferred, 2, wanted.table.manifest.as_of)
+    assert rows_bytes(settings) == rows_bytes(clean)
+    # Asked for the same, it goes on; and a run without options doesn't take up one with some.
+    append(settings, events_of(8)[:200])
+    for again in ({name: how} if name != "as_of" else {name: 2**60}, {}):
+        cut_off(settings, monkeypatch, **{name: how} if name != "as_of" else {name: 2**60})
+        done = ran(settings, **again).users
+        assert (done.resumed, done.given_up) == ((True, None) if again else (False, "other options were given then"))
+        append(settings, events_of(9)[:200])
+
+
+@pytest.mark.parametrize("lost", ["damaged", "gone"])
+def test_a_run_that_was_cut_off_is_given_up_where_its_table_before_is_no_more(
+    settings: Settings, events: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    table = ran(settings).users.table
+    append(settings, before(events, 0.6)[1])
+    clean = copied(settings, tmp_path / "clean")
+    ran(clean)
+    cut_off(settings, monkeypatch)
+    if lost == "gone":
+        shutil.rmtree(table.path)
+    else:
+        (table.path / ROWS).write_bytes(b"#")
+        embedding_table._opened.cache_clear()
+        with pytest.raises(DamagedEmbeddingError, match="`tidemark embed infer --full` makes it anew"):
+            ran(settings)
+    done = ran(settings, full=lost == "damaged").users
+    assert not done.resumed
+    assert done.given_up == (None if lost == "damaged" else "table 1, over which it was to be merged, can't be read")
+    assert done.inferred == len(done.table)
+    assert rows_bytes(settings) == rows_bytes(clean)
+
+
+def test_full_makes_anew_what_was_cut_off_over_a_table_that_is_damaged(
+    settings: Settings, events: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: the advice of the error leads out."""
+    table = ran(settings).users.table
+    append(settings, before(events, 0.6)[1])
+    cut_off(settings, monkeypatch)
+    (table.path / ROWS).write_bytes(b"#")
+    embedding_table._opened.cache_clear()
+    done = ran(settings, full=True).users
+    assert (done.resumed, done.given_up, done.inferred) == (False, "other options were given then", len(done.table))
+
+
+def test_a_run_that_was_cut_off_is_given_up_where_the_log_is_shorter(
+    settings: Settings, events: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it had been restored to what it was before the records that the run was to reflect."""
+    short = copied(settings, tmp_path / "short")
+    append(settings, before(events, 0.6)[1])
+    cut_off(settings, monkeypatch)
+    shutil.copytree(settings.data / "embeddings" / "1" / "work", short.data / "embeddings" / "1" / "work")
+    clean = logged(tmp_path / "clean", before(events, 0.6)[0])
+    version(clean, events["pin_id"].unique()[::2])
+    ran(clean)
+    done = ran(short).users
+    assert (done.resumed, done.given_up) == (False, "the log has been restored to before what it was to reflect")
+    assert rows_bytes(short) == rows_bytes(clean)
 
 
 @pytest.mark.parametrize("lost", ["newest", "all"])

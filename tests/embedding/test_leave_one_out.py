@@ -16,6 +16,7 @@ from online_model.embedding.config import Objective
 from online_model.embedding.evaluation import leave_one_out
 from online_model.embedding.evaluation.leave_one_out import before_last, hit_and_gain, measure, ranks, read_yardstick
 from online_model.embedding.files import read_pairs
+from online_model.training.errors import DivergedError
 from tests.embedding.worlds import random_sequences
 from tests.processes import front_door
 
@@ -39,6 +40,14 @@ def test_the_last_two_items_of_users_with_three_are_not_learned_from() -> None:
             whole = sequences.pin[sequences.offsets[user] : sequences.offsets[user + 1]].tolist()
             left = known.pin[known.offsets[user] : known.offsets[user + 1]].tolist()
             assert left == (whole[:-count] if user in asked else whole)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_is_no_first_place(bad: float) -> None:
+    scores = np.ones((3, 20), np.float32)
+    scores[1, 4] = bad
+    with pytest.raises(DivergedError, match=r"not finite .* for 1 of 3 users"):
+        ranks(scores, np.array([0, 4, 0]))
 
 
 @pytest.mark.parametrize("left_out", [False, True])

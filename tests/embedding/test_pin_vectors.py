@@ -10,9 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from online_model.embedding.errors import VectorsError
 from online_model.embedding.learned_vectors import learned_vectors, mutual_information, together
+from online_model.embedding.model import scaled
 from online_model.embedding.pin_vectors import read_vectors
 from tests.embedding.worlds import of_one_user, random_sequences, tastes
 
@@ -40,6 +42,11 @@ def test_vectors_are_read_in_the_order_of_their_pins(kind: pa.DataType, tmp_path
         ([1, 2, 3], [[1.0, 2.0], [1.0, math.nan], [1.0, 2.0]], r"pin 2 \(row 1\) has a vector that is not finite"),
         ([1, 2, 3], [[1.0, 2.0], [1.0, math.inf], [1.0, 2.0]], r"pin 2 \(row 1\) has a vector that is not finite"),
         ([1, 2, 3], [[1.0, 2.0], [1.0, None], [1.0, 2.0]], r"pin 2 \(row 1\) has a vector with nulls"),
+        (
+            [1, 2, 3],
+            [[1.0, 2.0], [0.0, -0.0], [0.0, 0.0]],
+            r"pin 2 \(row 1\) has a vector of zeros, which has no direction; so have 1 others",
+        ),
         ([1, 2, 3], [[1.0, 2.0], None, [1.0, 2.0]], "row 1 has no vector"),
         ([1, None, 3], GOOD, "row 1 has no pin_id"),
         ([1, 2, 1], GOOD, "pin 1 has more than one vector"),
@@ -52,6 +59,45 @@ def test_bad_vectors_are_refused_in_a_line(ids: list[int | None], vectors: objec
         read_vectors(write(tmp_path / "v.parquet", ids, vectors))
     assert "\n" not in str(caught.value)
     assert "v.parquet" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("power", [-1_000, -600, -140, -60, 0, 60, 110, 900])
+def test_of_a_vector_the_direction_alone_counts(power: int, tmp_path: Path) -> None:
+    """Whatever its length: read and scaled, it is the very same."""
+    plain = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32).astype(np.float64)
+    kind = pa.list_(pa.float32()) if -60 <= power <= 110 else pa.list_(pa.float64())
+    found = read_vectors(write(tmp_path / "v.parquet", [1, 2, 3, 4], (plain * 2.0**power).tolist(), kind))
+    right = plain / np.linalg.norm(plain, axis=1, keepdims=True) * math.sqrt(6)
+    assert np.allclose(scaled(torch.from_numpy(found.vectors)).numpy(), right, atol=1e-6)
+    assert (scaled(torch.from_numpy(found.vectors)) == scaled(torch.from_numpy(plain.astype(np.float32)))).all()
+    if abs(power) <= 60:
+        assert found.vectors.astype(np.float64).tolist() == (plain * 2.0**power).tolist(), "what fits is taken as it is"
+
+
+@pytest.mark.parametrize("factor", [1e-40, 1e-13, 1e20, 1e38])
+def test_vectors_of_any_length_are_scaled_and_learned(factor: float) -> None:
+    given = torch.tensor([[0.3, -0.2, 0.6], [0.0, 0.0, 0.0]])
+    vectors = (given.double() * factor).float().requires_grad_()
+    found = scaled(vectors)
+    atol = 1e-4 if factor < 1e-37 else 1e-6
+    assert np.allclose(found.detach().numpy(), [[0.3 / 0.7 * 3**0.5, -0.2 / 0.7 * 3**0.5, 0.6 / 0.7 * 3**0.5], [0, 0, 0]], atol=atol)
+    if factor in (1e-13, 1e20):
+        plain = given.clone().requires_grad_()
+        for one in (vectors, plain):
+            scaled(one)[0, 0].backward()
+        assert vectors.grad is not None
+        assert plain.grad is not None
+        assert np.allclose(vectors.grad.double()[0] * factor, plain.grad[0], rtol=1e-5)
+
+
+def test_an_id_beyond_64_bits_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"pin_id": pa.array([2, 2**63 + 5], pa.uint64()), "vector": pa.array([[1.0], [1.0]], pa.list_(pa.float32()))})
+    pq.write_table(table, tmp_path / "v.parquet")
+    with pytest.raises(VectorsError, match=r"pin 9223372036854775813 \(row 1\) is no ID"):
+        read_vectors(tmp_path / "v.parquet")
+    pq.write_table(table.slice(0, 1), tmp_path / "v.parquet")
+    assert read_vectors(tmp_path / "v.parquet").ids.tolist() == [2]
 
 
 def test_what_is_no_file_of_vectors_is_refused(tmp_path: Path) -> None:

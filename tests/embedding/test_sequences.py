@@ -97,10 +97,20 @@ def test_files_of_events_and_of_pairs(tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text("1 5\n2\n")
     with pytest.raises(InputError, match=r"pairs\.txt: line 2: '2' is not a user and an item"):
         read_pairs(tmp_path / "pairs.txt")
+    for nothing in ("", "\n\n"):
+        (tmp_path / "pairs.txt").write_text(nothing)
+        with pytest.raises(InputError, match=r"pairs\.txt: there is nothing in it; give a text file of lines: user item"):
+            read_pairs(tmp_path / "pairs.txt")
     for wrong, message in (
         (frame.drop(columns="ts"), "there is no column 'ts'; it has user, item, action"),
         (frame.assign(item=[1, None, 2]), "column 'item' has nulls"),
         (frame.assign(ts=["x", "y", "z"]), "column 'ts' is"),
+        (frame.assign(ts=[1, -1, -2]), r"row 1: 'ts' is -1; times are ms from 1970 to 9999.*\(so in 2 rows\)"),
+        (frame.assign(ts=np.array([1, 2, 2**63 + 5], np.uint64)), "row 2: 'ts' is 9223372036854775813; times are ms"),
+        (frame.assign(user=np.array([1, 2**64 - 1, 2], np.uint64)), "row 1: 'user' is 18446744073709551615; IDs are of 64 bits"),
+        (frame.assign(item=[[1], [2], [3]]), "column 'item' is list.*, and can't be read as texts; give texts in UTF-8, or whole numbers"),
+        (frame.assign(action=[{"a": 1}] * 3), "column 'action' is struct.*, and can't be read as texts"),
+        (frame.assign(action=[b"save", b"\xff", b"hide"]), "column 'action' is binary, and can't be read as texts"),
     ):
         wrong.to_parquet(tmp_path / "events.parquet")
         with pytest.raises(InputError, match=message):

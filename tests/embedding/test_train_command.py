@@ -13,7 +13,8 @@ import pytest
 from flows import stopping
 from flows.settings import Settings
 from online_model.embedding import train_command, version
-from online_model.embedding.actions import read_actions
+from online_model.embedding.actions import LogPrefix, read_actions
+from online_model.embedding.begun import Begun
 from online_model.embedding.config import EmbeddingConfig
 from online_model.embedding.training import Training
 from tests import driving
@@ -120,6 +121,19 @@ def test_stopped_it_goes_on_with_the_actions_that_it_began_with(
     assert grown.sequences != whole.sequences
 
 
+def test_a_training_of_more_than_the_log_has_is_begun_anew(settings: Settings) -> None:
+    """The log has been restored to before what it had begun with."""
+    begun, asked = Begun(settings), {"as_of": None}
+    first = begun.prefix(asked)
+    grow(settings, 1)
+    assert begun.prefix(asked) == first
+    now = LogPrefix.now(settings)
+    plan = begun.checkpoints.parent / "plan.json"
+    plan.write_text(json.dumps({"asked": asked, "reflects": {"actions": [0, now.actions[1] + 1], "corrected_to": list(now.corrected_to)}}))
+    assert begun.prefix(asked) == now
+    assert json.loads(plan.read_text())["reflects"]["actions"] == list(now.actions)
+
+
 def test_a_plan_that_is_no_plan_is_begun_anew(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = version.read_manifest(Path(train(settings, monkeypatch)["path"]))
     for content in ("", "[1]"):
@@ -138,6 +152,8 @@ def test_what_it_refuses(settings: Settings, tmp_path: Path, monkeypatch: pytest
         ("heads = 3", "dim 16 can't be shared by 3 heads"),
         ('positives = ["saved"]', "there is no action 'saved' (did you mean 'save'?)"),
         ("epochs = 0", "epochs must be a whole number of at least 1, not 0"),
+        ("epochs = 100001", "epochs must be at most 100000, not 100001"),
+        ("seed = 99999999999999999999", "seed must be at most 9223372036854775807"),
         ("temperature = 0.001", "temperature 0.001 is below least_temperature 0.01"),
         ('features = ["pins"]', "there is no feature 'pins' (did you mean 'pin'?)"),
     ):
@@ -147,6 +163,8 @@ def test_what_it_refuses(settings: Settings, tmp_path: Path, monkeypatch: pytest
         refused = train(settings, monkeypatch, code=2)
         assert message in refused
         assert len(refused.splitlines()) == 1
+    for option, value in (("--seed", 99999999999999999999), ("--threads", 100_000), ("--epochs", 100_001)):
+        assert f"Invalid value for '{option}': {value} is not in the range" in train(settings, monkeypatch, option, value, code=2)
     (tmp_path / "model.toml").write_text("[model]\ndim = 3\n")
     assert "there is no table [model]; there is [embedding]" in train(settings, monkeypatch, code=2)
     assert version.versions(settings) == []

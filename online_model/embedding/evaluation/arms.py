@@ -17,10 +17,9 @@ import numpy as np
 from online_model.embedding.config import EmbeddingConfig
 from online_model.embedding.embedding_model import EmbeddingModel
 from online_model.embedding.evaluation.measures import ENTROPY_K, K, entropy_of_topics, found, nearest, recall_of_users
-from online_model.embedding.evaluation.plan import EvaluationPlan
+from online_model.embedding.evaluation.plan import ALL, EvaluationPlan
 from online_model.embedding.evaluation.refresh import Refresh, known_before, prefixes
 from online_model.embedding.evaluation.split import Split, split
-from online_model.embedding.evaluation.tables import ALL
 from online_model.embedding.evaluation.worlds import EvaluatedWorld
 from online_model.embedding.learned_vectors import learned_vectors
 from online_model.embedding.pin_vectors import PinVectors

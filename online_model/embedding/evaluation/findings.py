@@ -14,8 +14,8 @@ import numpy as np
 
 from online_model.embedding.evaluation.arms import Bench, Measured
 from online_model.embedding.evaluation.measures import coverage
-from online_model.embedding.evaluation.plan import EvaluationPlan
-from online_model.embedding.evaluation.tables import ALL, COVERAGE, LOSS, METRICS, POPULAR, RECALL, Order, PaperTable, Row
+from online_model.embedding.evaluation.plan import ALL, EvaluationPlan
+from online_model.embedding.evaluation.tables import COVERAGE, LOSS, METRICS, POPULAR, RECALL, Order, PaperTable, Row
 from online_model.evaluation.bootstrap import Difference, Resamples, pooled, weights_of
 from online_model.evaluation.metrics import Head, Value
 from online_model.evaluation.user_sums import weighted_sums

@@ -15,6 +15,7 @@ import numpy as np
 
 from flows.errors import InputError, SettingsError
 from online_model.embedding.config import EmbeddingConfig
+from online_model.embedding.evaluation.measures import refuse_not_finite
 from online_model.embedding.evaluation.plan import PLANS, YARDSTICK, read_content
 from online_model.embedding.learned_vectors import learned_vectors
 from online_model.embedding.pin_vectors import PinVectors
@@ -161,7 +162,13 @@ def ranks(scores: np.ndarray, target: np.ndarray, known: UserSequences | None = 
     Returns
     -------
     int64[n]
+
+    Raises
+    ------
+    DivergedError
+        A score is not finite: nothing would be above it, so it would come first.
     """
+    refuse_not_finite("user", scores)
     rows = np.arange(len(scores))
     above = scores >= scores[rows, target][:, None]
     if known is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from online_model.embedding.index import exact
+from online_model.training.errors import DivergedError
 
 K, ENTROPY_K = 10, 50
 COVERED = (9, 10)
@@ -34,7 +35,14 @@ def found(users: np.ndarray, pins: np.ndarray, corpus: np.ndarray, which: np.nda
     Returns
     -------
     bool[n]
+
+    Raises
+    ------
+    DivergedError
+        A vector that is asked about is not finite: nothing would be nearer to it, so it would count as found.
     """
+    for name, of in (("user", users[np.unique(which)]), ("pin", pins[np.unique(pin)]), ("pin", pins[corpus])):
+        refuse_not_finite(name, of)
     others = np.empty(len(which), np.int64)
     order = np.argsort(which, kind="stable")
     against = np.ascontiguousarray(pins[corpus].T)
@@ -48,6 +56,28 @@ def found(users: np.ndarray, pins: np.ndarray, corpus: np.ndarray, which: np.nda
         own = np.where(itself.any(axis=1), np.where(itself, products, -np.inf).max(axis=1, initial=-np.inf), own)
         others[some] = ((products >= own[:, None]) & ~itself).sum(axis=1)
     return others < k
+
+
+def refuse_not_finite(what: str, values: np.ndarray) -> None:
+    """No figure is made of numbers that are none.
+
+    Parameters
+    ----------
+    what : str
+        Whose they are, for the message.
+    values : float32[n, d]
+        A row for each.
+
+    Raises
+    ------
+    DivergedError
+    """
+    bad = np.count_nonzero(~np.isfinite(values).all(axis=1))
+    if bad:
+        raise DivergedError(
+            f"evaluation: the model gives numbers that are not finite (NaN, infinite) for {bad:,} of {len(values):,} {what}s; "
+            "nothing can be measured, so train with a smaller learning_rate"
+        )
 
 
 def recall_of_users(hit: np.ndarray, user: np.ndarray, users: int) -> np.ndarray:

@@ -14,9 +14,11 @@ from flows.errors import SettingsError
 from flows.simulate.world import SIZES_OF_WORLDS
 from flows.toml_file import read_toml
 from flows.vocabulary import suggestion
-from online_model.embedding.config import FEATURES, EmbeddingConfig, Positive
+from online_model.embedding.config import FEATURES, MOST_LENGTH, MOST_SEED, EmbeddingConfig, Positive
 
 PLANS = Path(__file__).parent / "plans"
+ALL = "all"
+"""What tables call all positive actions together, beside those of [types]."""
 YARDSTICK = "leave-one-out"
 """The one file there that is of another protocol."""
 EVENTS, LOG = "events", "log"
@@ -84,10 +86,12 @@ class EvaluationPlan:
         for name, least in (("resamples", 2), ("corpus", 0)):
             if type(getattr(self, name)) is not int or getattr(self, name) < least:
                 raise SettingsError(f"{self.name}: {name} must be a whole number of at least {least}, not {getattr(self, name)!r}")
-        for name, least in (("seeds", 0), ("lengths", 1)):
+        for name, least, most in (("seeds", 0, MOST_SEED), ("lengths", 1, MOST_LENGTH)):
             values = getattr(self, name)
-            if not isinstance(values, list | tuple) or not all(type(one) is int and one >= least for one in values):
-                raise SettingsError(f"{self.name}: {name} must be a list of whole numbers of at least {least}, not {values!r}")
+            if not isinstance(values, list | tuple) or not all(type(one) is int and least <= one <= most for one in values):
+                raise SettingsError(
+                    f"{self.name}: {name} must be a list of whole numbers of at least {least} and at most {most}, not {values!r}"
+                )
             object.__setattr__(self, name, tuple(dict.fromkeys(values)))
         if not self.seeds:
             raise SettingsError(f"{self.name}: seeds must name one at least")
@@ -106,6 +110,10 @@ class EvaluationPlan:
             if not isinstance(of, Mapping) or not all(_texts(one) for one in of.values()):
                 raise SettingsError(f"{self.name}: [{name}] must give a list of texts to each name")
             object.__setattr__(self, name, {key: tuple(values) for key, values in of.items()})
+        if ALL in self.types:
+            raise SettingsError(
+                f"{self.name}: [types]: '{ALL}' is the row of all positive actions together; give those actions another name"
+            )
         for rules in self.types.values():
             for rule in rules:
                 Positive.of(rule)

@@ -10,8 +10,8 @@ from typing import Any
 from flows.errors import InputError
 from online_model.embedding.evaluation.arms import Bench, Measured
 from online_model.embedding.evaluation.findings import SeedRows, findings
-from online_model.embedding.evaluation.plan import EvaluationPlan
-from online_model.embedding.evaluation.tables import ALL, POPULAR, PaperTable, Row
+from online_model.embedding.evaluation.plan import ALL, EvaluationPlan
+from online_model.embedding.evaluation.tables import POPULAR, PaperTable, Row
 from online_model.embedding.evaluation.worlds import Worlds
 from online_model.registry.build import build_of
 from online_model.studies.kept import digest_of

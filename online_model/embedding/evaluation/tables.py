@@ -11,11 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 from online_model.embedding.config import FEATURES, Negatives, Objective
-from online_model.embedding.evaluation.plan import EvaluationPlan
+from online_model.embedding.evaluation.plan import ALL, EvaluationPlan
 from online_model.embedding.evaluation.refresh import Refresh
 
-ALL = "all"
-"""The positives of the plan's embedding, of whatever type."""
 RECALL, ENTROPY, COVERAGE, LOSS = "recall@10", "entropy@50", "coverage@10", "loss"
 METRICS = (RECALL, ENTROPY, COVERAGE)
 POPULAR = "popular"
