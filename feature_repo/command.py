@@ -10,13 +10,13 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.errors import SettingsError
 from flows.events import MAX_EVENT_TIME, id_of
 from flows.export import ENTITIES, export_features
 from flows.reading import FeatureReader
-from flows.run.display import moment, nothing_accepted
+from flows.run.display import console_for_tables, moment, nothing_accepted
 from flows.settings import Settings
 from flows.time_option import Time
 
@@ -56,11 +56,13 @@ def user(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(row))
         return
-    console = Console()
+    console = console_for_tables()
     _headline(settings, console, "user", id, row)
     actions = row["sequence"]
     table = Table(
-        "event time (UTC)", "action", "surface", "pin_id", "duration_ms", title=f"The newest {len(actions)} actions", title_justify="left"
+        *("event time (UTC)", "action", "surface", Column("pin_id", no_wrap=True), "duration_ms"),
+        title=f"The newest {len(actions)} actions",
+        title_justify="left",
     )
     for action in actions[:20]:
         table.add_row(
@@ -85,7 +87,7 @@ def pin(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(row))
         return
-    console = Console()
+    console = console_for_tables()
     _headline(settings, console, "pin", id, row)
     console.print(counter_table(row["counters"], "users"))
 
@@ -103,7 +105,7 @@ def topic(settings: Settings, name: str, as_of: int | None, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(row))
         return
-    console = Console()
+    console = console_for_tables()
     _headline(settings, console, "topic", name, row)
     table = Table("statistic", "value")
     for statistic, value in row["statistics"].items():

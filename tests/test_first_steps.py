@@ -14,6 +14,7 @@ from tests.processes import Ended, Simulated, ended, front_door, refused, start,
 from tidemark import cli
 
 T0 = 1_700_000_000_000
+LONG = -(2**63) + 1
 
 
 def test_names_with_line_breaks_are_quoted_on_one_line(tmp_path: Path) -> None:
@@ -54,7 +55,8 @@ def test_records_that_are_refused_are_told(tmp_path: Path, monkeypatch: pytest.M
 
     def take_in(*rows: tuple[int, str]) -> None:
         """Of each a user and an action."""
-        file.write_text("".join(f'{{"user_id": {user}, "pin_id": 7, "action": "{action}", "event_time": {T0}}}\n' for user, action in rows))
+        rest = f'"pin_id": {LONG}, "surface": "related_pins", "event_time": {T0}'
+        file.write_text("".join(f'{{"user_id": {user}, "action": "{action}", {rest}}}\n' for user, action in rows))
         ask("ingest", file)
 
     # Refused as it is decoded, and as it is judged: an event of a year to come.
@@ -70,7 +72,10 @@ def test_records_that_are_refused_are_told(tmp_path: Path, monkeypatch: pytest.M
     take_in((1, "save"), (2, "saev"), (3, "save"))
     done = ask("run", "--json").json()
     assert (done["events"], done["refused"]) == (3, 1)
-    assert ask("features", "user", 1).err == ""
+    shown = ask("features", "user", 1)
+    assert shown.err == ""
+    # Whole, though there is no terminal to say how wide it is.
+    assert f" {LONG} " in shown.out
     take_in((4, "save"))
     assert "refused" not in ask("run").out
 

@@ -16,6 +16,8 @@ NOTHING_APPLIED = "nothing has been applied yet: `tidemark run` applies what is 
 # What all but the bar needs, so that none of it is cut on a terminal of 80 columns; the bar has what is left.
 _TEXT_COLUMNS = 79
 _BAR = range(6, 25)
+# Of tables in a file or a pipe: what any of them needs.
+_WIDTH = 180
 
 
 def refusals(refused: int, records: int) -> str:
@@ -32,6 +34,12 @@ def nothing_accepted(counts: Mapping[str, int]) -> str:
     if dead < records:
         return f"of {records:,} records that were applied none was accepted: `tidemark status` says what became of them"
     return f"nothing is known of anything yet: {refusals(dead, records)}"
+
+
+def console_for_tables() -> Console:
+    """Where tables are printed: as wide as the terminal, and wide enough where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
 
 
 class RateColumn(ProgressColumn):
