@@ -10,13 +10,13 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.errors import SettingsError
 from flows.events import MAX_EVENT_TIME, id_of
 from flows.export import ENTITIES, export_features
 from flows.reading import FeatureReader
-from flows.run.display import NOTHING_APPLIED, moment
+from flows.run.display import console_for_tables, moment, nothing_accepted
 from flows.settings import Settings
 from flows.time_option import Time
 
@@ -56,11 +56,13 @@ def user(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(row))
         return
-    console = Console()
-    _headline(console, "user", id, row)
+    console = console_for_tables()
+    _headline(settings, console, "user", id, row)
     actions = row["sequence"]
     table = Table(
-        "event time (UTC)", "action", "surface", "pin_id", "duration_ms", title=f"The newest {len(actions)} actions", title_justify="left"
+        *("event time (UTC)", "action", "surface", Column("pin_id", no_wrap=True), "duration_ms"),
+        title=f"The newest {len(actions)} actions",
+        title_justify="left",
     )
     for action in actions[:20]:
         table.add_row(
@@ -85,8 +87,8 @@ def pin(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(row))
         return
-    console = Console()
-    _headline(console, "pin", id, row)
+    console = console_for_tables()
+    _headline(settings, console, "pin", id, row)
     console.print(counter_table(row["counters"], "users"))
 
 
@@ -103,8 +105,8 @@ def topic(settings: Settings, name: str, as_of: int | None, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(row))
         return
-    console = Console()
-    _headline(console, "topic", name, row)
+    console = console_for_tables()
+    _headline(settings, console, "topic", name, row)
     table = Table("statistic", "value")
     for statistic, value in row["statistics"].items():
         table.add_row(statistic, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
@@ -142,11 +144,11 @@ def export(settings: Settings, entity: str, as_of: int | None, out: Path, as_jso
         with FeatureReader(settings, read) as reader:
             time = as_of if as_of is not None else reader.default_as_of() or 0
             rows = export_features(reader, entity, time, out)
-            applied = reader.default_as_of() is not None
+            missing = nothing_accepted(reader.counts()) if reader.default_as_of() is None else None
     if as_json:
         click.echo(json.dumps({"entity": entity, "rows": rows, "as_of": time, "out": str(out)}))
     else:
-        click.echo(f"{out}: {rows:,} {entity}s" + (f" as of {time}" if applied else f"; {NOTHING_APPLIED}"))
+        click.echo(f"{out}: {rows:,} {entity}s" + (f" as of {time}" if missing is None else f"; {missing}"))
 
 
 @features.command(epilog="Example: tidemark features served --entity pin --from 2026-11-28 --out served.parquet")
@@ -230,8 +232,10 @@ def _number(text: str) -> int:
     return id_of(text)
 
 
-def _headline(console: Console, kind: str, name: str, row: dict[str, Any]) -> None:
+def _headline(settings: Settings, console: Console, kind: str, name: str, row: dict[str, Any]) -> None:
     if row["as_of"] is None:
-        click.echo(NOTHING_APPLIED, err=True)
+        from feature_repo.readers import shared_reader
+
+        click.echo(nothing_accepted(shared_reader(settings).reader.counts()), err=True)
     state = "" if row["found"] else " (nothing is known of it)"
     console.print(f"[bold]{kind} {name}[/bold] as of {moment(row['as_of'])} UTC{state}")

@@ -106,7 +106,15 @@ class EntityReader:
         """The ACTIONS log, for times that the rows don't reach back to."""
         raise NotImplementedError
 
-    # Positions -----------------------------------------------------------------------------------------------------------------------
+    # How far it is -------------------------------------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """Records of ACTIONS by what became of them, over all partitions."""
+        total: dict[str, int] = {}
+        for p in range(self.settings.partitions):
+            for name, n in (m.counts if (m := self.meta(ACTIONS, p)) else {}).items():
+                total[name] = total.get(name, 0) + n
+        return dict(sorted(total.items()))
 
     def default_as_of(self) -> int | None:
         """Greatest accepted event_time over all partitions, None before the first event."""

@@ -10,7 +10,7 @@ import click
 from flows.events import MAX_EVENT_TIME
 from flows.export import export_labels
 from flows.reading import FeatureReader
-from flows.run.display import NOTHING_APPLIED
+from flows.run.display import nothing_accepted
 from flows.settings import Settings
 
 
@@ -34,8 +34,8 @@ def export(settings: Settings, as_of: int | None, out: Path, as_json: bool) -> N
     with FeatureReader(settings) as reader:
         time = as_of if as_of is not None else reader.default_as_of() or 0
         rows = export_labels(reader, time, out)
-        applied = reader.default_as_of() is not None
+        missing = nothing_accepted(reader.counts()) if reader.default_as_of() is None else None
     if as_json:
         click.echo(json.dumps({"rows": rows, "as_of": time, "out": str(out)}))
     else:
-        click.echo(f"{out}: {rows:,} saves" + (f" as of {time}" if applied else f"; {NOTHING_APPLIED}"))
+        click.echo(f"{out}: {rows:,} saves" + (f" as of {time}" if missing is None else f"; {missing}"))

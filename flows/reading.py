@@ -129,14 +129,6 @@ class FeatureReader(EntityReader):
         """The meta record of a task, None before its first commit."""
         return self._view(flow, partition)[1]
 
-    def counts(self) -> dict[str, int]:
-        """Records of ACTIONS by what became of them, over all partitions."""
-        total: dict[str, int] = {}
-        for p in range(self.settings.partitions):
-            for name, n in (m.counts if (m := self.meta(ACTIONS, p)) else {}).items():
-                total[name] = total.get(name, 0) + n
-        return dict(sorted(total.items()))
-
     def rows_of(self, flow: str, table: Table, wanted: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Rows of entities (sorted, distinct), by partition: sorted, not folded."""
         found = {}

@@ -25,12 +25,11 @@ from flows.replaceable import refuse_unwritable
 from flows.report import gather as gather_history
 from flows.report import told as history_told
 from flows.report.values import Report
-from flows.run.display import RateColumn, moment
+from flows.run.display import RateColumn, console_for_tables, moment
 from flows.settings import DAY_MS, HOUR_MS, Settings
 from flows.skew.drift import ENOUGH, MOVED
 from flows.skew.options import JSON
 from flows.skew.options import Period as PeriodOption
-from flows.skew.told import console_for_tables
 from flows.time_option import Time
 from flows.trends import told
 from flows.trends.actions import CODES

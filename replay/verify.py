@@ -214,8 +214,10 @@ def _sorted(rows: np.ndarray, keys: int) -> bool:
 
 
 def verify_checkpoints(place: Place, task: TaskName, logs: Mapping[str, Log], advance: Advance) -> Iterator[Problem]:
-    """Every checkpoint of a task."""
+    """Every checkpoint of a task, the newest first."""
     checker = Checker(place, advance)
+    damaged: list[tuple[str, str, int]] = []
+    sound = 0
     for named in listed(place, task.flow, task.partition):
         where = f"checkpoint {task} at {named.position}"
         try:
@@ -224,5 +226,11 @@ def verify_checkpoints(place: Place, task: TaskName, logs: Mapping[str, Log], ad
         except PlaceError as error:
             yield Problem("checkpoint", where, str(error), "see to it that it can be read, then verify again")
         except (CorruptionError, UnfitError) as error:
-            remedy = "older ones stay usable; `tidemark replay checkpoint --mend` deletes it and makes a new one"
-            yield Problem("checkpoint", where, str(error), remedy)
+            damaged.append((where, str(error), sound))
+        else:
+            sound += 1
+    for where, what, newer in damaged:
+        usable = "older ones stay" if sound > newer else "newer ones stay" if newer else "no other is"
+        begin = "" if sound else ", so a restore goes through the log from its beginning"
+        remedy = f"{usable} usable{begin}; `tidemark replay checkpoint --mend` deletes it and makes a new one"
+        yield Problem("checkpoint", where, what, remedy)

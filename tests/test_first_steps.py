@@ -13,6 +13,9 @@ import pytest
 from tests.processes import Ended, Simulated, ended, front_door, refused, start, start_bytewax
 from tidemark import cli
 
+T0 = 1_700_000_000_000
+LONG = -(2**63) + 1
+
 
 def test_names_with_line_breaks_are_quoted_on_one_line(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text('"a,b\n1,2\n')
@@ -41,6 +44,40 @@ def test_before_a_run_the_way_on_is_named(simulated: Simulated, monkeypatch: pyt
     assert hint in ask("status").out
     assert hint in ask("features", "export", "--entity", "pin", "--out", tmp_path / "pins.parquet").out
     assert hint in ask("labels", "export", "--out", tmp_path / "labels.parquet").out
+
+
+def test_records_that_are_refused_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, file, out = tmp_path / "data", tmp_path / "some.jsonl", tmp_path / "out.parquet"
+    says_why = "were refused: `tidemark deadletters list` says why"
+
+    def ask(*line: object) -> Ended:
+        return front_door(*line, data=data, monkeypatch=monkeypatch)
+
+    def take_in(*rows: tuple[int, str]) -> None:
+        """Of each a user and an action."""
+        rest = f'"pin_id": {LONG}, "surface": "related_pins", "event_time": {T0}'
+        file.write_text("".join(f'{{"user_id": {user}, "action": "{action}", {rest}}}\n' for user, action in rows))
+        ask("ingest", file)
+
+    # Refused as it is decoded, and as it is judged: an event of a year to come.
+    take_in(*((user, "saev") for user in range(6)))
+    file.write_text(f'{{"user_id": 1, "pin_id": 7, "action": "save", "event_time": {T0 + 365 * 86_400_000}, "arrival_time": {T0}}}\n')
+    ask("ingest", file)
+    assert ask("run", "--workers", 2).out.splitlines()[-1] == f"7 of 7 records {says_why}"
+    for entity in ("user", "pin"):
+        assert ask("features", entity, 1).err.strip() == f"nothing is known of anything yet: 7 of 7 records {says_why}"
+    assert f"7 of 7 records {says_why}" in ask("features", "export", "--entity", "pin", "--out", out).out
+    assert f"7 of 7 records {says_why}" in ask("labels", "export", "--out", out).out
+    # Of this run alone.
+    take_in((1, "save"), (2, "saev"), (3, "save"))
+    done = ask("run", "--json").json()
+    assert (done["events"], done["refused"]) == (3, 1)
+    shown = ask("features", "user", 1)
+    assert shown.err == ""
+    # Whole, though there is no terminal to say how wide it is.
+    assert f" {LONG} " in shown.out
+    take_in((4, "save"))
+    assert "refused" not in ask("run").out
 
 
 def groups(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Group]]:

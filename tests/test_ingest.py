@@ -259,6 +259,23 @@ def test_time_units(tmp_path: Path, settings: Settings, unit: str, value: int, s
     assert [r["event_time"] for r in events(settings)] == [T0]
 
 
+def test_seconds_that_are_taken_for_ms_are_told(tmp_path: Path, settings: Settings) -> None:
+    seconds = [write(tmp_path / f"s{i}.csv", [row(i, event_time=1_700_000_000), row(i + 1, event_time=1_700_000_001)]) for i in (1, 3)]
+    said = run(settings, *seconds)
+    assert (said.exit_code, len(events(settings))) == (0, 4)
+    words = "every event time is before 1971, read as ms; if these are seconds, ingest them into a new data directory with --time-unit s"
+    assert said.stderr == f"tidemark: {seconds[0]} and 1 more: {words}\n"
+    # Nothing was added, it was asked for, or one of the times is of another year.
+    assert run(settings, *seconds).stderr == ""
+    for unit in ("ms", "s"):
+        assert run(Settings(data=tmp_path / unit, partitions=1), *seconds, "--time-unit", unit).stderr == ""
+    last_of_1970, after = 31_536_000_000 - 1, 31_536_000_000
+    mixed = write(tmp_path / "mixed.jsonl", [row(6, event_time=1_700_000_000), row(7, event_time=after)])
+    assert run(settings, mixed).stderr == ""
+    one = write(tmp_path / "one.jsonl", [row(8, event_time=last_of_1970), row(9, event_time="nothing")])
+    assert run(settings, one, "--json").stderr == f"tidemark: {one}: {words}\n"
+
+
 def test_seconds_with_a_fraction(tmp_path: Path, settings: Settings) -> None:
     summary(settings, write(tmp_path / "a.csv", [row(1, event_time="1700000000.25")]), "--time-unit", "s")
     summary(settings, write(tmp_path / "a.jsonl", [row(2, event_time=1700000000.25), row(3, event_time=2**62)]), "--time-unit", "s")

@@ -73,6 +73,8 @@ class ArchiverTask:
         Next offset to take.
     seen : None
         It judges no event times.
+    refused : int
+        0, for it judges nothing.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class ArchiverTask:
     """
 
     seen: int | None = None
+    refused: int = 0
 
     def __init__(self, archives: Path, log: str, partition: int, partitions: int, max_delay_s: float | None = None) -> None:
         self.partition = partition

@@ -22,6 +22,7 @@ class Keeper(Protocol):
     partition: int
     reached: int
     seen: int | None
+    refused: int
 
     @property
     def position(self) -> int: ...

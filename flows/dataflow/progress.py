@@ -25,6 +25,8 @@ class Applied:
         How far that has moved; Kafka's offsets have holes, and may hold several records.
     records : int
         How many of them were taken: repeats are not.
+    refused : int
+        How many of those became dead letters.
     watermark : int or None
         Greatest event time judged, ms; its commit may be under way.
     """
@@ -34,6 +36,7 @@ class Applied:
     position: int
     advanced: int
     records: int
+    refused: int
     watermark: int | None
 
 

@@ -105,7 +105,7 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
 
     def _work(self, task: Keeper, to_the_end: bool = False) -> Applied:
         """Do what waits; of what the task must read by itself one stretch, and the rest at the next notification, if nothing waits behind it."""
-        records, before = 0, task.reached
+        records, before, refused = 0, task.reached, task.refused
         while self._waiting and not stopping.requested():
             part = self._waiting[0]
             if part.batches:
@@ -117,4 +117,4 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
                 continue
             del self._waiting[0]
         self._lifecycle.reached(task)
-        return Applied(self._flow, task.partition, task.reached, task.reached - before, records, task.seen)
+        return Applied(self._flow, task.partition, task.reached, task.reached - before, records, task.refused - refused, task.seen)

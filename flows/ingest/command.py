@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -17,6 +18,9 @@ from flows.ingest.producer import Added, CheckedFile, check_file, ingest_file
 from flows.log import Log
 from flows.open_log import open_log
 from flows.settings import Settings
+
+# Seconds of this century that are taken for ms are days of January 1970.
+_YEAR_1971 = 31_536_000_000
 
 
 @click.command(epilog="Example: tidemark ingest shop.csv --columns user_id=user,pin_id=item,event_time=ts --actions purchase=save")
@@ -37,9 +41,9 @@ from flows.settings import Settings
 )
 @click.option("--format", metavar="|".join(FORMATS), help="Instead of going by the file's name.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.pass_obj
+@click.pass_context
 def ingest(
-    settings: Settings,
+    ctx: click.Context,
     files: tuple[Path, ...],
     columns: tuple[str, ...],
     actions: tuple[str, ...],
@@ -56,6 +60,7 @@ def ingest(
     is kept as it is and becomes a dead letter when the flows run. The same file twice adds nothing, and an interrupted ingest continues
     where it stopped when it is run again. Without event_id, ids are derived from the file's content and the row's number.
     """
+    settings: Settings = ctx.obj
     options = IngestOptions.parse(settings.load_vocabulary(), columns, actions, surface_of, surface, time_unit, arrival, format)
     started = time.monotonic()
     # All files are read to their ends before the first record is appended: a bad one leaves nothing half done.
@@ -63,6 +68,8 @@ def ingest(
     with open_log(settings, "actions", create=True) as log:
         results = _ingest_all(log, checked, options, quiet=as_json or not sys.stderr.isatty())
     _report(results, time.monotonic() - started, as_json)
+    if ctx.get_parameter_source("time_unit") is ParameterSource.DEFAULT:
+        _warn_of_seconds(results)
 
 
 def _ingest_all(log: Log, checked: list[CheckedFile], options: IngestOptions, quiet: bool) -> list[Added]:
@@ -111,3 +118,15 @@ def _report(results: list[Added], seconds: float, as_json: bool) -> None:
             click.echo(f"{result.path}: {result.rows:,} rows added" + (f" ({'; '.join(notes)})" if notes else ""))
     if len(results) > 1:
         click.echo(f"{rows:,} rows added from {len(results)} files in {seconds:.1f} s")
+
+
+def _warn_of_seconds(results: list[Added]) -> None:
+    """Say which files may tell their times in seconds: nothing else would, for a time in 1970 is a time."""
+    early = [one.path for one in results if one.newest is not None and one.newest < _YEAR_1971]
+    if early:
+        files = early[0] + (f" and {len(early) - 1} more" if len(early) > 1 else "")
+        click.echo(
+            f"tidemark: {files}: every event time is before 1971, read as ms; if these are seconds, ingest them into a new data directory "
+            "with --time-unit s",
+            err=True,
+        )

@@ -49,12 +49,13 @@ class CheckedFile:
 
 @dataclass
 class Added:
-    """What one file gave in this run. `already` rows were there before."""
+    """What one file gave in this run. `already` rows were there before; `newest` is the greatest event time among its events, ms."""
 
     path: str
     rows: int = 0
     raw: int = 0
     already: int = 0
+    newest: int | None = None
     seconds: float = 0.0
 
 
@@ -112,6 +113,10 @@ def ingest_file(log: Log, file: CheckedFile, options: IngestOptions, progress: C
             log.append(batches, ledger=LedgerEntry(file.key, chunk.end, file.total, previous=done))
             added.rows += chunk.end - chunk.first
             added.raw += raw
+            for _, batch in batches:
+                if batch.schema.equals(EVENT_SCHEMA):
+                    newest = int(batch.column("event_time").to_numpy().max())
+                    added.newest = newest if added.newest is None else max(added.newest, newest)
             progress(chunk.end - done)
             done = chunk.end
         if entry is None and done == 0:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from flows.metrics_option import metrics_options, serve_if_asked
-from flows.run.display import LiveDisplay
+from flows.run.display import LiveDisplay, refusals
 from flows.run.main_job import FLOWS, Done, run_flows, tasks_of
 from flows.run.metrics import Metrics
 from flows.settings import Settings
@@ -33,7 +33,12 @@ def run(
     with LiveDisplay(quiet=as_json) as display:
         serve_if_asked(metrics.registry, metrics_address, metrics_port, display.warn)
         done = run_flows(settings, flow, not until_end, workers, display, metrics)
-    click.echo(json.dumps(asdict(done)) if as_json else summary(done, follow=not until_end))
+    if as_json:
+        click.echo(json.dumps(asdict(done)))
+        return
+    click.echo(summary(done, follow=not until_end))
+    if done.refused:
+        click.echo(refusals(done.refused, done.events))
 
 
 def summary(done: Done, follow: bool = False) -> str:

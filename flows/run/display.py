@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 
@@ -15,6 +16,30 @@ NOTHING_APPLIED = "nothing has been applied yet: `tidemark run` applies what is 
 # What all but the bar needs, so that none of it is cut on a terminal of 80 columns; the bar has what is left.
 _TEXT_COLUMNS = 79
 _BAR = range(6, 25)
+# Of tables in a file or a pipe: what any of them needs.
+_WIDTH = 180
+
+
+def refusals(refused: int, records: int) -> str:
+    """What to say where records became dead letters, so that a log that is refused doesn't look like one that is applied."""
+    of = f"{refused:,} of {records:,} record{'s' * (records != 1)} {'was' if refused == 1 else 'were'} refused"
+    return f"{of}: `tidemark deadletters list` says why"
+
+
+def nothing_accepted(counts: Mapping[str, int]) -> str:
+    """Why nothing is known of anything, out of what became of the records that were applied, and the way on."""
+    records, dead = counts.get("records", 0), sum(n for name, n in counts.items() if name.startswith("deadletter."))
+    if not records:
+        return NOTHING_APPLIED
+    if dead < records:
+        return f"of {records:,} records that were applied none was accepted: `tidemark status` says what became of them"
+    return f"nothing is known of anything yet: {refusals(dead, records)}"
+
+
+def console_for_tables() -> Console:
+    """Where tables are printed: as wide as the terminal, and wide enough where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
 
 
 class RateColumn(ProgressColumn):

@@ -33,6 +33,8 @@ class Done:
         Records of ACTIONS applied.
     changes : int
         Records of REVISITS applied; what came twice counts once.
+    refused : int
+        Of `events`, those that became dead letters.
     seconds : float
         From the first word of a worker to the end: opening of state, all reads, commits and publishing, but not the start of processes.
     total_seconds : float
@@ -43,6 +45,7 @@ class Done:
 
     events: int
     changes: int
+    refused: int
     seconds: float
     total_seconds: float
     workers: int
@@ -92,10 +95,12 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
         if flow != ACTIONS:
             display.begin(REVISITS, 0, None)
         totals = {ACTIONS: 0, REVISITS: 0}
+        refused = 0
         first_word: list[float] = []
         aside: dict[str, str] = {}
 
         def listen(message: dict[str, Any]) -> None:
+            nonlocal refused
             if not first_word:
                 first_word.append(time.monotonic())
             if "line" in message:
@@ -108,6 +113,7 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
                     metrics.commit(message, time.time())
                 return
             totals[message["flow"]] += message["records"]
+            refused += message["refused"]
             advanced = message["advanced"]
             if message["flow"] == ACTIONS:
                 # Where it is, and not how far it has come: group positions are a hint, and may be behind state or before it.
@@ -122,7 +128,7 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
         ended = time.monotonic()
     if aside:
         raise StateError(left_out(aside))
-    return Done(totals[ACTIONS], totals[REVISITS], ended - (first_word or [ended])[0], ended - started, workers, running.stopping)
+    return Done(totals[ACTIONS], totals[REVISITS], refused, ended - (first_word or [ended])[0], ended - started, workers, running.stopping)
 
 
 def _begin(settings: Settings, positions: Mapping[int, int], until: Sequence[int]) -> dict[int, int]:

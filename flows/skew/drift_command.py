@@ -17,14 +17,13 @@ from rich.table import Table
 from flows.errors import InputError
 from flows.number_option import Number
 from flows.replaceable import refuse_unwritable
-from flows.run.display import RateColumn, moment
+from flows.run.display import RateColumn, console_for_tables, moment
 from flows.settings import Settings
 from flows.skew import drift as drifts
 from flows.skew.drift import MOVED, MOVING, Drift
 from flows.skew.options import JSON, Period
 from flows.skew.served import Question, open_served
 from flows.skew.sides import Side, of_period
-from flows.skew.told import console_for_tables
 from flows.skew.training import of_training
 from flows.state.actions_task import state_fingerprint
 

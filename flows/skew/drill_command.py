@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from flows.errors import InputError
-from flows.run.display import RateColumn
+from flows.run.display import RateColumn, console_for_tables
 from flows.settings import Settings
 from flows.skew import told
 from flows.skew.drill.runner import Drilled
@@ -110,6 +110,6 @@ def _print(done: Drilled) -> None:
     for row in done.rows:
         names = ", ".join(f"{name} ({n:,})" for name, n in sorted(row.named_as.items(), key=lambda item: -item[1]))
         table.add_row(row.kind, row.what, f"{row.seeded:,}", f"{row.found:,}", names or "–", "NO" if row.missed else "yes")
-    told.console_for_tables().print(table)
+    console_for_tables().print(table)
     click.echo(f"sound system: {told.summary(done.clean)}")
     click.echo(f"{len(done.rows)} kinds; {len(done.missed)} missed, {done.false_alarms} false alarms")

@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from flows.features import SEQUENCE_FIELDS
-from flows.run.display import moment
+from flows.run.display import console_for_tables, moment
 from flows.skew.check import Checked, Found
 from flows.skew.explaining import Difference
 from flows.skew.names import COLUMNS, ENTITY, ROW, SEQUENCE, VIEWS, Feature
 from flows.skew.recomputing import Apart
 from flows.skew.tallies import Figures
 
-_WIDTH, _WORST = 180, 15
+_WORST = 15
 _FEW = 8
 """Columns of an example that are shown; all are named."""
 
@@ -140,12 +139,6 @@ def _first(served: np.ndarray, recomputed: np.ndarray) -> int:
 def shown(examples: Sequence[Difference | Apart], most: int) -> Sequence[Difference | Apart]:
     """The first few of them, one of each kind of row at least."""
     return examples[: max(most, len({row.kind for row in examples}))]
-
-
-def console_for_tables() -> Console:
-    """Where tables are printed: as wide as the terminal, and wide enough where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
 
 
 def show(checked: Checked) -> None:

@@ -200,6 +200,7 @@ class ActionsTask(CorrectedTask):
         working_set = self._judging.working_set
         # Records, not offsets: a message of Kafka holds up to thousands of them.
         self._unsaved += len(done.columns)
+        self.refused += len(done.columns.faults) + int(np.count_nonzero(done.judged.status == FUTURE))
         due = self._unsaved >= self.settings.anchor_records
         if due:
             self._unsaved = 0

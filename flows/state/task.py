@@ -109,6 +109,8 @@ class Task:
         self._synced: Future[None] | None = None
         self._published: Future[None] | None = None
         self._damage: StateError | None = None
+        self.refused = 0
+        """Records judged since it was opened that became dead letters."""
         self.store = TaskStore(path or task_path(settings, flow, partition), flow, partition, fingerprint, tables)
         try:
             end = source.end_position(partition)

@@ -9,8 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.report.words import plain
-from flows.run.display import moment
-from flows.skew.told import console_for_tables
+from flows.run.display import console_for_tables, moment
 from online_model.evaluation.bootstrap import LEVEL, POWER, Comparison
 from online_model.evaluation.metrics import METRICS, Value
 from online_model.evaluation.report import Report, verdict

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flows.run.display import refusals
 from replay.console.board import Told
 from replay.console.checks import Checks
 from replay.console.models import Models
@@ -16,6 +17,8 @@ from replay.console.stands import NOTHING, Stands
 BAD, WORTH_A_LOOK = "bad", "look"
 # Flows that keep up commit several times a second; an event that waits longer is late for whoever serves it.
 SLOW_MS = 60_000
+# Some records are always refused; so many of them, and a producer was changed or columns were taken for others.
+_REFUSED_SHARE = 0.1
 _MOST = 20
 
 
@@ -68,6 +71,9 @@ def _of_flows(said: Stands, now: int) -> Iterator[Attention]:
     if said.source == NOTHING:
         yield Attention(WORTH_A_LOOK, "flows", "nothing has been applied yet; `tidemark run` applies what the log holds")
         return
+    records, dead = said.counts.get("records", 0), sum(n for name, n in said.counts.items() if name.startswith("deadletter."))
+    if dead > _REFUSED_SHARE * records:
+        yield Attention(WORTH_A_LOOK, "flows", refusals(dead, records))
     for flow in said.flows:
         if flow.running is False and flow.lag:
             command = "examples run" if flow.flow == "examples" else "run"

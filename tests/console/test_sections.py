@@ -253,6 +253,12 @@ def test_nothing_is_wrong_where_all_is_well() -> None:
     assert of("checks", Checks(None, Round(1, {"findings": 0, "problem": None}))) == []
 
 
+@pytest.mark.parametrize(("dead", "told"), [(100, []), (101, ["101 of 1,000 records were refused: `tidemark deadletters list` says why"])])
+def test_many_dead_letters_are_worth_a_look(dead: int, told: list[str]) -> None:
+    counts = {"records": 1_000, "deadletter.not_json": 60, "deadletter.unknown_action": dead - 60}
+    assert of("flows", Stands("task state", "embedded", [flow()], counts, [])) == [Attention("look", "flows", what) for what in told]
+
+
 def test_what_is_wrong_is_told_and_the_gravest_first() -> None:
     flows = Stands(
         "task state", "embedded", [flow(running=False, lag=4), flow(flow="revisits", waiting_since=NOW - 61_000)], {}, ["a disk"]

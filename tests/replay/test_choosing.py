@@ -164,6 +164,25 @@ def test_a_checkpoint_that_holds_another_state_is_passed_over_by_a_plan_too(hous
         assert "holds another state" in one.passed_over[0]
 
 
+def test_what_is_said_of_the_others_is_true(house: House) -> None:
+    """Of a damaged checkpoint: whether older ones stay usable, or newer ones, or none."""
+    place = place_of(house)
+    newest, older = manifests(house)
+
+    def damaged(*which: Manifest) -> list[tuple[str, str]]:
+        for one in (newest, older):
+            place.write(f"actions/0000/{one.file_name()}", b"nothing" if one in which else one.to_bytes())
+        found = verify_checkpoints(place, TASK, house.logs, lambda size: None)
+        return [(problem.where, problem.remedy.split(";")[0]) for problem in found]
+
+    at = f"checkpoint {TASK} at "
+    none = "no other is usable, so a restore goes through the log from its beginning"
+    assert damaged() == []
+    assert damaged(newest) == [(f"{at}{NEWER}", "older ones stay usable")]
+    assert damaged(older) == [(f"{at}{OLDER}", "newer ones stay usable")]
+    assert damaged(newest, older) == [(f"{at}{NEWER}", none), (f"{at}{OLDER}", none)]
+
+
 def test_pieces_that_checkpoints_share_are_read_once(house: House) -> None:
     newest, older = manifests(house)
     assert set(newest.pieces) & set(older.pieces)

@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from flows.skew.told import console_for_tables
+from flows.run.display import console_for_tables
 from online_model.embedding.evaluation.tables import COVERAGE, LOSS, METRICS, RECALL
 from online_model.evaluation.bootstrap import LEVEL, POWER
 from online_model.evaluation.told import signed
