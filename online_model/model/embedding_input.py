@@ -54,6 +54,18 @@ class TakenEmbedding:
             )
         return cls(said["version"], said["digest"], said["dim"])
 
+    @classmethod
+    def served_with(cls, config: Mapping[str, Any], where: str = "a base") -> Self | None:
+        """The version whose users and pins are served as long as a base is; None: whichever. One may be named without being an input.
+
+        Raises
+        ------
+        DamagedModelError
+            As of `of`.
+        """
+        said = config.get(KEY)
+        return cls.of(config, where) or (cls(said["version"], said["digest"], said["dim"]) if said else None)
+
     def to_config(self) -> dict[str, Any]:
         """As a manifest's config has it."""
         return {KEY: asdict(self)}

@@ -95,7 +95,7 @@ class Dense:
             raise DamagedModelError(
                 f"base {base.number}: its manifest describes no model ({error}); train it with `tidemark retrain`"
             ) from error
-        embedding = TakenEmbedding.of(base.manifest.about.config, f"base {base.number}")
+        embedding = TakenEmbedding.served_with(base.manifest.about.config, f"base {base.number}")
         ranker = load_dense(config, base.path / DENSE).eval()
         calibrators = Calibrators.load(base.path / CALIBRATORS)
         if calibrators.heads != config.heads:
