@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from flows import stopping
 from flows.errors import TidemarkError
+from flows.freed_memory import return_freed_memory
 from flows.metrics_http import write_metrics
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.number_option import Number
@@ -111,6 +112,7 @@ def report(
     if every is not None:
         metrics = Metrics()
         stopping.listen()
+        return_freed_memory()
         serve_if_asked(metrics.registry, metrics_address, metrics_port, lambda line: click.echo(line, err=True))
         if _for_ever(settings, metrics, every, as_json, metrics_file):
             ctx.exit(1)

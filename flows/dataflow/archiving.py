@@ -18,6 +18,7 @@ from flows.dataflow.plan import Plan
 from flows.dataflow.progress import ProgressSink, reporting
 from flows.dataflow.source import LogSource
 from flows.dataflow.step import TaskLogic
+from flows.freed_memory import return_freed_memory
 from flows.log import Log
 from flows.open_log import open_live_log
 from flows.settings import Settings, load_settings
@@ -47,6 +48,7 @@ def build_archiver(logs: Sequence[str], follow: bool | None = None, max_delay_s:
 
 def _build(logs: Sequence[str], settings: Settings, plan: Plan, follow: bool, max_delay_s: float | None, leave_gap: bool) -> Dataflow:
     stopping.listen()
+    return_freed_memory()
     stopping.stop_without_reader(plan.progress)
     dataflow = Dataflow("tidemark_archiver")
     for name in logs:

@@ -16,7 +16,6 @@ from flows.corrections.history import History
 from flows.dataflow.aside import Holding, LeftOut
 from flows.dataflow.draining import DRAINED, RevisitsEnd, clear_drained
 from flows.dataflow.lifecycle import Lifecycle
-from flows.dataflow.memory import keep_freed_memory
 from flows.dataflow.plan import Plan
 from flows.dataflow.progress import ProgressSink, reporting, tell_commit
 from flows.dataflow.source import Ends, LogSource
@@ -24,6 +23,7 @@ from flows.dataflow.step import TaskLogic
 from flows.dataflow.together import clear_stop, stop_together
 from flows.decode import Decoder
 from flows.errors import DataDirectoryError, TidemarkError, one_line
+from flows.freed_memory import keep_freed_memory, return_freed_memory
 from flows.log import Log
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, CORRECTIONS, DEADLETTERS, LATE, REVISITS
@@ -83,6 +83,7 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     if plan.progress is None:
         stop_together(partial(open_for, settings, ACTIONS))
     keep_freed_memory()
+    return_freed_memory()
     # What is loaded by now stays: the collector need not walk through it each time.
     gc.freeze()
     vocabulary = settings.load_vocabulary()

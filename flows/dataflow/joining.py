@@ -12,12 +12,12 @@ from flows import stopping
 from flows.dataflow.aside import LeftOut
 from flows.dataflow.graph import FlowTasks, open_for
 from flows.dataflow.looking import Looked, LookingSource
-from flows.dataflow.memory import keep_freed_memory
 from flows.dataflow.plan import Plan
 from flows.dataflow.progress import ProgressSink, reporting, tell_commit
 from flows.errors import DataDirectoryError
 from flows.examples.record import EXAMPLES
 from flows.examples.task import ExamplesTask
+from flows.freed_memory import keep_freed_memory, return_freed_memory
 from flows.outputs import ACTIONS, SERVED
 from flows.settings import Settings, load_settings
 from flows.state.behind import Lanes
@@ -41,6 +41,7 @@ def _build(settings: Settings, plan: Plan, follow: bool) -> Dataflow:
     stopping.listen()
     stopping.stop_without_reader(plan.progress)
     keep_freed_memory()
+    return_freed_memory()
     gc.freeze()
     left_out = LeftOut(plan.progress)
     tasks = ExampleTasks(settings, plan, follow, Lanes.start(partial(tell_commit, plan.progress)), left_out)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from flows import stopping
 from flows.errors import SettingsError, TidemarkError
+from flows.freed_memory import return_freed_memory
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.online.follower import Follower, Outcome, Synced, standings
 from flows.online.metrics import Metrics
@@ -59,6 +60,7 @@ def sync(settings: Settings, once: bool, every: float, anew: bool, metrics_port:
             done = list(follower.round())
     else:
         stopping.listen()
+        return_freed_memory()
         metrics = Metrics()
         serve_if_asked(metrics.registry, metrics_address, metrics_port, lambda line: click.echo(line, err=True))
         done = _follow(settings, every, metrics)

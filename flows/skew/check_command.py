@@ -9,6 +9,7 @@ import click
 
 from flows import last_told, stopping
 from flows.errors import TidemarkError
+from flows.freed_memory import return_freed_memory
 from flows.log import Log
 from flows.metrics_http import write_metrics
 from flows.metrics_option import metrics_options, serve_if_asked
@@ -97,6 +98,7 @@ def check(
                 write_metrics(metrics.registry, metrics_file)
         else:
             stopping.listen()
+            return_freed_memory()
             serve_if_asked(metrics.registry, metrics_address, metrics_port, lambda line: click.echo(line, err=True))
             found = _for_ever(settings, served, question, features, explained, as_json, every, metrics, metrics_file)
     if found:

@@ -10,6 +10,7 @@ import click
 
 from flows import stopping
 from flows.duration_option import Duration
+from flows.freed_memory import return_freed_memory
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.run.display import LiveDisplay
 from flows.settings import Settings
@@ -100,6 +101,7 @@ def learn(
     from online_model.learner.run import learn as learn_until_done
 
     stopping.listen()
+    return_freed_memory()
     metrics = Metrics()
     changes = {
         "delayed_labels": None if delayed_labels is None else DelayedLabels(delayed_labels),

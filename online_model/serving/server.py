@@ -14,6 +14,7 @@ import uvicorn
 
 from flows import stopping
 from flows.errors import SettingsError
+from flows.freed_memory import return_freed_memory
 from online_model.serving.app import make_app
 from online_model.serving.beside import Beside
 from online_model.serving.heartbeats import Heartbeats
@@ -86,6 +87,7 @@ def serve(service: Service, listening: socket.socket, ready: Callable[[str], Non
         What else it has; closed at the end.
     """
     stopping.listen()
+    return_freed_memory()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="tidemark: %(message)s")
     try:
         service.warm_up()

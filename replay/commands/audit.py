@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows import last_told, stopping
 from flows.errors import TidemarkError
+from flows.freed_memory import return_freed_memory
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.open_log import log_exists, open_log
 from flows.run.display import RateColumn
@@ -108,6 +109,7 @@ def audit(
         found = _round(settings, tasks, first, size, pace, as_json, lambda done: None)
     else:
         stopping.listen()
+        return_freed_memory()
         metrics = Metrics(pace)
         serve_if_asked(metrics.registry, metrics_address, metrics_port, lambda line: click.echo(line, err=True))
         try:

@@ -11,6 +11,7 @@ import click
 
 from flows import stopping
 from flows.errors import LockedError, TidemarkError
+from flows.freed_memory import return_freed_memory
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.number_option import Number
 from flows.open_log import log_exists, open_log
@@ -85,6 +86,7 @@ def checkpoint(
             ctx.exit(1)
         return
     stopping.listen()
+    return_freed_memory()
     serve_if_asked(metrics.registry, metrics_address, metrics_port, lambda line: click.echo(line, err=True))
     while True:
         try:
