@@ -67,7 +67,7 @@ class Site:
         self.clock = clock
         self._left = list(files)
         self._program = program
-        self._options = IngestOptions.parse(settings.load_vocabulary(), (), (), (), None, "ms", "event-time", None)
+        self._options = IngestOptions.parse(settings.load_vocabulary())
 
     # The stream --------------------------------------------------------------------------------------------------------------------
 

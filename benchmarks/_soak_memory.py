@@ -14,24 +14,30 @@ _MB = 2**20
 
 @dataclass
 class Memory:
-    """Of one service: what it and its children held, life by life.
+    """Of one service: what it and its children held beyond the working sets of its tasks, life by life.
+
+    A working set has an entry for each open save, which stays for a week, and for each ID within H: it grows as long as a soak lasts, and should.
 
     Attributes
     ----------
     lives : list of list of (float, int)
         Of each life, from its start: seconds since the soak began, and bytes. A process that was killed and started begins anew.
+    working_sets : int
+        Bytes of them, when that was looked at last.
     """
 
     lives: list[list[tuple[float, int]]] = field(default_factory=lambda: [[]])
+    working_sets: int = 0
 
     def begin(self) -> None:
         """Another life begins."""
         if self.lives[-1]:
             self.lives.append([])
 
-    def add(self, at: float, held: int) -> None:
-        """What is held at a time."""
-        self.lives[-1].append((at, held))
+    def add(self, at: float, held: int, working_sets: int = 0) -> None:
+        """What is held at a time, and how much of it by working sets."""
+        self.working_sets = working_sets
+        self.lives[-1].append((at, held - working_sets))
 
 
 @dataclass(frozen=True)

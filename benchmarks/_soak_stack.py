@@ -31,7 +31,8 @@ LATENESS_MS, DEDUP_MS = 180_000, 420_000
 _SETTINGS = {"TIDEMARK_ALLOWED_LATENESS_MS": str(LATENESS_MS), "TIDEMARK_DEDUP_HORIZON_MS": str(DEDUP_MS)}
 # What happens each hour or so happens several times in a soak.
 _OPTIONS = {"checkpoints": {"--every": "60", "--keep": "5"}, "skew": {"--every": "60"}, "archiver": {"--max-delay": "60"}}
-_START_S, _PATIENCE_S, _EACH_S = 1_200.0, 600.0, 2.0
+_START_S, _PATIENCE_S, _EACH_S = 1_200.0, 600.0, 5.0
+_WITH_WORKING_SETS = ("flows", "examples")
 # They say by their exit code too that a round could not be done, which is so while brokers are away. What they have found, their metrics tell.
 _FOUND = {"audit": "tidemark_audit_mismatches_total", "skew": "tidemark_skew_findings"}
 # How long after its end a service is started again.
@@ -213,8 +214,16 @@ class Site:
     def _look(self, now: float) -> None:
         for name in self.services:
             process = self._stack.running[name]
-            if process.poll() is None:
-                self.memory[name].add(now - self.began, held_by([process.pid]))
+            if process.poll() is not None:
+                continue
+            working_sets = 0
+            if name in _WITH_WORKING_SETS:
+                # One that doesn't answer is just starting, or in trouble: memory alone would say nothing then.
+                told = self.total(name, "tidemark_flow_working_set_bytes")
+                if told is None:
+                    continue
+                working_sets = int(told)
+            self.memory[name].add(now - self.began, held_by([process.pid]), working_sets)
         if self.redis._process is not None:
             self.memory["redis"].add(now - self.began, held_by([self.redis._process.pid]))
 

@@ -46,7 +46,7 @@ def make(
     settings = Settings(data=directory / "data", partitions=partitions)
     given: dict[str, Any] = dict(rates or {})
     simulate(directory / "events", users=users, pins=pins or users, days=30, events=events, seed=seed, partitions=partitions, **given)
-    options = IngestOptions.parse(settings.load_vocabulary(), (), (), (), None, "ms", "event-time", None)
+    options = IngestOptions.parse(settings.load_vocabulary())
     with LocalLog.open(settings.logs, ACTIONS, settings.partitions, create=True) as log:
         for path in sorted((directory / "events").glob("events-*.parquet")):
             ingest_file(log, check_file(path, options), options)

@@ -44,7 +44,8 @@ _NOTES = {
     "peak": "events a second of a burst, from its first append until all of it was in features, joined and in Redis, nothing else going on",
     "ranking": "from when a request was due to its answer, of those answered with 200; undisturbed: due when no fault was there or had just been",
     "freshness": "from when an event came into being to when it was seen in what is served over HTTP: producer, Kafka, flows, Redis, server, look",
-    "memory": "anonymous and shared pages of a service with its children, one slope for all lives, without each first minute and what H spans",
+    "memory": "anonymous and shared pages of a service with its children, less the working sets of its tasks (working_sets_mib, at the end), which "
+    "grow by each open save for a week; one slope for all lives, without each first minute and what H spans",
     "unkept": "answers of a server that was killed before it had kept them: in no log, so in no example (docs/serving.md); no events are lost",
 }
 Say = Callable[[str], None]
@@ -209,7 +210,10 @@ def _memory(site: Site, seconds: float) -> dict[str, Any]:
         if found is not None:
             # What is young still fills what it will keep: nothing is said of it.
             flat = (found.growth <= _FLAT or found.mib_an_hour <= 2 * found.error) if found.minutes >= _JUDGED_MINUTES else None
-            out[name] = {key: round(value, 3) for key, value in asdict(found).items()} | {"flat": flat}
+            out[name] = {key: round(value, 3) for key, value in asdict(found).items()} | {
+                "working_sets_mib": round(memory.working_sets / 2**20, 1),
+                "flat": flat,
+            }
     return out
 
 
@@ -227,8 +231,9 @@ def show(result: dict[str, Any]) -> None:
         parts = [f"{part} p50 {told[part]['p50_ms']} ms, p99 {told[part]['p99_ms']} ms" for part in ("undisturbed", "all") if part in told]
         print(f"{name}: {told['answered']:,} answered, {told['failed']} not; " + "; ".join(parts))
     for name, memory in of["memory"].items():
+        beside = f" and {memory['working_sets_mib']:.0f} of working sets" if memory["working_sets_mib"] else ""
         print(
-            f"memory of {name}: {memory['mean_mib']:.0f} MiB, {memory['mib_an_hour']:+.1f} ± {memory['error']:.1f} MiB an hour over "
+            f"memory of {name}: {memory['mean_mib']:.0f} MiB{beside}, {memory['mib_an_hour']:+.1f} ± {memory['error']:.1f} MiB an hour over "
             f"{memory['minutes']:.1f} minutes{'  GROWS' if memory['flat'] is False else ''}"
         )
     for difference in of["differences"][:40]:

@@ -115,7 +115,7 @@ def _fresh(out: Path) -> None:
 
 
 def _ingest(settings: Settings, directory: Path, console: Console) -> None:
-    options = IngestOptions.parse(settings.load_vocabulary(), (), (), (), None, "ms", "event-time", None)
+    options = IngestOptions.parse(settings.load_vocabulary())
     files = [*sorted(directory.glob("events-*.parquet")), directory / "events-bad.jsonl"]
     with open_log(settings, ACTIONS, create=True) as log:
         for path in files:

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import orjson
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from flows.errors import InputError, SettingsError, one_line
 from flows.events import EVENT_SCHEMA
 from flows.open_log import open_log
 from flows.outputs import ACTIONS
+from flows.run.display import console_for_tables
 from flows.settings import Settings
 from flows.vocabulary import suggestion
 
@@ -48,7 +48,7 @@ def list_(settings: Settings, reason: str | None, limit: int, as_json: bool) -> 
     counted = Table("reason", "records", title=f"{sum(by_reason.values()):,} dead letters", title_justify="left")
     for name, count in by_reason.items():
         counted.add_row(name, f"{count:,}")
-    console = Console()
+    console = console_for_tables()
     console.print(counted)
     if reason is not None and reason not in by_reason:
         click.echo(f"no dead letter has the reason '{reason}'{suggestion(reason, by_reason)}")

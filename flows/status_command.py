@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from flows.examples.record import EXAMPLES
@@ -15,7 +14,7 @@ from flows.examples.task import ExamplesTask
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS, SERVED
 from flows.reading import FeatureReader
-from flows.run.display import NOTHING_APPLIED, moment
+from flows.run.display import NOTHING_APPLIED, console_for_tables, moment
 from flows.settings import Settings
 from flows.state.actions_task import ActionsTask
 from flows.state.revisits_task import RevisitsTask
@@ -104,7 +103,7 @@ def digest_of(settings: Settings, flow: str, partition: int) -> str:
 
 
 def _print(rows: list[dict[str, Any]], counts: dict[str, int]) -> None:
-    console = Console()
+    console = console_for_tables()
     columns = [name for name in rows[0] if name != "digest"]
     table = Table(*columns, title="Tasks", title_justify="left")
     for row in rows:

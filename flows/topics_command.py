@@ -9,7 +9,6 @@ from typing import Any
 import click
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
-from rich.console import Console
 from rich.table import Table
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_exponential_jitter
 
@@ -17,6 +16,7 @@ from flows.errors import DataDirectoryError, SettingsError
 from flows.kafka_client import ADMIN_TIMEOUT_S, Admin, broker_error, client_options, translated
 from flows.log_kafka import LEDGER, KafkaLog
 from flows.outputs import ACTIONS, CORRECTIONS, LOGS, REVISITS
+from flows.run.display import console_for_tables
 from flows.settings import Settings
 
 DAY_MS = 86_400_000
@@ -145,7 +145,7 @@ def list_(settings: Settings, as_json: bool) -> None:
         else:
             group, lag = str(row.get("group", "")), str(row.get("lag", ""))
             table.add_row(str(row["topic"]), f"{row['partitions']}", f"{row['offsets']:,}", group, lag)
-    Console().print(table)
+    console_for_tables().print(table)
 
 
 def _admin(settings: Settings) -> Admin:

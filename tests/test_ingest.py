@@ -359,10 +359,32 @@ def test_a_rows_own_surface_comes_first(tmp_path: Path, settings: Settings) -> N
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_surfaces_under_other_names(tmp_path: Path, settings: Settings, suffix: str) -> None:
+    names = ["profile", "feed", "search", "elsewhere", None]
+    rows = [row(i, user_id=1, surface=name) for i, name in enumerate(names)]
+    summary(settings, write(tmp_path / f"a.{suffix}", rows), "--surfaces", "profile=own_profile,feed=homefeed", "--surface", "notification")
+    assert sorted((r["event_time"] - T0, r["surface"]) for r in events(settings)) == [
+        (0, "own_profile"), (1, "homefeed"), (2, "search"), (3, "elsewhere"), (4, "notification"),
+    ]  # fmt: skip
+    # Read otherwise they are other events; the same way, nothing is added.
+    more = ("--surfaces", "feed=homefeed", "--surfaces", "profile=own_profile", "--surface", "notification")
+    summary(settings, tmp_path / f"a.{suffix}", *more)
+    assert len(events(settings)) == len(names)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_actions_that_are_numbers(tmp_path: Path, settings: Settings, suffix: str) -> None:
     rows = [row(i, action=i) for i in (1, 2, 3)]
     summary(settings, write(tmp_path / f"a.{suffix}", rows), "--actions", "1=save,2=click")
     assert sorted(r["action"] for r in events(settings) if r["action"] != "3") == ["click", "save"]
+    assert sum(faults(settings).values()) == 1
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_surfaces_that_are_numbers(tmp_path: Path, settings: Settings, suffix: str) -> None:
+    rows = [row(i, surface=i) for i in (1, 2, 3)]
+    summary(settings, write(tmp_path / f"a.{suffix}", rows), "--surfaces", "1=own_profile,2=search")
+    assert sorted(r["surface"] for r in events(settings) if r["surface"] != "3") == ["own_profile", "search"]
     assert sum(faults(settings).values()) == 1
 
 
@@ -378,6 +400,8 @@ def test_actions_that_are_numbers(tmp_path: Path, settings: Settings, suffix: st
         (["--actions", "repin=sav"], "no action 'sav' \\(did you mean 'save'"),
         (["--actions", "repin=save,repin=click"], "'repin' is given twice"),
         (["--surface", "home"], "no surface 'home' \\(did you mean 'homefeed'"),
+        (["--surfaces", "profile=own_profil"], "no surface 'own_profil' \\(did you mean 'own_profile'"),
+        (["--surfaces", "profile=search,profile=other"], "'profile' is given twice"),
         (["--surface-of", "save=home"], "no surface 'home'"),
         (["--surface-of", "sav=homefeed"], "no action 'sav' \\(did you mean 'save'"),
         (["--time-unit", "m"], "--time-unit: 'm' is none of s, ms, us, ns"),
@@ -721,7 +745,7 @@ def test_summary_for_people(tmp_path: Path, settings: Settings) -> None:
 
 def test_help_names_every_option() -> None:
     text = CliRunner().invoke(ingest, ["--help"]).output
-    for option in ("--columns", "--actions", "--surface-of", "--surface", "--time-unit", "--arrival", "--format", "--json"):
+    for option in ("--columns", "--actions", "--surfaces", "--surface-of", "--surface", "--time-unit", "--arrival", "--format", "--json"):
         assert option in text
 
 

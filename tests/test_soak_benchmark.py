@@ -71,6 +71,16 @@ def test_a_slope_is_one_for_all_lives_with_a_level_for_each() -> None:
     assert slope(Memory([[(0.0, 1), (2.0, 1)]]), 0) is None
 
 
+def test_working_sets_are_no_growth() -> None:
+    memory = Memory()
+    for at in range(0, 600, 10):
+        memory.add(at, (100 + at) * 2**20, at * 2**20)
+    found = slope(memory, 0)
+    assert found is not None
+    assert found.mib_an_hour == pytest.approx(0, abs=1e-6)
+    assert (found.mean_mib, memory.working_sets) == (100, 590 * 2**20)
+
+
 def test_requests_that_a_fault_disturbed_are_told_apart() -> None:
     asked = Asked(due=[100.0, 110.0, 119.0, 140.0], took=[0.01, 0.02, 3.0, 0.03], failed=[121.0])
     told = _latencies(asked, [{"kind": "x", "at": 20.0, "well_after": 2.0}])

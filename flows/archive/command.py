@@ -19,7 +19,7 @@ from flows.log import Log
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.open_log import log_exists, open_live_log
 from flows.outputs import ACTIONS, LOGS
-from flows.run.display import LiveDisplay
+from flows.run.display import LiveDisplay, console_for_tables
 from flows.settings import Settings
 
 _LOG = click.option("--log", "logs", type=click.Choice(LOGS), multiple=True, help="Only this log (may be given several times).")
@@ -106,7 +106,7 @@ def status(settings: Settings, logs: tuple[str, ...], as_json: bool) -> None:
         numbers = (row.partition, row.start, row.end, row.segments, row.bytes / 1e6, row.lag, row.live_start)
         written = (f"{n:,.1f}" if isinstance(n, float) else f"{n:,}" for n in numbers)
         table.add_row(row.log, *written, _ranges(row.missing))
-    Console().print(table)
+    console_for_tables().print(table)
 
 
 def _ranges(ranges: Sequence[tuple[int, int]]) -> str:

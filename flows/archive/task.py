@@ -84,6 +84,7 @@ class ArchiverTask:
 
     seen: int | None = None
     refused: int = 0
+    working_set_bytes: int = 0
 
     def __init__(self, archives: Path, log: str, partition: int, partitions: int, max_delay_s: float | None = None) -> None:
         self.partition = partition

@@ -29,6 +29,8 @@ class Applied:
         How many of those became dead letters.
     watermark : int or None
         Greatest event time judged, ms; its commit may be under way.
+    working_set : int
+        Bytes of memory of its working set.
     """
 
     flow: str
@@ -38,6 +40,7 @@ class Applied:
     records: int
     refused: int
     watermark: int | None
+    working_set: int
 
 
 def tell(descriptor: int | None, message: dict[str, object]) -> None:

@@ -117,4 +117,5 @@ class TaskLogic(StatefulBatchLogic[Part, Applied, None]):
                 continue
             del self._waiting[0]
         self._lifecycle.reached(task)
-        return Applied(self._flow, task.partition, task.reached, task.reached - before, records, task.refused - refused, task.seen)
+        advanced, now_refused = task.reached - before, task.refused - refused
+        return Applied(self._flow, task.partition, task.reached, advanced, records, now_refused, task.seen, task.working_set_bytes)

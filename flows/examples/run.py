@@ -165,6 +165,8 @@ def run_examples(
                 if metrics is not None:
                     metrics.commit(message, time.time())
                 return
+            if metrics is not None:
+                metrics.applied(message)
             records += message["records"]
             partition = message["partition"]
             display.advance(EXAMPLES, max(0, message["position"] - reached[partition]), message["watermark"])

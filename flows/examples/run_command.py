@@ -6,13 +6,12 @@ import json
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from flows.examples.record import EXAMPLES
 from flows.examples.run import Made, put_away, run_examples, stands
 from flows.metrics_option import metrics_options, serve_if_asked
-from flows.run.display import LiveDisplay, moment
+from flows.run.display import LiveDisplay, console_for_tables, moment
 from flows.run.metrics import Metrics
 from flows.settings import Settings
 
@@ -61,7 +60,7 @@ def status(settings: Settings, as_json: bool) -> None:
         rows = [{name: value for name, value in asdict(one).items() if name != "counts"} for one in tasks]
         click.echo(json.dumps({"tasks": rows, "counts": dict(sorted(counts.items()))}))
         return
-    console = Console()
+    console = console_for_tables()
     table = Table("partition", "actions", "of", "served", "of", "watermark", title="Tasks", title_justify="left")
     for one in tasks:
         numbers = (one.position, one.end, one.served_position, one.served_end)

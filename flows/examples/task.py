@@ -131,6 +131,10 @@ class ExamplesTask(Task):
 
     # Reading -----------------------------------------------------------------------------------------------------------------------
 
+    @property
+    def working_set_bytes(self) -> int:
+        return self._judging.working_set.size + self._join.size
+
     def apply(self, batches: Sequence[LogBatch], decoded: Any = None) -> int:
         """Take the next stretch that both logs have, whatever is given: it reads by itself. Returns how many records it has."""
         return self._step()

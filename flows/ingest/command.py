@@ -27,6 +27,7 @@ _YEAR_1971 = 31_536_000_000
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--columns", multiple=True, metavar="OURS=THEIRS,...", help=f"Columns under other names. OURS: {', '.join(TARGETS)}.")
 @click.option("--actions", multiple=True, metavar="THEIRS=OURS,...", help="Actions under other names; all others pass by their own name.")
+@click.option("--surfaces", multiple=True, metavar="THEIRS=OURS,...", help="Surfaces under other names; all others pass by their own name.")
 @click.option(
     "--surface-of", multiple=True, metavar="ACTION=SURFACE,...", help="Surface of rows with this action (ours, or theirs) that name none."
 )
@@ -47,6 +48,7 @@ def ingest(
     files: tuple[Path, ...],
     columns: tuple[str, ...],
     actions: tuple[str, ...],
+    surfaces: tuple[str, ...],
     surface_of: tuple[str, ...],
     surface: str | None,
     time_unit: str,
@@ -61,7 +63,7 @@ def ingest(
     where it stopped when it is run again. Without event_id, ids are derived from the file's content and the row's number.
     """
     settings: Settings = ctx.obj
-    options = IngestOptions.parse(settings.load_vocabulary(), columns, actions, surface_of, surface, time_unit, arrival, format)
+    options = IngestOptions.parse(settings.load_vocabulary(), columns, actions, surfaces, surface_of, surface, time_unit, arrival, format)
     started = time.monotonic()
     # All files are read to their ends before the first record is appended: a bad one leaves nothing half done.
     checked = [check_file(path, options) for path in files]

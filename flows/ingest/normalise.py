@@ -6,6 +6,7 @@ Nothing is judged here (an unknown action or an impossible time is an event like
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,24 +122,27 @@ def _version(given: Numbers) -> Numbers:
 
 
 def _named(source: Texts, column: Column, surfaces: Column, options: IngestOptions) -> tuple[Texts, Texts]:
-    """Actions by their Tidemark names, and surfaces: the row's own, else by its action, else the one for the rest."""
+    """Actions by their Tidemark names, and surfaces: the row's own by its Tidemark name, else by its action, else the one for the rest."""
     given = source.dictionary.to_pylist()
-    ok = source.ok
-    if isinstance(column, pa.Array) and not _is_text(column):
-        # A number is an action only if the user says which.
-        ok = ok & np.array([name in options.actions for name in given] + [False], bool)[source.codes]
     mapped = [options.actions.get(name, name) for name in given]
-    action = _recoded(source.codes, mapped, ok, source.null)
+    action = _recoded(source.codes, mapped, _named_ok(column, source, options.actions), source.null)
 
-    own = convert.texts(surfaces, numbers=False)
-    own_names = own.dictionary.to_pylist()
+    own = convert.texts(surfaces, numbers=True)
+    own_names = [options.surfaces.get(name, name) for name in own.dictionary.to_pylist()]
     implied = [options.surface_for(name, target) for name, target in zip(given, mapped, strict=True)]
     names = [*own_names, *(name or "" for name in implied), options.surface or ""]
     # Codes into `names`: the row's own, else the one of its action (the last, -1, if it has no action).
     codes = np.where(own.null, len(own_names) + np.where(source.codes < 0, len(given), source.codes), own.codes)
     empty = np.array([False] * len(own_names) + [name is None for name in implied] + [options.surface is None], bool)
-    filled = own.ok | (own.null & ~empty[codes])
+    filled = _named_ok(surfaces, own, options.surfaces) | (own.null & ~empty[codes])
     return action, _recoded(codes, names, filled, own.null & ~filled)
+
+
+def _named_ok(column: Column, source: Texts, names: Mapping[str, str]) -> np.ndarray:
+    """Which rows say a name: a number is one only if the user says which."""
+    if not isinstance(column, pa.Array) or _is_text(column):
+        return source.ok
+    return source.ok & np.array([name in names for name in source.dictionary.to_pylist()] + [False], bool)[source.codes]
 
 
 def _is_text(column: pa.Array) -> bool:

@@ -41,6 +41,8 @@ class IngestOptions:
         Contract's column to file's column.
     actions : mapping of str to str
         File's action to Tidemark action; others keep their names.
+    surfaces : mapping of str to str
+        File's surface to Tidemark surface; others keep their names.
     surface_of : mapping of str to str
         Action (Tidemark's name, or the file's where that names no Tidemark action in use) to the surface of rows that name none.
     surface : str or None
@@ -55,6 +57,7 @@ class IngestOptions:
 
     columns: Mapping[str, str] = field(default_factory=dict)
     actions: Mapping[str, str] = field(default_factory=dict)
+    surfaces: Mapping[str, str] = field(default_factory=dict)
     surface_of: Mapping[str, str] = field(default_factory=dict)
     surface: str | None = None
     time_unit: str = "ms"
@@ -67,6 +70,7 @@ class IngestOptions:
         vocabulary: Vocabulary,
         columns: Sequence[str] = (),
         actions: Sequence[str] = (),
+        surfaces: Sequence[str] = (),
         surface_of: Sequence[str] = (),
         surface: str | None = None,
         time_unit: str = "ms",
@@ -97,8 +101,11 @@ class IngestOptions:
                     f"--actions {source}={target}: there is no action '{target}'{suggestion(target, list(vocabulary.actions))}; "
                     f"actions: {', '.join(vocabulary.actions)} (a vocabulary file declares more)"
                 )
-        surfaces = _pairs("--surface-of", surface_of)
-        for action, name in surfaces.items():
+        called = _pairs("--surfaces", surfaces)
+        for source, target in called.items():
+            _check_surface(vocabulary, f"--surfaces {source}={target}", target)
+        implied = _pairs("--surface-of", surface_of)
+        for action, name in implied.items():
             if action not in vocabulary.actions and action not in renamed:
                 known = [*vocabulary.actions, *renamed]
                 raise SettingsError(
@@ -111,7 +118,7 @@ class IngestOptions:
         for option, value, allowed in closed:
             if value is not None and value not in allowed:
                 raise SettingsError(f"{option}: '{value}' is none of {', '.join(allowed)}{suggestion(value, list(allowed))}")
-        return cls(mapped, renamed, surfaces, surface, time_unit, arrival, format)
+        return cls(mapped, renamed, called, implied, surface, time_unit, arrival, format)
 
     def surface_for(self, source: str, action: str) -> str | None:
         """The surface of a row with this action in the file, `action` after mapping, that names no surface itself."""
@@ -125,7 +132,9 @@ class IngestOptions:
     def fingerprint(self, format: str) -> str:
         """Digest of all that decides which records a file gives; half of a ledger key."""
         parts = [_VERSION, format, sorted(self.columns.items()), sorted(self.actions.items()), sorted(self.surface_of.items())]
-        text = json.dumps([*parts, self.surface, self.time_unit, self.arrival])
+        # Only where it was asked for: what was ingested before there was such an option keeps its key.
+        called = [sorted(self.surfaces.items())] if self.surfaces else []
+        text = json.dumps([*parts, self.surface, self.time_unit, self.arrival, *called])
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     def resolve(self, path: Path, present: Sequence[str], strict: bool = True) -> dict[str, str]:

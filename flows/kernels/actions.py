@@ -127,6 +127,11 @@ class WorkingSet:
         self.held = np.zeros((1, 2), np.int64)
 
     @property
+    def size(self) -> int:
+        """Bytes of memory that it takes, room for what comes next included."""
+        return sum(array.nbytes for array in vars(self).values())
+
+    @property
     def watermark(self) -> int | None:
         """Greatest accepted event_time, None before the first."""
         value = int(self.scalars[W])

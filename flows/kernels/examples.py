@@ -179,6 +179,11 @@ class JoinSet:
         self.keys = new_table(0)
         self.saved = new_table(0)
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes, room for what comes next included."""
+        return sum(array.nbytes for array in vars(self).values() if isinstance(array, np.ndarray))
+
     def join(self, actions: ActionSteps, served: ServedSteps, groups: Groups, before: int) -> Joined:
         """Apply a batch.
 

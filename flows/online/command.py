@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from flows import stopping
@@ -17,6 +16,7 @@ from flows.freed_memory import return_freed_memory
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.online.follower import Follower, Outcome, Synced, standings
 from flows.online.metrics import Metrics
+from flows.run.display import console_for_tables
 from flows.settings import Settings
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -140,4 +140,4 @@ def status(settings: Settings, as_json: bool) -> None:
     for row in rows:
         told = ["nothing", ""] if row["online"] is None else [f"{row['online']:,}", f"{row['behind']:,}"]
         table.add_row(row["flow"], str(row["partition"]), f"{row['position']:,}", *told, f"{row['fields']:,}", f"{row['bytes'] / 1e6:,.1f}")
-    Console().print(table)
+    console_for_tables().print(table)

@@ -112,6 +112,8 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
                 if metrics is not None:
                     metrics.commit(message, time.time())
                 return
+            if metrics is not None:
+                metrics.applied(message)
             totals[message["flow"]] += message["records"]
             refused += message["refused"]
             advanced = message["advanced"]

@@ -55,6 +55,12 @@ class Metrics:
             registry=own,
         )
         self._freshness = {flow: freshness.labels(flow) for flow in flows if flow != EXAMPLES}
+        self._working_sets = Gauge(
+            "tidemark_flow_working_set_bytes",
+            "Memory for what a task remembers of the stream: IDs within the dedup horizon, open saves, requests that are not decided.",
+            _TASK,
+            registry=own,
+        )
         aside = Gauge("tidemark_flow_tasks_aside", "Tasks that are set aside, for their state is damaged.", ("flow",), registry=own)
         self._aside = {flow: aside.labels(flow) for flow in flows}
         errors = Counter("tidemark_flow_read_errors", "Times that state or a log could not be read for these metrics.", registry=own)
@@ -65,6 +71,10 @@ class Metrics:
         self._commits[message["flow"]].observe(message["commit_s"])
         if message["arrived"] is not None and message["flow"] in self._freshness:
             self._freshness[message["flow"]].observe(max(0.0, at - message["arrived"] / 1000))
+
+    def applied(self, message: Mapping[str, Any]) -> None:
+        """Take in what a worker tells of what a task has just done (see `flows.dataflow.progress.Applied`)."""
+        self._working_sets.labels(message["flow"], message["partition"]).set(message["working_set"])
 
     def aside(self, tasks: Collection[str]) -> None:
         """Which tasks are set aside now."""

@@ -195,6 +195,10 @@ class ActionsTask(CorrectedTask):
             )
         super()._restore()
 
+    @property
+    def working_set_bytes(self) -> int:
+        return self._judging.working_set.size
+
     def _judge(self, batches: list[LogBatch], decoded: Columns | None) -> Judgement:
         done = self._judging.judge(batches, decoded)
         working_set = self._judging.working_set

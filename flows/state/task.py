@@ -142,6 +142,11 @@ class Task:
         """Greatest event time applied, ms."""
         return self.store.meta.watermark
 
+    @property
+    def working_set_bytes(self) -> int:
+        """Memory for what it remembers of the stream."""
+        return 0
+
     def apply(self, batches: Sequence[LogBatch], decoded: Any = None) -> int:
         """Apply what is new of some batches, commit, publish. Returns how many records were taken: repeats are not.
 

@@ -33,12 +33,15 @@ class Begun:
     Attributes
     ----------
     checkpoints : Path
+    given_up : bool
+        Whether `prefix` has found another training that was cut off, and forgotten it.
     """
 
     def __init__(self, settings: Settings) -> None:
         place = (settings.data / DIRECTORY).absolute()
         self._settings, self._place, self._lock = settings, place / "training", place / _LOCK
         self.checkpoints = self._place / "checkpoints"
+        self.given_up = False
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -64,6 +67,7 @@ class Begun:
                 prefix = LogPrefix(*(tuple(content["reflects"][name]) for name in ("actions", "corrected_to")))
                 if not prefix.beyond(now):
                     return prefix
+        self.given_up = self.checkpoints.exists()
         self.end()
         with translated(f"can't write to {self._place}"):
             make_directory(self._place)

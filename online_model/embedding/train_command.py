@@ -71,8 +71,10 @@ def train_command(
     started, begun = time.monotonic(), Begun(settings)
     asked = {"config": config.to_dict(), "vectors": given.digest() if given is not None else None, "as_of": as_of}
     with begun.alone():
+        prefix = begun.prefix(asked)
+        if begun.given_up:
+            click.echo("tidemark: a training that was cut off had been asked for otherwise, or of another log: it is given up", err=True)
         with StageBars(quiet=as_json) as bars:
-            prefix = begun.prefix(asked)
             sequences = read_actions(settings, until=prefix, progress=lambda done, total: bars("reading", done, total))
             if as_of is not None:
                 sequences = sequences.until(as_of)

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from flows import stopping
@@ -18,7 +17,7 @@ from flows.duration_option import Duration
 from flows.errors import TidemarkError, one_line
 from flows.examples.store import open_examples
 from flows.metrics_option import metrics_options, serve_if_asked
-from flows.run.display import moment
+from flows.run.display import console_for_tables, moment
 from flows.settings import DAY_MS, Settings
 from flows.time_option import Time
 from online_model.learner.delayed import DelayedLabels
@@ -322,7 +321,7 @@ def _print_metrics(made: Outcome) -> None:
         before = gate.get("incumbent", {}).get(head, {})
         cells = [_figure(of.get(name)) for name in ("auc", "hit@3", "calibration") for of in (found, before)]
         table.add_row(head, *cells)
-    Console().print(table)
+    console_for_tables().print(table)
 
 
 def _figure(value: float | None) -> str:

@@ -17,6 +17,7 @@ from rich.table import Table
 from flows.directories import translated
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS
+from flows.run.display import console_for_tables
 from flows.settings import Settings
 from replay.commands.options import DRY, JSON
 from replay.drill.classes import CLASSES
@@ -118,7 +119,7 @@ def _print_rows(rows: list[Row], undetected: int, unequal: int) -> None:
     for row in rows:
         numbers = (f"{row.detect_s:.1f}", f"{row.replayed:,}", f"{row.recover_s:.1f}")
         table.add_row(row.name, row.damage, row.detected_by or "nobody", *numbers, "yes" if row.equal else "NO")
-    Console().print(table)
+    console_for_tables().print(table)
     for row in rows:
         for line in row.differs:
             click.echo(f"{row.name}: differs: {line}")

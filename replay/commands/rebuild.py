@@ -20,7 +20,7 @@ from flows.events import id_of
 from flows.ingest.options import IngestOptions
 from flows.log import Log
 from flows.open_log import open_log
-from flows.run.display import moment
+from flows.run.display import console_for_tables, moment
 from flows.settings import Settings
 from flows.state.lock import run_lock
 from flows.vocabulary import Vocabulary
@@ -243,9 +243,7 @@ class _Run:
             times = " to ".join(moment(t) for t in here.times) if here and here.times else "-"
             counts = (f"{n:,}" for n in (part.excluded, part.patched, part.users))
             table.add_row(str(part.task), *counts, offsets, times, *(f"{n:,}" for n in self._replays[part.task]))
-        console = Console()
-        # Nobody can read a table that is cut to a terminal that isn't there.
-        (console if console.is_terminal else Console(width=160)).print(table)
+        console_for_tables().print(table)
         if future := sum(here.future for here in self._found.values()):
             click.echo(f"{future:,} events of the patch lie too far ahead of their arrival: they will not count")
 

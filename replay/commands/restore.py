@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from flows.directories import translated
@@ -18,7 +17,7 @@ from flows.examples.record import EXAMPLES
 from flows.log import LocalLog, Log
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, LOGS, OUTPUTS, SERVED
-from flows.run.display import LiveDisplay, moment
+from flows.run.display import LiveDisplay, console_for_tables, moment
 from flows.run.main_job import run_flows
 from flows.settings import Settings
 from flows.state.lock import lock_beside_run
@@ -164,7 +163,7 @@ def _print_choices(title: str, choices: list[Choice]) -> None:
     for one in choices:
         made = f"checkpoint of {moment(one.manifest.made_at)}" if one.manifest else "nothing: the log from its beginning"
         table.add_row(str(one.task), made, f"{one.position:,}", f"{one.log_end:,}", f"{one.to_replay:,}")
-    Console().print(table)
+    console_for_tables().print(table)
     for one in choices:
         for reason in one.passed_over:
             click.echo(f"{one.task}: passed over: {reason}")

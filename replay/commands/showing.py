@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from flows.run.display import console_for_tables
 from replay.rebuild.difference import Difference
 
 
@@ -18,9 +18,9 @@ def print_difference(difference: Difference) -> None:
         table = Table("feature", "differs for", box=box.SIMPLE)
         for name, n in sorted(difference.features.items(), key=lambda item: -item[1])[:20]:
             table.add_row(name, f"{n:,}")
-        Console().print(table)
+        console_for_tables().print(table)
     if difference.largest:
         table = Table("largest changes", "feature", "before", "after", box=box.SIMPLE)
         for change in difference.largest:
             table.add_row(change.entity, change.feature, f"{change.before:g}", f"{change.after:g}")
-        Console().print(table)
+        console_for_tables().print(table)

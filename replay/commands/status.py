@@ -8,12 +8,11 @@ from dataclasses import asdict
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from flows.archive.checking import coverage
 from flows.open_log import log_exists, open_log
-from flows.run.display import moment
+from flows.run.display import console_for_tables, moment
 from flows.settings import Settings
 from replay import tasks as task_names
 from replay.commands.options import JSON, TASK, chosen
@@ -52,7 +51,7 @@ def status(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
         cells += [_number(row.to_replay), _number(row.log_end)]
         in_archive = archived[row.task]
         table.add_row(*cells, *((_number(in_archive.end), str(len(in_archive.missing))) if with_archive else ()))
-    Console().print(table)
+    console_for_tables().print(table)
     for row in rows:
         if row.problem is not None:
             click.echo(f"{row.task}: {row.problem}")
@@ -70,4 +69,4 @@ def _print_corrections(corrections: list[Listed]) -> None:
         what = one.reason if one.in_force else f"{one.reason} (undone)"
         counts = (str(len(one.tasks)), f"{one.excluded:,}", f"{one.patched:,}")
         table.add_row(str(one.generation), moment(one.made_at), one.author, what, *counts)
-    Console().print(table)
+    console_for_tables().print(table)

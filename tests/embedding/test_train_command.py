@@ -121,6 +121,15 @@ def test_stopped_it_goes_on_with_the_actions_that_it_began_with(
     assert grown.sequences != whole.sequences
 
 
+def test_what_was_begun_otherwise_is_given_up_and_that_is_said(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "requested", lambda: True)
+        train(settings, monkeypatch, code=143)
+    arguments = ("embed", "train", "--data", settings.data, "--model", settings.data.parent / "model.toml", "--epochs", 1, "--json")
+    assert "it is given up" in front_door(*arguments, monkeypatch=monkeypatch, partitions=2).err
+    assert "given up" not in front_door(*arguments, monkeypatch=monkeypatch, partitions=2).err
+
+
 def test_a_training_of_more_than_the_log_has_is_begun_anew(settings: Settings) -> None:
     """The log has been restored to before what it had begun with."""
     begun, asked = Begun(settings), {"as_of": None}

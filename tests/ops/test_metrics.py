@@ -102,6 +102,17 @@ def test_a_run_tells_where_its_tasks_stand(simulated: Simulated) -> None:
     assert told["tidemark_flow_deadletters_total", ("not_json",)] == status["counts"].get("deadletter.not_json", 0), "from 0 on"
 
 
+def test_a_worker_tells_what_its_tasks_remember(simulated: Simulated) -> None:
+    metrics = Metrics(settings_of(simulated.run), tasks_of("all"))
+    for flow, partition, working_set in ((ACTIONS, 3, 17), (ACTIONS, 3, 19), (ACTIONS, 0, 5)):
+        metrics.applied({"flow": flow, "partition": partition, "working_set": working_set})
+    told = values(metrics.registry)
+    assert {labels: value for (name, labels), value in told.items() if name == "tidemark_flow_working_set_bytes"} == {
+        (ACTIONS, "3"): 19,
+        (ACTIONS, "0"): 5,
+    }
+
+
 def test_before_the_first_commit_there_is_no_task(simulated: Simulated) -> None:
     told = values(Metrics(settings_of(simulated.ingested), tasks_of(ACTIONS)).registry)
     assert not any(name == "tidemark_flow_position" for name, _ in told)

@@ -8,12 +8,11 @@ from typing import Any
 
 import click
 import orjson
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from flows.errors import TidemarkError
-from flows.run.display import moment
+from flows.run.display import console_for_tables, moment
 from flows.settings import Settings
 from online_model.registry import snapshots
 from online_model.registry.commands.options import BASE, JSON, working
@@ -85,7 +84,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
             str(taken[0]) if taken else "",
             escape(row["problem"] or ""),
         )
-    Console().print(table)
+    console_for_tables().print(table)
 
 
 @click.command(epilog="Example: tidemark models show 12 --json")
@@ -129,7 +128,7 @@ def _print_base(values: dict[str, Any]) -> None:
     for name in shown:
         value = values[name]
         table.add_row(escape(name), moment(value) if name in _TIMES and isinstance(value, int) else escape(str(value)))
-    Console().print(table)
+    console_for_tables().print(table)
     _print_left_out(len(values) - len(shown))
 
 
@@ -185,7 +184,7 @@ def _print_difference(a: int, b: int, found: Difference) -> None:
             else:
                 table.add_row(escape(f"{part}.{name}"), escape(str(one)), escape(str(other)))
     if table.row_count:
-        Console().print(table)
+        console_for_tables().print(table)
     _print_left_out(left_out)
     for name, rows in found.tables.items():
         click.echo(
