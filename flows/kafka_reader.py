@@ -8,7 +8,6 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from flows import stopping
 from flows.errors import LogError
 from flows.kafka_client import ADMIN_TIMEOUT_S, CHECK_BROKERS, PASSING, BrokerError, RetentionError, broker_error
 from flows.kafka_waiting import look_up
@@ -35,6 +34,8 @@ class PartitionReader:
         self.position = -1
         self._topic, self._partition, self._patience_s = topic, partition, patience_s
         self._at_end = False
+        self._heard = 0.0
+        self._passing: KafkaError | None = None
         self._consumer = Consumer(
             {
                 **options,
@@ -58,41 +59,55 @@ class PartitionReader:
         if position != self.position:
             self._consumer.assign([TopicPartition(self._topic, self._partition, position)])
             self.position, self._at_end = position, False
+            self._heard = time.monotonic()
 
     def read(self, position: int, most: int, until: int = 0) -> list[Message]:
         """Messages from a position on; `position` afterwards is the next one, past what readers don't see.
 
-        [] at the end, as far as this consumer has heard, but not before `until`; and once this process is to stop, rather than wait without one.
+        Without `until`, what has arrived here, be it nothing: whoever has many partitions to look at must not wait for each of them. With it, [] only
+        once brokers have said that it ends at `position`, which has come so far.
         """
         self.go_to(position)
         messages: list[Message] = []
         size = 0
         began = time.monotonic()
-        passing: KafkaError | None = None
         while len(messages) < most and size < READ_BYTES:
-            got = self._arrived(min(most - len(messages), _AT_ONCE), 0 if self._ended(until) else _WAIT_S)
+            got = self._arrived(min(most - len(messages), _AT_ONCE), _WAIT_S if self._awaits(bool(messages), until) else 0)
+            if got:
+                self._heard, self._passing = time.monotonic(), None
             # Some hundred thousand messages a second come this way: they are looked at one by one only where one of them says something.
             if all(error is None for error in map(Message.error, got)):
                 if got:
                     self.position, self._at_end = int(got[-1].offset() or 0) + 1, False
             else:
-                passing = self._heed(got, position) or passing
+                self._passing = self._heed(got, position) or self._passing
                 got = [message for message in got if message.error() is None]
             messages += got
             size += sum(map(len, got))
-            waited = time.monotonic() - began
-            if self._ended(until) or (messages and (not got or waited > _GATHER_S)):
+            if self._ended(until) or (messages and (not got or time.monotonic() - began > _GATHER_S)):
                 break
             if messages:
                 continue
-            if stopping.requested() and not until:
+            silent = time.monotonic() - (began if until else self._heard)
+            if silent > self._patience_s and (until or not self._at_end):
+                where = f"Kafka topic '{self._topic}', partition {self._partition}"
+                why = f" ({self._passing.str()})" if self._passing is not None else ""
+                raise BrokerError(f"{where}: no answer for {self._patience_s:.0f} s{why}{CHECK_BROKERS}")
+            if not until:
                 break
             look_up(began)
-            if waited > self._patience_s:
-                where = f"Kafka topic '{self._topic}', partition {self._partition}"
-                why = f" ({passing.str()})" if passing is not None else ""
-                raise BrokerError(f"{where}: no answer for {self._patience_s:.0f} s{why}{CHECK_BROKERS}")
         return messages
+
+    def _awaits(self, some: bool, until: int) -> bool:
+        """Whether to wait for what comes next, having some messages or none."""
+        if self._ended(until):
+            return False
+        if not some:
+            return until > 0
+        if self._at_end:
+            return self.position < until
+        # More of a stretch that lies on the broker; at the end of what this client knows of, nothing is on its way.
+        return self.position < self._consumer.get_watermark_offsets(TopicPartition(self._topic, self._partition), cached=True)[1]
 
     def _arrived(self, most: int, wait_s: float) -> list[Message]:
         """What has arrived here; if nothing has, what comes next. To wait for many would be to wait for all of them, or for all of the time."""

@@ -228,8 +228,11 @@ class KafkaLog:
                 left = producer.flush(1.0)
             except SystemError as error:
                 # A fatal error of the client, met amid what it tells of messages (2.16): that they were told stands, and it may be asked again.
-                if not failures:
-                    raise BrokerError(f"{self._where}: can't append: {error.__cause__ or error}") from error
+                if isinstance(error.__cause__, KafkaException):
+                    # It says why; of the messages it may only be said that they were purged.
+                    failures.insert(0, error.__cause__.args[0])
+                elif not failures:
+                    raise BrokerError(f"{self._where}: can't append: {error}") from error
             if left < before:
                 begun = time.monotonic()
         return [(batch[0][0] if batch else 0, *span) for batch, span in zip(messages, spans, strict=True)], failures  # type: ignore[misc]
@@ -367,8 +370,9 @@ class KafkaLog:
         with reader.lock, translated(f"{self._where}, partition {partition}: can't read"):
             self._look_again()
             messages = reader.read(position, max_records)
-            if exact and not messages and reader.position < (end := self.end_position(partition)):
-                messages = reader.read(position, max_records, end)
+            if exact and not messages and reader.position != (end := self.end_position(partition)):
+                # Beyond the end, brokers say what is wrong.
+                messages = reader.read(reader.position, max_records, max(end, reader.position))
             end = reader.position
         return batches_of(partition, position, end, messages)
 

@@ -39,7 +39,7 @@ REQUIRE = "TIDEMARK_REQUIRE"
 # Examples are random in every profile. The seed is printed at the end of the run; --hypothesis-seed replays it.
 _COMMON = hypothesis.settings(deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("dev", _COMMON, max_examples=50)
-hypothesis.settings.register_profile("ci", _COMMON, max_examples=50, database=None)
+hypothesis.settings.register_profile("ci", _COMMON, max_examples=25, database=None)
 hypothesis.settings.register_profile("thorough", _COMMON, max_examples=2000)
 hypothesis.settings.load_profile("dev")
 
