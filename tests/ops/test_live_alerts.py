@@ -27,6 +27,7 @@ from benchmarks._learner_live import publish
 from flows.outputs import ACTIONS
 from flows.run.warm_up import warm_up
 from flows.settings import Settings, load_settings
+from flows.state.task import task_path
 from online_model.model.config import ModelConfig
 from online_model.registry.registry import Registry
 from tests.kafka.broker import Broker
@@ -34,7 +35,6 @@ from tests.online.redis_server import RedisServer
 from tests.ops.queries import ALERTS
 from tests.ops.stack import Prometheus, Stack, await_within
 from tests.processes import workers_of
-from tests.replay.test_aside import lose_a_table
 
 SERVICES = ("flows", "online", "checkpoints", "archiver", "serving")
 PATIENCE_S = 300.0
@@ -216,9 +216,10 @@ def kafka_is_away(site: Site) -> Iterator[None]:
 
 @contextmanager
 def a_task_is_damaged(site: Site) -> Iterator[None]:
-    # A run that ends leaves all it has in tables; one that begins opens each.
     assert site.stack.stop("flows") == 0
-    lose_a_table(site.settings.data, ACTIONS, 1)
+    # What names all other files. There may be no table yet: what was written lately is in RocksDB's log alone.
+    for manifest in task_path(site.settings, ACTIONS, 1).glob("MANIFEST-*"):
+        manifest.unlink()
     site.stack.start("flows")
     yield
     site.stack.call("replay", "restore", "--task", f"{ACTIONS}/1")
@@ -226,7 +227,7 @@ def a_task_is_damaged(site: Site) -> Iterator[None]:
 
 @contextmanager
 def no_model_is_served(site: Site) -> Iterator[None]:
-    site.path, site.body = "/v1/rank", b'{"user":7,"candidates":[1,2,3]}'
+    site.path, site.body = "/v1/rank", b'{"user":7,"surface":"homefeed","candidates":[1,2,3]}'
     yield
     registry = Registry.of(site.settings)
     base = publish(registry, ModelConfig(), site.settings.partitions)
