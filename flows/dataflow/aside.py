@@ -6,6 +6,7 @@ more is written to it. What arrives meanwhile is dropped, not kept: the log has 
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import threading
@@ -58,7 +59,8 @@ class LeftOut:
     def add(self, name: str, why: StateError) -> None:
         """A task is set aside."""
         with self._lock:
-            self._why[name] = why
+            # The words alone: frames of an error hold the task's database, and with it the lock that whoever restores the task needs.
+            self._why[name] = StateError(str(why))
         line = f"{name} is set aside, its state is damaged, and all other tasks go on; `{putting_back(name)}` puts it back ({why})"
         self.say(line, aside=name, why=str(why))
 
@@ -230,6 +232,7 @@ class Holding:
         self._leave(time.monotonic() + self._pause if self._follow else math.inf)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._left_out.add(self._name, error)
+        _let_go(error)
 
     def _await_holder(self, error: LockedError) -> None:
         """Somebody has the lock: who wants the task, or who only looks. One that keeps it and never asked for it has the task in another run."""
@@ -280,3 +283,11 @@ class Holding:
             leaving.result()
         except StateError as error:
             self._set_aside(error)
+
+
+def _let_go(error: BaseException) -> None:
+    """Of what the frames of an error and of its causes hold, an open database among it. Cycles among them are looked for seldom here."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__, cause = None, cause.__cause__ or cause.__context__
+    gc.collect()
