@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows.dataflow.aside import LeftOut
+from flows.errors import StateError
 from flows.log import LocalLog
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
@@ -155,6 +159,13 @@ def lose_a_table(data: Path, flow: str, partition: int) -> None:
     min(task_path(Settings(data=data), flow, partition).glob("*.sst")).unlink()
 
 
+def overwrite_tables(data: Path, flow: str, partition: int) -> None:
+    """Damage what RocksDB reads only once it has the task open."""
+    for path in task_path(Settings(data=data), flow, partition).glob("*.sst"):
+        with path.open("r+b") as file:
+            file.write(b"\xde\xad\xbe\xef" * (path.stat().st_size * 3 // 16))
+
+
 def spoil(data: Path, flow: str, partition: int) -> None:
     """Damage what RocksDB has open, and will read when it next merges rows."""
     for file in task_path(settings_at(data), flow, partition).glob("*.sst"):
@@ -180,11 +191,19 @@ def restore(data: Path, *arguments: object, code: int = 0) -> Any:
     return done.json() if code == 0 else done.err
 
 
-@pytest.mark.parametrize(("flow", "workers"), [(ACTIONS, 1), pytest.param(ACTIONS, 2, marks=pytest.mark.soak), (REVISITS, 2)])
+@pytest.mark.parametrize(
+    ("flow", "workers", "harm"),
+    [
+        (ACTIONS, 1, lose_a_table),
+        (ACTIONS, 1, overwrite_tables),
+        pytest.param(ACTIONS, 2, lose_a_table, marks=pytest.mark.soak),
+        (REVISITS, 2, lose_a_table),
+    ],
+)
 def test_a_damaged_task_is_set_aside_and_restored_while_others_go_on(
-    data: Path, files: list[Path], flow: str, workers: int, tmp_path: Path
+    data: Path, files: list[Path], flow: str, workers: int, harm: Callable[[Path, str, int], None], tmp_path: Path
 ) -> None:
-    lose_a_table(data, flow, DAMAGED)
+    harm(data, flow, DAMAGED)
     damaged = sorted(task_path(settings_at(data), flow, DAMAGED).glob("*.sst"))
     with living(data, "--follow", "--workers", workers) as live:
         live.says(f"{flow}/{DAMAGED} is set aside")
@@ -412,3 +431,28 @@ def test_all_tasks_are_restored_beside_a_run_one_after_the_other(data: Path, fil
         live.goes_on(files[3])
         live.stop()
     check(data, tmp_path)
+
+
+def test_an_error_that_is_kept_holds_nothing_of_the_task(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its frames have the open database, and with it the lock that a restore needs."""
+
+    class Database:
+        pass
+
+    def open_it() -> weakref.ref[Database]:
+        database = Database()
+        opened.append(weakref.ref(database))
+        raise StateError("block checksum mismatch")
+
+    opened: list[weakref.ref[Database]] = []
+    left_out = LeftOut(None)
+    left_out.begin()
+    try:
+        open_it()
+    except StateError as error:
+        left_out.add("actions/3", error)
+    gc.collect()
+    assert opened[0]() is None
+    with pytest.raises(StateError, match="actions/3 was left out: block checksum mismatch"):
+        left_out.end()
+    assert "actions/3 is set aside" in capsys.readouterr().err
