@@ -17,7 +17,7 @@ from benchmarks._measure import CheckFailedError
 from benchmarks._soak_load import get
 from benchmarks._soak_memory import Memory, held_by
 from flows.open_log import open_log
-from flows.outputs import ACTIONS
+from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings, load_settings
 from online_model.model.config import Encoder, ModelConfig
 from online_model.registry.registry import Registry
@@ -260,6 +260,12 @@ class Site:
         return self.await_true(applied, what)
 
     def settled(self) -> bool:
-        """Whether the flows have nothing before them; of a stack that nobody writes to."""
+        """Whether the flows have nothing before them, and Redis has what they have; of a stack that nobody writes to."""
         # The join may have: a heartbeat of SERVED says how far it may go, and is passed with the next action.
-        return self.total("flows", "tidemark_flow_lag_records") == 0
+        if self.total("flows", "tidemark_flow_lag_records") != 0:
+            return False
+        if "online" not in self.services:
+            return True
+        standing = [self.total("flows", "tidemark_flow_position", flow=flow) for flow in (ACTIONS, REVISITS)]
+        online = [self.total("online", "tidemark_online_position", flow=flow) for flow in (ACTIONS, REVISITS)]
+        return all(here is not None and there is not None and there >= here for here, there in zip(standing, online, strict=True))
