@@ -73,14 +73,16 @@ class PartitionReader:
         began = time.monotonic()
         while len(messages) < most and size < READ_BYTES:
             got = self._arrived(min(most - len(messages), _AT_ONCE), _WAIT_S if self._awaits(bool(messages), until) else 0)
-            if got:
-                self._heard, self._passing = time.monotonic(), None
             # Some hundred thousand messages a second come this way: they are looked at one by one only where one of them says something.
             if all(error is None for error in map(Message.error, got)):
                 if got:
                     self.position, self._at_end = int(got[-1].offset() or 0) + 1, False
+                    self._heard, self._passing = time.monotonic(), None
             else:
-                self._passing = self._heed(got, position) or self._passing
+                # That a connection has failed is no word from a broker; an end is.
+                self._passing = self._heed(got, position)
+                if self._passing is None:
+                    self._heard = time.monotonic()
                 got = [message for message in got if message.error() is None]
             messages += got
             size += sum(map(len, got))
