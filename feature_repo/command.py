@@ -222,7 +222,8 @@ def _read(settings: Settings, function: Callable[..., dict[str, Any]], key: int 
     from feature_repo.reading import open_store
 
     # Before Feast's registry is made: reading must not make a data directory where there is nothing to read.
-    shared_reader(settings)
+    for why in shared_reader(settings).reader.unreadable.values():
+        click.echo(f"tidemark: a task is left out of as_of and of positions: {why}", err=True)
     return function(open_store(settings), key, as_of)
 
 

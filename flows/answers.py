@@ -91,8 +91,19 @@ class EntityReader:
         raise NotImplementedError
 
     def meta(self, flow: str, partition: int) -> Meta | None:
-        """What a task's rows reflect, as of the last catch-up; None before its first commit."""
+        """What a task's rows reflect, as of the last catch-up; None before its first commit.
+
+        Raises
+        ------
+        StateError
+            Its state is damaged, so that nothing can be said of its entities.
+        """
         raise NotImplementedError
+
+    @property
+    def unreadable(self) -> Mapping[tuple[str, int], str]:
+        """Tasks (flow and partition) whose state is damaged, and how: their entities can't be read, all others can."""
+        return {}
 
     def rows_of(self, flow: str, table: Table, wanted: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Rows of entities (sorted, distinct), by partition: sorted, and whole as far as they go, folded or not."""
@@ -106,25 +117,30 @@ class EntityReader:
         """The ACTIONS log, for times that the rows don't reach back to."""
         raise NotImplementedError
 
-    # How far it is -------------------------------------------------------------------------------------------------------------------
+    # How far it is: of all tasks but those that are unreadable, of which no value can come ------------------------------------------
+
+    def readable_meta(self, flow: str, partition: int) -> Meta | None:
+        """What `meta` says; None too where the task is unreadable."""
+        return None if (flow, partition) in self.unreadable else self.meta(flow, partition)
 
     def counts(self) -> dict[str, int]:
         """Records of ACTIONS by what became of them, over all partitions."""
         total: dict[str, int] = {}
         for p in range(self.settings.partitions):
-            for name, n in (m.counts if (m := self.meta(ACTIONS, p)) else {}).items():
+            for name, n in (m.counts if (m := self.readable_meta(ACTIONS, p)) else {}).items():
                 total[name] = total.get(name, 0) + n
         return dict(sorted(total.items()))
 
     def default_as_of(self) -> int | None:
         """Greatest accepted event_time over all partitions, None before the first event."""
-        marks = [m.watermark for p in range(self.settings.partitions) if (m := self.meta(ACTIONS, p)) and m.watermark is not None]
-        return max(marks, default=None)
+        metas = [self.readable_meta(ACTIONS, p) for p in range(self.settings.partitions)]
+        return max((m.watermark for m in metas if m is not None and m.watermark is not None), default=None)
 
     def positions(self) -> dict[str, list[int]]:
-        """Position of every task that the rows reflect, by flow."""
+        """Position of every task that the rows reflect, by flow; 0 of one that none reflects."""
         return {
-            flow: [m.position if (m := self.meta(flow, p)) else 0 for p in range(self.settings.partitions)] for flow in (ACTIONS, REVISITS)
+            flow: [m.position if (m := self.readable_meta(flow, p)) else 0 for p in range(self.settings.partitions)]
+            for flow in (ACTIONS, REVISITS)
         }
 
     def user_position(self, user_id: int) -> dict[str, int]:
@@ -189,8 +205,9 @@ class EntityReader:
 
     def past_pins(self, as_of: int, pin_ids: np.ndarray | None) -> list[np.ndarray]:
         """Revisit rows of pins by running the kernels over the log."""
-        metas = [self.meta(REVISITS, p) for p in range(self.settings.partitions)]
-        return self._past.pins(self.positions()[ACTIONS], [m.applied if m else {} for m in metas], as_of, pin_ids)
+        # A pin's revisits may be of any user: of all tasks, or of none.
+        actions, pins = ([self.meta(flow, p) for p in range(self.settings.partitions)] for flow in (ACTIONS, REVISITS))
+        return self._past.pins([m.position if m else 0 for m in actions], [m.applied if m else {} for m in pins], as_of, pin_ids)
 
     # Inside --------------------------------------------------------------------------------------------------------------------------
 

@@ -49,9 +49,9 @@ class Positions:
         actions, corrected = np.zeros(partitions, np.int64), np.zeros(partitions, np.int64)
         applied = np.zeros((partitions, partitions), np.int64)
         for p in range(partitions):
-            if (meta := reader.meta(ACTIONS, p)) is not None:
+            if (meta := reader.readable_meta(ACTIONS, p)) is not None:
                 actions[p], corrected[p] = meta.position, meta.corrected_to
-            if (meta := reader.meta(REVISITS, p)) is not None:
+            if (meta := reader.readable_meta(REVISITS, p)) is not None:
                 for origin, last in meta.applied.items():
                     applied[p, origin] = last + 1
         return cls(actions, corrected, applied)

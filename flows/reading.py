@@ -1,17 +1,19 @@
 """Reads of features from task state where it holds all that is needed, else from the log: what exports, and what serves without Redis.
 
-Values and the position that they reflect are taken under one catch-up with the writer. A reader never writes and never blocks a writer.
+Values and the position that they reflect are taken under one catch-up with the writer. A reader never writes and never blocks a writer. While the
+state of a task is damaged its entities can't be read, and all others can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from flows.answers import EntityReader, Tiles, reaches_all, reaches_counters
-from flows.errors import OtherFingerprintError
+from flows.errors import StateError
 from flows.kernels.rows import fold_groups
 from flows.log import Log
 from flows.open_log import open_log
@@ -60,6 +62,7 @@ class FeatureReader(EntityReader):
         self._log = None if settings.kafka and settings.state.is_dir() else open_log(settings, ACTIONS, read_only=True)
         self._fingerprint = state_fingerprint(settings, self.vocabulary)
         self._views: dict[tuple[str, int], TaskView] = {}
+        self._unreadable: dict[tuple[str, int], str] = {}
         self._paths = {flow: [task_path(settings, flow, p) for p in range(settings.partitions)] for flow in (ACTIONS, REVISITS)}
         self._watch = Watch()
         self._behind: set[Hashable] = set()
@@ -89,24 +92,43 @@ class FeatureReader(EntityReader):
             self._behind |= self._watch.changed()
             for partition, path in enumerate(self._paths[flow]):
                 task = flow, partition
-                view = self._views.get(task)
-                if view is None and (path / "CURRENT").exists():
-                    # Before it is read, or what is written meanwhile would never be told.
-                    self._watch.add(task, path)
-                    view = self._views[task] = TaskView(path)
-                    # Until it has been found to be of these features: a view that was refused is refused again.
-                    self._behind.add(task)
-                elif view is not None and task in self._behind:
-                    view.refresh()
-                else:
-                    continue
+                try:
+                    if not self._caught_up(task, path):
+                        continue
+                    self._unreadable.pop(task, None)
+                except StateError as error:
+                    # Looked at again once something has changed there, as when it is put back.
+                    self._unreadable[task] = str(error)
+                    if (view := self._views.pop(task, None)) is not None:
+                        view.close()
                 self._moved.add(flow)
-                if view.meta is not None and view.meta.fingerprint != self._fingerprint:
-                    raise OtherFingerprintError(
-                        f"state {path} was made under other features or settings (fingerprint {view.meta.fingerprint}, now {self._fingerprint}); "
-                        "read it with the settings that it was made with"
-                    )
                 self._behind.discard(task)
+
+    def _caught_up(self, task: tuple[str, int], path: Path) -> bool:
+        """Have the view of a task catch up; False if nothing has happened to it.
+
+        Raises
+        ------
+        OtherFingerprintError
+        StateError
+            It is damaged.
+        """
+        view = self._views.get(task)
+        if view is None:
+            if (task in self._unreadable and task not in self._behind) or not (path / "CURRENT").exists():
+                return False
+            # Before it is read, or what is written meanwhile would never be told.
+            self._watch.add(task, path)
+            # Until it has been found to be of these features: a view that was refused is refused again.
+            self._behind.add(task)
+            view = self._views[task] = TaskView(path)
+        elif task in self._behind:
+            view.refresh()
+        else:
+            return False
+        if view.meta is not None:
+            view.meta.check_fingerprint(self._fingerprint, path)
+        return True
 
     def close(self) -> None:
         """Release all files."""
@@ -125,6 +147,11 @@ class FeatureReader(EntityReader):
 
     # What is held --------------------------------------------------------------------------------------------------------------------
 
+    @property
+    def unreadable(self) -> Mapping[tuple[str, int], str]:
+        """Tasks whose state is damaged, and how."""
+        return self._unreadable
+
     def meta(self, flow: str, partition: int) -> Meta | None:
         """The meta record of a task, None before its first commit."""
         return self._view(flow, partition)[1]
@@ -140,10 +167,18 @@ class FeatureReader(EntityReader):
 
     def _held_rows(self, flow: str, table: Table, ids: np.ndarray, expired_to: int | None) -> tuple[np.ndarray, np.ndarray] | None:
         """Out of what is held in memory, if all of it can be."""
-        held = self._follow(flow, table)
-        if expired_to is not None and self._expired_to[flow] > expired_to:
+        homes = partition_of(ids, self.settings.partitions)
+        if self._unreadable:
+            for partition in np.unique(homes).tolist():
+                self._view(flow, partition)
+        try:
+            held = self._follow(flow, table)
+            if expired_to is not None and self._expired_to[flow] > expired_to:
+                return None
+            found = held.rows_of(ids, homes)
+        except StateError:
+            # What is damaged may be of a task that nobody asks for: task by task it shows.
             return None
-        found = held.rows_of(ids, partition_of(ids, self.settings.partitions))
         if found is None or table is not tables.REVISITS:
             return found
         return fold_groups(*found, table.keys)
@@ -154,12 +189,14 @@ class FeatureReader(EntityReader):
             for (of, each), held in self._held.items():
                 if of == flow:
                     held.follow([self._source(flow, p, each) for p in range(self.settings.partitions)])
-            metas = [self.meta(flow, p) for p in range(self.settings.partitions)]
+            metas = [self.readable_meta(flow, p) for p in range(self.settings.partitions)]
             self._expired_to[flow] = max((meta.expired_to for meta in metas if meta is not None), default=-(2**62))
             self._moved.discard(flow)
         return self._held[flow, table]
 
     def _source(self, flow: str, partition: int, table: Table) -> Source | None:
+        if (flow, partition) in self._unreadable:
+            return None
         view, meta = self._view(flow, partition)
         return Source(view.database, view.runs, meta.manifest.get(table.name, [])) if view is not None and meta is not None else None
 
@@ -223,6 +260,8 @@ class FeatureReader(EntityReader):
     # Inside ------------------------------------------------------------------------------------------------------------------------
 
     def _view(self, flow: str, partition: int) -> tuple[TaskView | None, Meta | None]:
+        if (why := self._unreadable.get((flow, partition))) is not None:
+            raise StateError(why)
         view = self._views.get((flow, partition))
         return view, view.meta if view is not None else None
 

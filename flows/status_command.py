@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import click
 from rich.table import Table
 
+from flows.errors import StateError, TidemarkError
 from flows.examples.record import EXAMPLES
-from flows.examples.run import stands
 from flows.examples.task import ExamplesTask
-from flows.open_log import log_exists, open_log
+from flows.open_log import open_log
 from flows.outputs import ACTIONS, DEADLETTERS, LATE, REVISITS, SERVED
-from flows.reading import FeatureReader
 from flows.run.display import NOTHING_APPLIED, console_for_tables, moment
+from flows.run.standing import Standing, inputs
 from flows.settings import Settings
-from flows.state.actions_task import ActionsTask
+from flows.state.actions_task import ActionsTask, state_fingerprint
 from flows.state.revisits_task import RevisitsTask
-from flows.state.task import Task
+from flows.state.task import Task, task_path
 
 
 @click.command(epilog="Example: tidemark status --digest")
@@ -29,57 +30,64 @@ from flows.state.task import Task
 @click.pass_obj
 def status(settings: Settings, digest: bool, as_json: bool) -> None:
     """Positions, lag and watermark of every task, and what became of the records."""
-    rows: list[dict[str, Any]] = []
-    with FeatureReader(settings) as reader:
-        counts = reader.counts()
-        for flow in (ACTIONS, REVISITS):
-            ends = _ends(settings, flow)
+    problems: dict[str, str] = {}
+    rows, counts = _look(settings, problems)
+    if digest:
+        for row in rows:
+            try:
+                row["digest"] = digest_of(settings, row["flow"], row["partition"])
+            except StateError as error:
+                row["digest"] = None
+                problems.setdefault(f"{row['flow']}/{row['partition']}", str(error))
+    for row in rows:
+        row["problem"] = problems.pop(f"{row['flow']}/{row['partition']}", None)
+    if as_json:
+        click.echo(json.dumps({"tasks": rows, "counts": counts}))
+    else:
+        _print(rows, counts)
+    # Of logs there is no row.
+    damaged = [row["problem"] for row in rows if row["problem"] is not None]
+    if damaged or problems:
+        raise TidemarkError("; ".join(dict.fromkeys([*damaged, *problems.values()])))
+
+
+def _look(settings: Settings, problems: dict[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """A row for each task, and what became of the records; what can't be read is told by the name of its task or log."""
+    if not (settings.kafka and settings.state.is_dir()):
+        # Says what is missing, or that it is of other settings. Brokers may be away: what state tells needs none.
+        open_log(settings, ACTIONS, read_only=True).close()
+    flows = (ACTIONS, REVISITS, *([EXAMPLES] if (settings.state / EXAMPLES).exists() else []))
+    standing = Standing(settings, flows, lambda what, error: problems.update({what: str(error)}))
+    try:
+        metas = standing.look()
+        fingerprint = state_fingerprint(settings, settings.load_vocabulary())
+        for (flow, partition), one in metas.items():
+            if flow != EXAMPLES:
+                one.check_fingerprint(fingerprint, task_path(settings, flow, partition))
+        rows, counts = [], Counter[str]()
+        for flow in flows:
+            # Of examples, in ACTIONS; `tidemark examples status` tells where they are in SERVED.
+            ends = standing.ends.get(inputs(flow)[0])
             for partition in range(settings.partitions):
-                meta = reader.meta(flow, partition)
-                position = meta.position if meta else 0
+                meta = metas.get((flow, partition))
+                known = f"{flow}/{partition}" not in problems
+                position = (meta.position if meta is not None else 0) if known else None
+                end = ends[partition] if ends is not None else None if inputs(flow)[0] in problems else 0
                 rows.append(
                     {
                         "flow": flow,
                         "partition": partition,
                         "position": position,
-                        "end": ends[partition],
-                        "lag": ends[partition] - position,
-                        "watermark": meta.watermark if meta else None,
+                        "end": end,
+                        "lag": end - position if end is not None and position is not None else None,
+                        "watermark": meta.watermark if meta is not None else None,
                     }
                 )
-    rows += _examples(settings)
-    if digest:
-        for row in rows:
-            row["digest"] = digest_of(settings, row["flow"], row["partition"])
-    if as_json:
-        click.echo(json.dumps({"tasks": rows, "counts": counts}))
-        return
-    _print(rows, counts)
-
-
-def _examples(settings: Settings) -> list[dict[str, Any]]:
-    """The tasks of examples, where there are any: their positions in ACTIONS. `tidemark examples status` tells those in SERVED."""
-    if not (settings.state / EXAMPLES).exists():
-        return []
-    return [
-        {
-            "flow": EXAMPLES,
-            "partition": one.partition,
-            "position": one.position,
-            "end": one.end,
-            "lag": one.end - one.position,
-            "watermark": one.watermark,
-        }
-        for one in stands(settings)
-    ]
-
-
-def _ends(settings: Settings, flow: str) -> list[int]:
-    """Where a flow's input ends; asking makes no log where none is yet."""
-    if not log_exists(settings, flow):
-        return [0] * settings.partitions
-    with open_log(settings, flow, read_only=True) as log:
-        return log.end_positions()
+                if meta is not None and flow == ACTIONS:
+                    counts.update(meta.counts)
+    finally:
+        standing.close()
+    return rows, dict(sorted(counts.items()))
 
 
 def digest_of(settings: Settings, flow: str, partition: int) -> str:
@@ -104,11 +112,12 @@ def digest_of(settings: Settings, flow: str, partition: int) -> str:
 
 def _print(rows: list[dict[str, Any]], counts: dict[str, int]) -> None:
     console = console_for_tables()
-    columns = [name for name in rows[0] if name != "digest"]
+    columns = [name for name in rows[0] if name not in ("digest", "problem")]
     table = Table(*columns, title="Tasks", title_justify="left")
     for row in rows:
-        shown = {**row, "watermark": moment(row["watermark"])}
-        table.add_row(*(f"{shown[name]:,}" if isinstance(shown[name], int) else str(shown[name]) for name in columns))
+        shown = {**row, "watermark": moment(row["watermark"]) if row["position"] is not None else "damaged"}
+        told = ("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in map(shown.get, columns))
+        table.add_row(*told)
     console.print(table)
     if "digest" in rows[0]:
         # By themselves: a digest that is cut says nothing.

@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from flows import stopping
-from flows.errors import SettingsError, TidemarkError
+from flows.errors import SettingsError, StateError, TidemarkError
 from flows.freed_memory import return_freed_memory
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.online.follower import Follower, Outcome, Synced, standings
@@ -99,10 +99,10 @@ def _follow(settings: Settings, every: float, metrics: Metrics) -> list[Synced]:
             raise
         except TidemarkError as error:
             metrics.failed()
-            # State is opened anew too: it may have been put back, or be another.
-            if follower is not None:
+            # State is opened anew too: it may be another. Of a damaged task the reader sees by itself that it was put back.
+            if follower is not None and not isinstance(error, StateError):
                 follower.close()
-            follower = None
+                follower = None
             if str(error) != said:
                 said = str(error)
                 click.echo(f"tidemark: {said}; trying again", err=True)
@@ -130,7 +130,10 @@ def _summary(done: list[Synced], seconds: float) -> str:
 @click.pass_obj
 def status(settings: Settings, as_json: bool) -> None:
     """Where each task stands in Redis, how far behind its state, and what it takes there."""
-    rows = [asdict(one) | {"behind": None if one.online is None else one.position - one.online} for one in standings(settings)]
+    rows = [
+        asdict(one) | {"behind": None if one.online is None or one.position is None else one.position - one.online}
+        for one in standings(settings)
+    ]
     if as_json:
         click.echo(json.dumps({"online": settings.online, "tasks": rows}))
         return
@@ -138,6 +141,10 @@ def status(settings: Settings, as_json: bool) -> None:
         "flow", "partition", "position", "in Redis", "behind", "values", "MB", title=f"Redis {settings.online}", title_justify="left"
     )
     for row in rows:
-        told = ["nothing", ""] if row["online"] is None else [f"{row['online']:,}", f"{row['behind']:,}"]
-        table.add_row(row["flow"], str(row["partition"]), f"{row['position']:,}", *told, f"{row['fields']:,}", f"{row['bytes'] / 1e6:,.1f}")
+        here, behind = (
+            ("damaged" if row["position"] is None else f"{row['position']:,}"),
+            ("" if row["behind"] is None else f"{row['behind']:,}"),
+        )
+        told = ["nothing", ""] if row["online"] is None else [f"{row['online']:,}", behind]
+        table.add_row(row["flow"], str(row["partition"]), here, *told, f"{row['fields']:,}", f"{row['bytes'] / 1e6:,.1f}")
     console_for_tables().print(table)

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from flows.errors import OnlineStoreError
+from flows.errors import OnlineStoreError, StateError
 from flows.kernels.rows import fold_sequences, fold_sums
 from flows.online.changes import Changes
 from flows.online.connection import connect, translated
@@ -108,17 +108,29 @@ class Follower:
         ------
         OnlineStoreError
             Redis doesn't answer, or reflects more of the same log than there is here. What was written is whole, task by task.
+        StateError
+            At the end: tasks whose state is damaged were left as they are in Redis, and while one of actions is, those of revisits too.
         """
         self._reader.refresh()
+        damaged: list[str] = []
         if not self._anew:
             with translated(self.settings):
                 self._refuse_older_copy()
         # As they were refreshed: what pins have applied was committed by the actions tasks before, and so it is in Redis.
         for flow in (ACTIONS, REVISITS):
             for partition in range(self.settings.partitions):
-                with translated(self.settings):
-                    synced = self._sync(flow, partition)
+                try:
+                    with translated(self.settings):
+                        synced = self._sync(flow, partition)
+                except StateError as error:
+                    damaged.append(str(error))
+                    continue
                 yield synced
+            if damaged and flow == ACTIONS:
+                damaged[-1] += f"; until then tasks of {REVISITS} wait too, for pins must not reflect more than users do"
+                break
+        if damaged:
+            raise StateError("; ".join(damaged))
 
     def _sync(self, flow: str, partition: int) -> Synced:
         meta = self._reader.meta(flow, partition) or Meta(flow, partition, self._fingerprint)
@@ -248,8 +260,8 @@ class Standing:
 
     Attributes
     ----------
-    position : int
-        Of its state.
+    position : int or None
+        Of its state; None: it is damaged.
     online : int or None
         That its rows in Redis reflect; None if Redis holds nothing of it that could be read.
     fields : int
@@ -260,7 +272,7 @@ class Standing:
 
     flow: str
     partition: int
-    position: int
+    position: int | None
     online: int | None
     fields: int
     bytes: int
@@ -277,13 +289,12 @@ def standings(settings: Settings) -> Iterator[Standing]:
     with FeatureReader(settings) as reader, connect(settings) as client:
         for flow in (ACTIONS, REVISITS):
             for partition in range(settings.partitions):
-                meta, key = reader.meta(flow, partition), key_of(settings, flow, partition)
+                meta, key = reader.readable_meta(flow, partition), key_of(settings, flow, partition)
                 with translated(settings), client.pipeline(transaction=True) as pipeline:
                     pipeline.hget(key, MARK.decode())
                     pipeline.hlen(key)
                     pipeline.memory_usage(key)
                     data, fields, size = pipeline.execute()
                 mark = Mark.from_bytes(data) if data is not None else None
-                yield Standing(
-                    flow, partition, meta.position if meta else 0, mark.position if mark else None, max(fields - 1, 0), size or 0
-                )
+                here = None if (flow, partition) in reader.unreadable else meta.position if meta else 0
+                yield Standing(flow, partition, here, mark.position if mark else None, max(fields - 1, 0), size or 0)

@@ -92,6 +92,4 @@ class state_errors:
         if self._new or re.search(r"Too many open files|Cannot allocate memory|Read-only file system", text):
             # Of the process or the disk, whichever task meets it first.
             raise DataDirectoryError(f"state {self._path}: {text}") from error
-        if "orrupt" in text:
-            raise StateError(f"state {self._path}: {text}; put the task back with `tidemark replay restore`") from error
-        raise StateError(f"state {self._path}: {text}") from error
+        raise StateError(f"state {self._path}: {text}; put the task back with `tidemark replay restore`") from error

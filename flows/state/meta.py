@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 
-from flows.errors import MAKE_ANEW, DataDirectoryError, StateError
+from flows.errors import MAKE_ANEW, DataDirectoryError, OtherFingerprintError, StateError
 from flows.state.runs import Manifest, Run
 
 # 3: corrections (`generation`, `corrected_to`, `fold_all`). State of format 2 reflects none, and is one of format 3 from its next commit on.
@@ -70,6 +70,19 @@ class Meta:
     counts: dict[str, int] = field(default_factory=dict)
     manifest: Manifest = field(default_factory=dict)
     next_run: int = 0
+
+    def check_fingerprint(self, fingerprint: str, path: Path) -> None:
+        """Refuse to read a state under other features or settings than it was made with.
+
+        Raises
+        ------
+        OtherFingerprintError
+        """
+        if self.fingerprint != fingerprint:
+            raise OtherFingerprintError(
+                f"state {path} was made under other features or settings (fingerprint {self.fingerprint}, now {fingerprint}); "
+                "read it with the settings that it was made with"
+            )
 
     def to_json(self) -> bytes:
         """The meta record."""

@@ -6,7 +6,7 @@ All that is read together reflects one catch-up. Nothing here knows HTTP, thread
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -55,16 +55,20 @@ class Prefix:
         `flows.positions.Positions`.
     newest : int or None
         Greatest accepted event_time, ms; None before the first event.
+    damaged : dict of str to str
+        Tasks whose state is damaged (``actions/3``), and how: their entities alone can't be read.
     """
 
     positions: dict[str, list[int]] | None
     packed: bytes | None
     newest: int | None
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, reader: EntityReader) -> Prefix:
         """Of what a reader has caught up with."""
-        return cls(reader.positions(), Positions.of(reader).to_bytes(), reader.default_as_of())
+        damaged = {f"{flow}/{partition}": why for (flow, partition), why in reader.unreadable.items()}
+        return cls(reader.positions(), Positions.of(reader).to_bytes(), reader.default_as_of(), damaged)
 
 
 NOTHING_READ = Prefix(None, None, None)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import TypeAlias
 
 from flows.answers import EntityReader
-from flows.errors import TidemarkError
+from flows.errors import StateError, TidemarkError
 from online_model.serving.answer import Answer, Ask, catch_up
 from online_model.serving.errors import UnavailableError
 from online_model.serving.together import Together, Waiting
@@ -89,6 +89,9 @@ class Lane:
                 self._reader = self._open()
                 opened = True
             answers = catch_up(self._reader, [one.asked for one in together])
+        except StateError as error:
+            self._answer_beside(together, error)
+            return
         except Exception as error:
             # Of a time that can't be read any more others need hear nothing: they have asked for another.
             self._fail(together, error, pause=not opened or together[0].asked.as_of is None)
@@ -96,6 +99,14 @@ class Lane:
         self.trouble = None
         for one, answer in zip(together, answers, strict=True):
             one.answer.set_result(answer)
+
+    def _answer_beside(self, together: list[_Waiting], error: StateError) -> None:
+        """Answer beside the damaged state of a task: whoever asks for nothing of it, gets what they ask for."""
+        if len(together) > 1:
+            for one in together:
+                self._answer([one])
+        else:
+            together[0].answer.set_exception(error)
 
     def _fail(self, together: list[_Waiting], error: Exception, pause: bool) -> None:
         if not isinstance(error, TidemarkError):

@@ -209,6 +209,8 @@ class Service:
             reasons.append(str(answer))
         else:
             said |= {"as_of": answer.prefix.newest, "positions": answer.prefix.positions}
+            # Whoever asks for none of their entities is answered: nobody is helped by a server that gets no requests for it.
+            said |= {"damaged": answer.prefix.damaged} if answer.prefix.damaged else {}
             if answer.prefix.newest is None:
                 reasons.append("the flows have accepted no event yet; `tidemark run` applies what the log holds")
         # Features are served without a model too.

@@ -1,0 +1,205 @@
+"""While the state of one task is damaged, whoever reads other tasks gets what they would get without it, and nobody gets anything of that one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.errors import StateError
+from flows.export import export_features
+from flows.online.follower import Follower, standings
+from flows.outputs import ACTIONS, REVISITS
+from flows.partition import partition_of
+from flows.positions import Positions
+from flows.reading import FeatureReader
+from flows.settings import Settings
+from flows.state.task import task_path
+from online_model.serving.answer import Ask
+from online_model.serving.lane import Lane
+from tests.online.conftest import server as server
+from tests.online.conftest import shared_redis as shared_redis
+from tests.online.redis_server import RedisServer
+from tests.processes import tidemark
+from tests.state.house import House
+from tests.strategies import random_stream
+
+PARTITIONS, DAMAGED = 3, 1
+IDS = np.arange(100, 400, dtype=np.int64)
+NOBODY = np.empty(0, np.int64)
+HOMES = partition_of(IDS, PARTITIONS)
+SOUND, LOST = IDS[HOMES != DAMAGED], IDS[HOMES == DAMAGED]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    events = random_stream(8, 3_000, partitions=PARTITIONS, users=200, pins=200, days=40)
+    events["user_id"] = IDS[events["user_id"].factorize()[0] % len(IDS)]
+    events["pin_id"] = IDS[events["pin_id"].factorize()[0] % len(IDS)]
+    events["partition"] = partition_of(events["user_id"].to_numpy(np.int64), PARTITIONS)
+    house = House(tmp_path_factory.mktemp("made") / "data", events, partitions=PARTITIONS)
+    house.finish([300])
+    # What is opened again moves its rows from its log into a table.
+    house.finish()
+    house.close()
+    return house.settings
+
+
+@pytest.fixture
+def settings(made: Settings, tmp_path: Path) -> Settings:
+    shutil.copytree(made.data, tmp_path / "data")
+    return dataclasses.replace(made, data=tmp_path / "data")
+
+
+def lose_the_manifest(path: Path) -> None:
+    for one in path.glob("MANIFEST-*"):
+        one.unlink()
+
+
+def garble_current(path: Path) -> None:
+    (path / "CURRENT").write_text("what is this\n")
+
+
+def overwrite_tables(path: Path) -> None:
+    """All blocks, what tells where they are included, but what it takes to open them."""
+    tables = list(path.glob("*.sst"))
+    assert tables
+    for one in tables:
+        data = bytearray(one.read_bytes())
+        data[: len(data) // 2] = bytes(len(data) // 2)
+        one.write_bytes(data)
+
+
+WAYS = [lose_the_manifest, garble_current, overwrite_tables]
+Way = Callable[[Path], None]
+
+
+def told(reader: FeatureReader, users: np.ndarray, pins: np.ndarray, as_of: int) -> list[bytes]:
+    sequences = reader.user_sequences(users, as_of)
+    arrays = [value for value in vars(sequences).values() if isinstance(value, np.ndarray)]
+    for counted in (reader.user_counters(users, as_of), reader.pin_counters(pins, as_of)):
+        arrays += [counted.values, counted.found]
+    assert sequences.found.any()
+    return [array.tobytes() for array in arrays]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("flow", [ACTIONS, REVISITS])
+@pytest.mark.parametrize("open_before", [False, True])
+def test_others_are_read_and_it_is_again_once_it_is_put_back(
+    way: Way, flow: str, open_before: bool, made: Settings, settings: Settings
+) -> None:
+    path, good = task_path(settings, flow, DAMAGED), task_path(made, flow, DAMAGED)
+    with FeatureReader(made) as sound:
+        as_of = sound.default_as_of()
+        assert as_of is not None
+        users, pins = (SOUND, IDS) if flow == ACTIONS else (IDS, SOUND)
+        expected, all_of_it = told(sound, users, pins, as_of), told(sound, IDS, IDS, as_of)
+        positions = sound.positions()
+    if open_before:
+        reader = FeatureReader(settings)
+        way(path)
+        (path / "000000.log").touch()
+        reader.refresh()
+    else:
+        way(path)
+        reader = FeatureReader(settings)
+    with reader:
+        assert told(reader, users, pins, as_of) == expected
+        lost = reader.user_sequences if flow == ACTIONS else reader.pin_counters
+        for ids in (LOST, LOST[:1], IDS):
+            with pytest.raises(StateError, match=rf"state {path}.*restore"):
+                lost(ids, as_of)
+        if way is not overwrite_tables:
+            # What its meta record says, is damaged too.
+            assert list(reader.unreadable) == [(flow, DAMAGED)]
+            assert reader.positions()[flow] == [0 if p == DAMAGED else at for p, at in enumerate(positions[flow])]
+            prefix = Positions.of(reader)
+            assert (prefix.actions[DAMAGED] == 0) == (flow == ACTIONS)
+            for entity in ("user", "pin"):
+                if flow == ACTIONS or entity == "pin":
+                    with pytest.raises(StateError):
+                        export_features(reader, entity, as_of, settings.data / "out.parquet")
+        if flow == ACTIONS:
+            with pytest.raises(StateError):
+                reader.topic_stats(["art"], as_of)
+            if way is not overwrite_tables:
+                # Else it is known how far it was, and the log says the rest.
+                with pytest.raises(StateError):
+                    reader.past_pins(as_of - 1, SOUND[:1])
+        assert not (settings.data / "out.parquet").exists()
+        shutil.rmtree(path)
+        shutil.copytree(good, path)
+        reader._watch._looked -= 10  # as if a second had gone by
+        reader.refresh()
+        assert told(reader, IDS, IDS, as_of) == all_of_it
+        assert not reader.unreadable
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_requests_that_wait_together_are_answered_each_by_itself(way: Way, settings: Settings) -> None:
+    way(task_path(settings, ACTIONS, DAMAGED))
+    lane = Lane("now", lambda: FeatureReader(settings), 100)
+    try:
+        asks = [Ask(np.array([one]), NOBODY, (), None) for one in [*SOUND[:20], *LOST[:5], *SOUND[20:40]]]
+        for ask, answer in [(ask, lane.read(ask)) for ask in asks]:
+            if ask.users[0] in LOST:
+                with pytest.raises(StateError, match="restore"):
+                    answer.result(60)
+            else:
+                assert answer.result(60).user_status.tolist() in ([1], [0])
+        if way is not overwrite_tables:
+            assert list(lane.read(Ask(NOBODY, NOBODY, (), None)).result(60).prefix.damaged) == [f"{ACTIONS}/{DAMAGED}"]
+    finally:
+        lane.close()
+
+
+@pytest.fixture
+def online(settings: Settings, server: RedisServer) -> Settings:
+    return dataclasses.replace(settings, online=server.url)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("flow", [ACTIONS, REVISITS])
+def test_redis_follows_all_that_may_be_followed(flow: str, made: Settings, online: Settings) -> None:
+    path = task_path(online, flow, DAMAGED)
+    garble_current(path)
+    with Follower(online) as follower:
+        seen = set()
+        with pytest.raises(StateError, match=f"state {path}"):
+            seen.update((one.flow, one.partition) for one in follower.round())
+        # A pin in Redis must not reflect more than users do there.
+        flows = (ACTIONS,) if flow == ACTIONS else (ACTIONS, REVISITS)
+        assert seen == {(of, p) for of in flows for p in range(PARTITIONS)} - {(flow, DAMAGED)}
+        standing = {(one.flow, one.partition): one for one in standings(online)}
+        assert standing[flow, DAMAGED].position is None
+        assert {task for task, one in standing.items() if one.online is not None} == seen
+        shutil.rmtree(path)
+        shutil.copytree(task_path(made, flow, DAMAGED), path)
+        follower._reader._watch._looked -= 10
+        assert len(list(follower.round())) == 2 * PARTITIONS
+    assert all(one.position == one.online for one in standings(online))
+
+
+def test_status_and_features_of_the_command_line(settings: Settings) -> None:
+    path = task_path(settings, ACTIONS, DAMAGED)
+    lose_the_manifest(path)
+    said = tidemark("status", "--json", code=1, data=settings.data, partitions=PARTITIONS)
+    tasks = json.loads(said.out)["tasks"]
+    assert [one["partition"] for one in tasks if one["problem"]] == [DAMAGED]
+    assert [(one["position"], one["lag"]) for one in tasks if one["problem"]] == [(None, None)]
+    assert f"state {path}" in said.err
+    assert "restore" in said.err
+    assert tidemark("status", code=1, data=settings.data, partitions=PARTITIONS).out.count("damaged") == 1
+    found = tidemark("features", "user", str(SOUND[0]), "--json", data=settings.data, partitions=PARTITIONS)
+    assert json.loads(found.out)["found"]
+    assert "left out of as_of" in found.err
+    refused = tidemark("features", "user", str(LOST[0]), "--json", code=1, data=settings.data, partitions=PARTITIONS)
+    assert f"state {path}" in refused.err
+    assert "Traceback" not in refused.err
+    assert not refused.out
