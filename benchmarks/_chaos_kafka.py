@@ -26,10 +26,12 @@ class KafkaBroker:
     ----------
     directory : Path
         For its files.
+    long_lived : bool
+        See `Broker`.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._broker = Broker(directory)
+    def __init__(self, directory: Path, long_lived: bool = False) -> None:
+        self._broker = Broker(directory, long_lived)
 
     def settings(self, settings: Settings) -> Settings:
         """The same settings over topics of this broker, which are made."""

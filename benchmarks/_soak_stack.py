@@ -52,7 +52,7 @@ class Site:
 
     def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
         self._say = say
-        self.broker = KafkaBroker(directory / "kafka")
+        self.broker = KafkaBroker(directory / "kafka", long_lived=True)
         self.redis = RedisServer(directory)
         broker = self.broker.settings(Settings(data=directory / "topics-made"))
         self._stack = Stack(directory, str(broker.kafka), self.redis.url, _SETTINGS, _OPTIONS)

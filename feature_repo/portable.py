@@ -350,9 +350,9 @@ class _Writer:
     def _changed(self, meta: Meta, since: int, until: int) -> Iterator[np.ndarray]:
         if since == until:
             return
-        ids = self._changes.entities(meta.flow, meta.partition, since, until, meta.corrected_to)
-        if ids is not None:
-            yield ids
+        changed = self._changes.entities(meta.flow, meta.partition, since, until, meta.corrected_to)
+        if changed is not None:
+            yield changed.ids
         elif until - since == 1:
             raise _refused(f"the log of task {meta.flow}/{meta.partition} no longer says what has changed since position {since}")
         else:

@@ -6,11 +6,11 @@ just enough of the format (https://arrow.apache.org/docs/format/Columnar.html, I
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from flows.compiled import compiled
 
 _CONTINUATION = 0xFFFFFFFF
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
@@ -18,82 +18,104 @@ _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
 _DICTIONARY_DATA = 1
 _BUFFERS, _COMPRESSION = 2, 3
+_MOST = 1 << 60
 
 
 def uncompressed_bytes(stream: bytes) -> int:
-    """Bytes of all buffers of a stream as its messages declare them.
+    """Bytes of all buffers of a stream as its messages declare them, at most 2^60 of each buffer.
 
     Raises
     ------
     ValueError
         It is no Arrow stream, or was cut.
     """
+    return int(_declared_in(np.frombuffer(stream, np.uint8)))
+
+
+@compiled
+def _declared_in(stream):  # type: ignore[no-untyped-def]
     total = at = 0
-    try:
-        while at < len(stream):
-            mark, size = struct.unpack_from("<Ii", stream, at)
-            if mark != _CONTINUATION or size < 0:
-                raise ValueError("no message of Arrow begins here")
-            if size == 0:
-                break
-            start = at + 8
-            message = _table(stream, start)
-            body = start + size
-            at = body + _long(stream, _field(stream, message, _BODY_LENGTH))
-            if not body <= at <= len(stream):
-                raise ValueError("a body is not there, or was cut")
-            total += _declared(stream, message, body)
-    except (struct.error, OverflowError) as error:
-        raise ValueError("the stream was cut, or points outside itself") from error
+    while at < len(stream):
+        mark, size = _number(stream, at, 4), _signed(_number(stream, at + 4, 4), 4)
+        if mark != _CONTINUATION or size < 0:
+            raise ValueError("no message of Arrow begins here")
+        if size == 0:
+            break
+        start = at + 8
+        message = _table(stream, start)
+        body = start + size
+        long = _field(stream, message, _BODY_LENGTH)
+        at = body + (_number(stream, long, 8) if long else 0)
+        if not body <= at <= len(stream):
+            raise ValueError("a body is not there, or was cut")
+        # A sum of as many as fit into a message doesn't overflow.
+        total += _declared(stream, message, body)
     return total
 
 
-def _declared(stream: bytes, message: int, body: int) -> int:
+@compiled
+def _declared(stream, message, body):  # type: ignore[no-untyped-def]
     """What the buffers of one message take, uncompressed."""
-    kind = _field(stream, message, _HEADER_TYPE)
-    header = _field(stream, message, _HEADER)
-    (kind,) = struct.unpack_from("<B", stream, kind) if kind else (0,)
-    if kind not in (_DICTIONARY_BATCH, _RECORD_BATCH) or not header:
+    at, header = _field(stream, message, _HEADER_TYPE), _field(stream, message, _HEADER)
+    kind = _number(stream, at, 1) if at else 0
+    if (kind != _DICTIONARY_BATCH and kind != _RECORD_BATCH) or not header:
         return 0
     batch = _table(stream, header)
     if kind == _DICTIONARY_BATCH:
         batch = _table(stream, _field(stream, batch, _DICTIONARY_DATA))
-    compressed = bool(_field(stream, batch, _COMPRESSION))
+    compressed = _field(stream, batch, _COMPRESSION) != 0
     vector = _table(stream, _field(stream, batch, _BUFFERS))
-    (count,) = struct.unpack_from("<I", stream, vector)
-    buffers = np.frombuffer(stream, "<i8", 2 * count, vector + 4).reshape(-1, 2)
+    count = _number(stream, vector, 4)
+    if vector + 4 + 16 * count > len(stream):
+        raise ValueError("the stream was cut, or points outside itself")
     total = 0
-    for offset, length in buffers.tolist():
+    for i in range(count):
+        offset, length = _number(stream, vector + 4 + 16 * i, 8), _number(stream, vector + 12 + 16 * i, 8)
         if length > 0 and not compressed:
             # More than the body has, where several are of the same bytes.
-            total += length
+            total += min(length, _MOST)
         elif length > 0:
             # Before its bytes a buffer says how many they become; -1: they are as they are.
-            declared = _long(stream, body + offset) if offset >= 0 else -2
+            declared = _number(stream, body + offset, 8) if 0 <= offset < len(stream) else -2
             if declared < -1:
                 raise ValueError("a buffer of less than no bytes")
-            total += length if declared < 0 else declared
-    return total
+            total += min(length if declared < 0 else declared, _MOST)
+    return min(total, _MOST)
 
 
-def _table(stream: bytes, at: int) -> int:
+@compiled
+def _table(stream, at):  # type: ignore[no-untyped-def]
     """Where an offset points."""
-    return int(at + struct.unpack_from("<I", stream, at)[0])
+    return at + _number(stream, at, 4)
 
 
-def _field(stream: bytes, table: int, number: int) -> int:
+@compiled
+def _field(stream, table, number):  # type: ignore[no-untyped-def]
     """Where a field of a table lies, 0 if it has none."""
-    names = table - struct.unpack_from("<i", stream, table)[0]
+    names = table - _signed(_number(stream, table, 4), 4)
     if names < 0:
         raise ValueError("a table points outside")
-    if 4 + 2 * number >= struct.unpack_from("<H", stream, names)[0]:
+    if 4 + 2 * number >= _number(stream, names, 2):
         return 0
-    (offset,) = struct.unpack_from("<H", stream, names + 4 + 2 * number)
+    offset = _number(stream, names + 4 + 2 * number, 2)
     return table + offset if offset else 0
 
 
-def _long(stream: bytes, at: int) -> int:
-    return int(struct.unpack_from("<q", stream, at)[0]) if at else 0
+@compiled
+def _number(stream, at, width):  # type: ignore[no-untyped-def]
+    """Little-endian, of 8 bytes signed, of fewer not."""
+    if at < 0 or at + width > len(stream):
+        raise ValueError("the stream was cut, or points outside itself")
+    value = np.int64(0)
+    for i in range(width):
+        value |= np.int64(stream[at + i]) << np.int64(8 * i)
+    return value
+
+
+@compiled
+def _signed(value, width):  # type: ignore[no-untyped-def]
+    limit = np.int64(1) << np.int64(8 * width - 1)
+    return value - 2 * limit if value >= limit else value
 
 
 def held_bytes(batch: pa.RecordBatch, limit: int) -> int:

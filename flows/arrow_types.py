@@ -25,6 +25,16 @@ def tamed(column: pa.Array) -> pa.Array:
     return column if _is_plain(kind) else column.is_valid()
 
 
+def are_tame(schema: pa.Schema) -> bool:
+    """Whether `tamed` leaves columns of these types as they are."""
+    return all(_is_plain(kind) and not (pa.types.is_string_view(kind) or pa.types.is_binary_view(kind)) for kind in schema.types)
+
+
+def may_be_bulky(held: int) -> bool:
+    """Whether of records that hold so many bytes a column may be what `unless_bulky` changes."""
+    return held > _MOST_NESTED_BYTES
+
+
 def unless_bulky(column: pa.Array) -> pa.Array:
     """A column as it is; or, of lists or structs that Python has no room for, bool[n]: whether there is a value."""
     return column.is_valid() if pa.types.is_nested(column.type) and column.nbytes > _MOST_NESTED_BYTES else column

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
@@ -9,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Message
 
-from flows.arrow_size import held_bytes, shared_bytes, uncompressed_bytes
-from flows.arrow_types import tamed, unless_bulky
+from flows.arrow_size import shared_bytes, uncompressed_bytes
+from flows.arrow_types import are_tame, may_be_bulky, tamed, unless_bulky
 from flows.events import RAW_SCHEMA
 from flows.log import READ_BYTES, LogBatch
 
@@ -67,14 +68,15 @@ def batches_of(partition: int, start: int, end: int, messages: Sequence[Message]
             parts.append((pa.record_batch(records, schema=RAW_SCHEMA), offsets[plain:upto]))
 
     for i, value in [(i, value) for i, value in enumerate(values) if value is not None and value[:4] == _ARROW]:
-        records = _arrow(value, int(stamps[i]))
-        if records is None:
+        found = _arrow(value, int(stamps[i]))
+        if found is None:
             continue
+        records, held = found
         close_plain(i)
         plain = i + 1
         if records.num_rows:
             parts.append((records, np.full(records.num_rows, offsets[i], np.int64)))
-        size += held_bytes(records, READ_BYTES)
+        size += held
         rows += records.num_rows
         if (size >= READ_BYTES or rows >= _MOST_RECORDS) and plain < len(values):
             values, end = values[:plain], int(offsets[plain])
@@ -102,12 +104,16 @@ def _binary(values: list[bytes | None]) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(values), [valid, pa.py_buffer(bounds), pa.py_buffer(b"".join(joined))])  # type: ignore[arg-type]
 
 
-def _arrow(value: bytes, timestamp: int) -> pa.RecordBatch | None:
-    """The records of an Arrow message, with the message's time where they have none; None if it is no Arrow after all, or would fill the memory."""
+def _arrow(value: bytes, timestamp: int) -> tuple[pa.RecordBatch, int] | None:
+    """The records of an Arrow message, with the message's time where they have none, and what they hold, bytes.
+
+    None if it is no Arrow after all, or would fill the memory.
+    """
     try:
-        if uncompressed_bytes(value) > READ_BYTES:
+        held = uncompressed_bytes(value)
+        if held > READ_BYTES:
             return None
-        parts = []
+        parts: list[pa.RecordBatch] = []
         for part in pa.ipc.open_stream(pa.py_buffer(value), options=_READ):
             parts.append(part)
             total = sum(p.num_rows for p in parts)
@@ -115,17 +121,45 @@ def _arrow(value: bytes, timestamp: int) -> pa.RecordBatch | None:
                 return None
             # Where offsets and codes point is looked at here and nowhere else: the bytes may be anybody's.
             part.validate(full=True)
-            if shared_bytes(part, READ_BYTES) > READ_BYTES:
+            shared = shared_bytes(part, READ_BYTES)
+            if shared > READ_BYTES:
                 return None
+            held += shared
+        if len(parts) == 1 and not may_be_bulky(held) and _is_known(parts[0].schema):
+            return (parts[0], held) if total else None
         table = pa.Table.from_batches([_each(tamed, part) for part in parts]).combine_chunks()
     except (pa.ArrowException, OSError, ValueError, MemoryError):
         return None
-    at = table.schema.get_field_index("timestamp")  # -1 if there are two
-    if at < 0 or not pa.types.is_int64(table.schema.field(at).type):
+    if not _has_time(table.schema):
         table = table.select([i for i, name in enumerate(table.schema.names) if name != "timestamp"])
         table = table.append_column("timestamp", pa.array(np.full(table.num_rows, timestamp), pa.int64()))
     batches = table.to_batches()
-    return _each(unless_bulky, batches[0]) if batches else None
+    return (_each(unless_bulky, batches[0]), held) if batches else None
+
+
+# The last schemas with nothing to be changed about their records. A log has messages of one or two.
+_known: deque[pa.Schema] = deque(maxlen=4)
+
+
+def _is_known(schema: pa.Schema) -> bool:
+    """Whether records of a schema go on as they are. To look at their columns one by one takes as long as to read them.
+
+    Raises
+    ------
+    ValueError
+        A name in it is no text.
+    """
+    if any(schema.equals(one, check_metadata=False) for one in _known):
+        return True
+    if not (schema.names and _has_time(schema) and are_tame(schema)):
+        return False
+    _known.append(schema)
+    return True
+
+
+def _has_time(schema: pa.Schema) -> bool:
+    at = schema.get_field_index("timestamp")  # -1 if there are two
+    return at >= 0 and pa.types.is_int64(schema.field(at).type)
 
 
 def _each(change: Callable[[pa.Array], pa.Array], records: pa.RecordBatch) -> pa.RecordBatch:

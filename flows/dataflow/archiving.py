@@ -25,6 +25,8 @@ from flows.settings import Settings, load_settings
 
 # Records of an item; what a process holds of a partition is about this and a row group.
 READ_RECORDS = 65_536
+# Its files say what there was up to minutes ago: each of up to 64 partitions, asked more often than this, would be a load on its own.
+_GATHER_S = 0.5
 
 
 def build_archiver(logs: Sequence[str], follow: bool | None = None, max_delay_s: float | None = None, leave_gap: bool = False) -> Dataflow:
@@ -63,6 +65,7 @@ def _build(logs: Sequence[str], settings: Settings, plan: Plan, follow: bool, ma
             None if follow else until.__getitem__,
             # What is read needs no decoding, but it is read beside the writing.
             lambda partition: lambda *records: None,
+            gather_s=_GATHER_S if follow else None,
         )
         parts = op.input(f"{name}_log", dataflow, source)
         applied = op.stateful_batch(f"{name}_archiver", parts, _logic(settings, name, partitions, plan, max_delay_s))

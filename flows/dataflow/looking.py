@@ -19,8 +19,8 @@ from flows.dataflow.progress import reporting
 from flows.dataflow.source import POLL, SOON, Busy, Held, Part, Wanted
 
 # Seconds. How often it is looked whether somebody wants the task, and, while logs are followed, whether they have moved: over Kafka that is asked of
-# brokers, for each log and partition.
-_LOOK, _FOLLOW = 1.0, 0.1
+# brokers, for each log and partition. What has come meanwhile is merged at once: nobody waits for it who counts in less than seconds.
+_LOOK, _FOLLOW = 1.0, 0.25
 
 Reach = Callable[[int], int]
 """Partition → the sum of the ends of its logs."""
@@ -105,6 +105,8 @@ class _Looking(StatefulSourcePartition[tuple[str, Part], int]):
             self._wait.begin(_FOLLOW)
             return []
         self._at = reach
+        if self._looked.follow:
+            self._wait.begin(_FOLLOW)
         return self._part(reach)
 
     def _part(self, reach: int) -> list[tuple[str, Part]]:

@@ -93,6 +93,8 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         Whether a partition's input must not end yet, for its task is to come back: what other tasks have to do goes on meanwhile.
     wanted : callable, optional
         Whether somebody wants to have a partition's task. The task is told of it, by an empty part, within about a second.
+    gather_s : float, optional
+        While a log is followed: how long records gather that come in small numbers, where nobody waits for them.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         busy: Busy = lambda partition: False,
         held: Held = lambda partition: False,
         wanted: Wanted = lambda partition: False,
+        gather_s: float | None = None,
     ) -> None:
         self._log = _Shared(open_log)
         self._partitions = partitions
@@ -118,6 +121,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
         self._busy = busy
         self._held = held
         self._wanted = wanted
+        self._gather_s = gather_s
 
     def list_parts(self) -> list[str]:
         return [str(p) for p in range(self._partitions) if self._plan.owns(p)]
@@ -130,7 +134,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Part], int]):
             start = min(start, log.end_position(partition))
             log.expect(partition, start)
         decode = self._decoder(partition) if self._decoder is not None else None
-        asked = _Asked(self._ends, self._busy, self._held, self._wanted)
+        asked = _Asked(self._ends, self._busy, self._held, self._wanted, self._gather_s)
         return _LogPartition(self._log, log, partition, start, self._batch_records, asked, decode, self._plan.progress)
 
 
@@ -166,6 +170,7 @@ class _Asked:
     busy: Busy
     held: Held
     wanted: Wanted
+    gather_s: float | None
 
 
 class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
@@ -186,6 +191,7 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         self._at = start
         self._batch_records = batch_records
         self._ends, self._busy, self._held, self._wanted = asked.ends, asked.busy, asked.held, asked.wanted
+        self._gather_s = asked.gather_s
         self._decode = decode
         self._progress = progress
         self._opened = False
@@ -230,12 +236,15 @@ class _LogPartition(StatefulSourcePartition[tuple[str, Part], int]):
         ahead, self._ahead = self._ahead, None
         batches, decoded = _ahead.take(ahead) if ahead is not None else self._read(end)
         if not batches:
-            self._wait.begin(_EAGER if self._ends is None and time.monotonic() - self._quiet_since < _QUIET else POLL)
+            eager = self._ends is None and time.monotonic() - self._quiet_since < _QUIET
+            self._wait.begin(self._gather_s or (_EAGER if eager else POLL))
             return []
         self._quiet_since = time.monotonic()
         start, self._at = self._at, batches[-1].end_offset
         if self._ends is not None or sum(b.records.num_rows for b in batches) >= min(_ENOUGH, self._batch_records):
             self._read_ahead(end)
+        elif self._gather_s is not None:
+            self._wait.begin(self._gather_s)
         return [(str(self._partition), Part(self._partition, start, batches, decoded))]
 
     def _calls(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,12 +17,28 @@ from flows.decode import Decoder
 from flows.errors import RetentionError
 from flows.log import Log, LogBatch, read_before
 from flows.open_log import log_exists, open_log
-from flows.outputs import ACTIONS, REVISITS
+from flows.outputs import ACTIONS
 from flows.settings import Settings
 from flows.vocabulary import Vocabulary
 
 MOST_CHANGED = 1 << 16
 """Entities that are written in one step, some 80 MB of sequences; where more have changed, the task is written anew, bit by bit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """What records up to a position may have changed.
+
+    Attributes
+    ----------
+    ids : int64[n]
+        Entities: sorted, distinct.
+    last : str or None
+        `Changes.last_record` of that position.
+    """
+
+    ids: np.ndarray
+    last: str | None
 
 
 class Changes:
@@ -56,46 +73,35 @@ class Changes:
             batches = read_before(log, position, partition, position - 1, 1)
         except RetentionError:
             return None
-        if not batches or not batches[-1].records.num_rows:
-            return None
-        batch = batches[-1]
-        told = repr((int(batch.offsets_of_records()[-1]), batch.records.slice(batch.records.num_rows - 1).to_pylist()))
-        return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        return _last_of(batches[-1:], position)
 
     def end(self, flow: str, partition: int) -> int:
         """Where a log ends; 0 where there is none."""
         log = self._log(flow)
         return log.end_position(partition) if log is not None else 0
 
-    def entities(self, flow: str, partition: int, since: int, until: int, corrected_to: int) -> np.ndarray | None:
-        """Entities that records from `since` up to `until` may have changed: sorted, distinct.
-
-        None where these are more than MOST_CHANGED, or the log lacks records.
-        """
-        read = self._users if flow == ACTIONS else self._pins
-        known = np.empty(0, np.int64)
+    def entities(self, flow: str, partition: int, since: int, until: int, corrected_to: int) -> Changed | None:
+        """What records between two positions may have changed; None where these are more than MOST_CHANGED entities, or the log lacks records."""
+        known, last = np.empty(0, np.int64), None
         try:
-            for ids in read(partition, since, until, corrected_to):
-                known = np.union1d(known, ids)
+            for batches in self._batches(flow, partition, since, until):
+                for ids in self._users(partition, batches, corrected_to) if flow == ACTIONS else _pins(batches):
+                    known = np.union1d(known, ids)
                 if len(known) > MOST_CHANGED:
                     return None
+                last = _last_of(batches[-1:], until)
         except RetentionError:
             return None
-        return known
+        return Changed(known, last)
 
-    def _users(self, partition: int, since: int, until: int, corrected_to: int) -> Iterator[np.ndarray]:
+    def _users(self, partition: int, batches: list[LogBatch], corrected_to: int) -> Iterator[np.ndarray]:
         decoder, overlay = self._decoder(partition, corrected_to)
-        for batches in self._batches(ACTIONS, partition, since, until):
-            columns = decoder.decode(*(batch.records for batch in batches))
+        columns = decoder.decode(*(batch.records for batch in batches))
+        yield columns.user_id[~columns.bad]
+        if overlay is not None:
+            # A record that counts as another may be another user's.
+            overlay.apply(columns, np.concatenate([batch.offsets_of_records() for batch in batches]))
             yield columns.user_id[~columns.bad]
-            if overlay is not None:
-                # A record that counts as another may be another user's.
-                overlay.apply(columns, np.concatenate([batch.offsets_of_records() for batch in batches]))
-                yield columns.user_id[~columns.bad]
-
-    def _pins(self, partition: int, since: int, until: int, corrected_to: int) -> Iterator[np.ndarray]:
-        for batches in self._batches(REVISITS, partition, since, until):
-            yield np.concatenate([batch.records.column("pin_id").to_numpy() for batch in batches])
 
     def _batches(self, flow: str, partition: int, since: int, until: int) -> Iterator[list[LogBatch]]:
         log, at = self._log(flow), since
@@ -118,3 +124,18 @@ class Changes:
         if name not in self._logs and log_exists(self._settings, name):
             self._logs[name] = open_log(self._settings, name, read_only=True)
         return self._logs.get(name)
+
+
+def _pins(batches: list[LogBatch]) -> Iterator[np.ndarray]:
+    yield np.concatenate([batch.records.column("pin_id").to_numpy() for batch in batches])
+
+
+def _last_of(batches: list[LogBatch], position: int) -> str | None:
+    """A digest of the record before a position, if that is the last one of some batches; None if none of theirs is."""
+    if not batches or not batches[-1].records.num_rows:
+        return None
+    records, offset = batches[-1].records, int(batches[-1].offsets_of_records()[-1])
+    if offset != position - 1:
+        return None
+    told = repr((offset, records.slice(records.num_rows - 1).to_pylist()))
+    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

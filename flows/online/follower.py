@@ -152,12 +152,16 @@ class Follower:
                 self._forget(flow, partition)
                 self._known[flow, partition] = there
             return Outcome.KEPT if (there.corrected_to, there.position) == (meta.corrected_to, meta.position) else Outcome.AHEAD, 0
-        ends = (self._changes.last_record(flow, partition, position) or "" for position in (min(meta.position, 1), meta.position))
-        mark = Mark.of(meta, self.settings.partitions, *ends)
+        partitions = self.settings.partitions
         if seen is not None and there is not None and same and there.corrected_to == meta.corrected_to:
-            ids = self._changes.entities(flow, partition, there.position, meta.position, meta.corrected_to)
-            if ids is not None:
-                return self._change(flow, partition, seen, there, mark, ids)
+            changed = self._changes.entities(flow, partition, there.position, meta.position, meta.corrected_to)
+            if changed is not None:
+                # To look up what the log begins with, and what it ends with, would take its reader away from where it goes on the next time.
+                first = there.first or self._changes.last_record(flow, partition, 1) or ""
+                mark = Mark.of(meta, partitions, first, changed.last or "")
+                return self._change(flow, partition, seen, there, mark, changed.ids)
+        first, last = (self._changes.last_record(flow, partition, position) or "" for position in (min(meta.position, 1), meta.position))
+        mark = Mark.of(meta, partitions, first, last)
         done, fields = replace(self._client, key, seen, mark.to_bytes(), self._whole(flow, partition))
         self._forget(flow, partition)
         return self._noted(flow, partition, mark, done, Outcome.ANEW), fields

@@ -128,7 +128,8 @@ class RunReader:
             index = self.index(run)
             first = np.maximum(np.searchsorted(index, entities, "left") - 1, 0)
             last = np.searchsorted(index, entities, "right") - 1
-            wanted = sorted({block for a, b in zip(first, last, strict=True) for block in range(a, b + 1)})
+            lengths = np.maximum(last + 1 - first, 0)
+            wanted = np.unique(np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())).tolist()
             if not wanted:
                 continue
             rows = np.frombuffer(b"".join(self.packed(table, run, wanted)), np.int64).reshape(-1, table.columns)

@@ -27,7 +27,8 @@ USER, PASSWORD = "tide", "hush-open-sesame"
 ADVICE = "no Kafka: java, mvn and openssl are not all on PATH; to get them: apt-get install default-jre-headless maven openssl"
 START_S = 120.0
 # A broker that lives for minutes, and a tool for a second, are not worth the compiler that makes long-lived ones fast.
-JAVA = ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_LONG_LIVED = ("java", "-XX:+UseSerialGC")
+JAVA = (*_LONG_LIVED, "-XX:TieredStopAtLevel=1")
 
 PROPERTIES = """
 process.roles=broker,controller
@@ -94,6 +95,12 @@ def jars() -> Path:
 class Broker:
     """The broker's process.
 
+    Parameters
+    ----------
+    directory : Path
+    long_lived : bool
+        It is to live for so long that it should be compiled well.
+
     Attributes
     ----------
     servers : str
@@ -104,8 +111,8 @@ class Broker:
         What clients of the last one need.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, long_lived: bool = False) -> None:
+        self._directory, self._java = directory, _LONG_LIVED if long_lived else JAVA
         directory.mkdir(parents=True, exist_ok=True)
         port, guarded, sealed, controller = free_ports(4)
         self.servers, self.guarded, self.sealed = (f"127.0.0.1:{one}" for one in (port, guarded, sealed))
@@ -142,7 +149,7 @@ class Broker:
         """Start it and wait until it answers."""
         with (self._directory / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*JAVA, "-Xmx512m", "-cp", self._classpath, "kafka.Kafka", str(self._config)],
+                [*self._java, "-Xmx512m", "-cp", self._classpath, "kafka.Kafka", str(self._config)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
