@@ -106,6 +106,7 @@ class Lane:
             for one in together:
                 self._answer([one])
         else:
+            self.trouble = None
             together[0].answer.set_exception(error)
 
     def _fail(self, together: list[_Waiting], error: Exception, pause: bool) -> None:
