@@ -34,7 +34,7 @@ def test_they_stand_where_status_says(shared: Site) -> None:
     section = StandsSection(shared.settings)
     said = section.look()
     section.close()
-    told = [(flow.flow, t.partition, t.position, t.end, t.lag, t.watermark) for flow in said.flows for t in flow.tasks]
+    told = [(flow.flow, t.partition, t.position, t.end, t.lag, t.watermark, t.problem) for flow in said.flows for t in flow.tasks]
     assert told == [tuple(task.values()) for task in status["tasks"]]
     assert said.counts == status["counts"]
     assert (said.source, said.logs, said.problems) == (STATE, "embedded", [])

@@ -72,10 +72,11 @@ def test_merged_as_by_one_who_knows_all(actions: list[int], served: list[int], d
     sizes = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)))
     merger = Merger(Side(logs[0], 0, 0, -int(NEVER), sizes[0]), Side(logs[1], 0, 0, -int(NEVER), sizes[1]))  # type: ignore[arg-type]
     out: list[tuple[int, int, int]] = []
-    while logs[0].end < len(actions) or logs[1].end < len(served):
-        # What each has at a time is any prefix.
+    looks = data.draw(st.integers(1, 6))
+    for look in range(looks):
+        # What each has at a time is any prefix, and in the end all.
         for log, stamps in zip(logs, (actions, served), strict=True):
-            log.end = data.draw(st.integers(log.end, len(stamps)))
+            log.end = len(stamps) if look == looks - 1 else data.draw(st.integers(log.end, len(stamps)))
         out += taken(merger, sizes[2])
         assert out == expected(actions[: logs[0].end], served[: logs[1].end])
     assert out == expected(actions, served)

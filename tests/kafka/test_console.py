@@ -31,7 +31,7 @@ def test_it_says_what_commands_say_and_goes_on_without_brokers(on_kafka: Setting
     stands.close()
     assert before.flows[0].lag == sum(task["end"] for task in status["tasks"] if task["flow"] == "actions") > 0
     assert before.flows[0].waiting_since is not None
-    told = [(flow.flow, t.partition, t.position, t.end, t.lag, t.watermark) for flow in after.flows for t in flow.tasks]
+    told = [(flow.flow, t.partition, t.position, t.end, t.lag, t.watermark, t.problem) for flow in after.flows for t in flow.tasks]
     assert told == [tuple(task.values()) for task in status["tasks"]]
     assert (after.counts, after.problems, after.logs) == (status["counts"], [], on_kafka.kafka)
     assert [flow.waiting_since for flow in after.flows] == [None, None]

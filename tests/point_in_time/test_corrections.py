@@ -59,13 +59,13 @@ class Watched(Site):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 2])
+@pytest.mark.parametrize("seed", [0])
 def test_reads_by_position_across_corrections(seed: int, tmp_path: Path) -> None:
     check_seed(seed, tmp_path)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(3, 23))
+@pytest.mark.parametrize("seed", range(1, 23))
 def test_reads_by_position_across_corrections_by_many_seeds(seed: int, tmp_path: Path) -> None:
     check_seed(seed, tmp_path)
 

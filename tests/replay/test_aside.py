@@ -40,6 +40,7 @@ from tests.processes import (
     start_bytewax,
     tidemark,
 )
+from tests.sparing import first
 from tests.state.test_handover import taking
 
 PARTITIONS = 8
@@ -223,7 +224,7 @@ def test_a_damaged_task_is_set_aside_and_restored_while_others_go_on(
     check(data, tmp_path)
 
 
-@pytest.mark.parametrize("arguments", LIVE, ids=["1 worker", "2 workers", "2 threads"])
+@pytest.mark.parametrize("arguments", first(1, [(one,) for one in LIVE[1:]]), ids=["2 workers", "2 threads"])
 def test_a_sound_task_is_handed_over_and_taken_again(data: Path, files: list[Path], arguments: tuple[object, ...], tmp_path: Path) -> None:
     with living(data, *arguments) as live:
         live.catches_up()

@@ -20,6 +20,7 @@ from replay.checkpoints.manifest import listed
 from replay.place import Place
 from tests.processes import Simulated, await_true, ended, ends_within, front_door, outcome, settings_of, start, tidemark, tidemark_process
 from tests.replay.site import SMALL, Site
+from tests.sparing import first
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def loaded(process: subprocess.Popen[str]) -> bool:
         return False
 
 
-@pytest.mark.parametrize("second", [("restore", "--all"), ("checkpoint",), ("restore", "--log", "actions")])
+@pytest.mark.parametrize("second", first(1, [(("restore", "--all"),), (("checkpoint",),), (("restore", "--log", "actions"),)]))
 def test_two_operators_at_once(site: Kept, second: tuple[str, ...], tmp_path: Path) -> None:
     """Either does what it was asked, or is refused with a line that says who is at it; then all is as it should be."""
     data = site.copy(tmp_path / "data")

@@ -16,6 +16,7 @@ from replay.place import Place
 from replay.rebuild.request import Request
 from replay.rebuild.scan import Scope
 from tests.replay.correcting import Site, excluded, excluded_as_it_was
+from tests.sparing import first
 from tests.state.small import small
 from tests.strategies import adversarial, interesting_times
 
@@ -77,20 +78,20 @@ def check_seed(seed: int, directory: Path) -> None:
     site.check(corrected, some_times(site.known, rng), directory / "out")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_corrected_streams_equal_the_oracles(seed: int, tmp_path: Path) -> None:
     with small():
         check_seed(seed, tmp_path)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(4, 54))
+@pytest.mark.parametrize("seed", range(2, 54))
 def test_corrected_streams_equal_the_oracles_by_many_seeds(seed: int, tmp_path: Path) -> None:
     with small():
         check_seed(seed, tmp_path)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", first(1, range(3)))
 def test_named_users_change_and_nothing_else(seed: int, tmp_path: Path) -> None:
     """Every other entity says the same to the byte, though what no longer counts has moved the watermark."""
     events = adversarial(100 + seed, 300, partitions=2)
