@@ -94,15 +94,6 @@ class Producer(threading.Thread):
         """Send so many records that are no events."""
         self._asked.append(lambda: self._of_bad(number))
 
-    def burst(self, number: int) -> float:
-        """Append so many events at once, before it is started; returns when it began (monotonic)."""
-        with open_log(self._settings, ACTIONS) as log:
-            log.expect_appends()
-            began, end = time.monotonic(), self._next + number
-            while self._next < end:
-                self._append(log, self._of_stream(min(end, self._next + _MOST) - self._next))
-        return began
-
     def end(self) -> None:
         """End it, with all appended that was handed over."""
         self._ended.set()

@@ -114,7 +114,7 @@ class Site:
         """
         self.await_true(lambda: self.healthy(name), f"{name} is healthy (it said: {self._stack.said(name)[-500:]})", seconds)
 
-    def await_true(self, condition: Callable[[], bool], what: str, seconds: float = _PATIENCE_S) -> float:
+    def await_true(self, condition: Callable[[], bool], what: str, seconds: float = _PATIENCE_S, each_s: float = 0.1) -> float:
         """Wait until something holds; returns how long it took.
 
         Raises
@@ -126,7 +126,7 @@ class Site:
         while not condition():
             if time.monotonic() - began > seconds:
                 raise CheckFailedError(f"waited {seconds:.0f} s in vain until {what}")
-            time.sleep(0.1)
+            time.sleep(each_s)
         return time.monotonic() - began
 
     def kill(self, name: str, worker: int | None = None, room: int = 0) -> None:
@@ -257,7 +257,8 @@ class Site:
                 return False
             return (self.total("examples", "tidemark_flow_position") or 0) >= end
 
-        return self.await_true(applied, what)
+        # Each look has three services read all their states.
+        return self.await_true(applied, what, each_s=0.5)
 
     def settled(self) -> bool:
         """Whether the flows have nothing before them, and Redis has what they have; of a stack that nobody writes to."""

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.soak [--minutes M] [--rate N | --share S] [--faults N] [--seed N] [--json] [--quick]`. Kafka, Redis and every command of
 docker-compose.yml run as processes on this machine. Events are appended at the rate, visitors have pins ranked and act on them, probes look for
-single events in what is served. Without --rate, a burst says what the stack takes at most, and the rate is a share of it. Exit status 1 if
+single events in what is served. Without --rate, it is a share of the greatest at which the stack keeps up, looked for first. Exit status 1 if
 anything is lost, doubled or differs, or if a process has ended by itself.
 """
 
@@ -32,7 +32,9 @@ from benchmarks._soak_memory import slope
 from benchmarks._soak_stack import DEDUP_MS, Site
 from flows.run.warm_up import warm_up
 
-_BURST, _WARM = 200_000, 20_000
+# The peak is looked for from the least rate on, by doubling, then in between: for so long each, and then all must be applied so soon.
+_LEAST, _GREATEST, _BETWEEN = 1_000.0, 128_000.0, (2**0.5, 2**0.25)
+_STEP_S, _BEHIND_S = 20.0, 5.0
 _PROBE_EACH_S, _QUICK_RATE = 0.5, 1_000
 # After a fault and its end, for so long requests still count as disturbed.
 _AFTER_S = 5.0
@@ -41,7 +43,7 @@ _FLAT, _JUDGED_MINUTES = 0.1, 10
 _LOAD = "load"
 _ENTITIES = 500
 _NOTES = {
-    "peak": "events a second of a burst, from its first append until all of it was in features, joined and in Redis, nothing else going on",
+    "peak": "greatest steady rate, events a second, at which what was appended was in features, joined and in Redis within 5 s; no visitors yet",
     "ranking": "from when a request was due to its answer, of those answered with 200; undisturbed: due when no fault was there or had just been",
     "freshness": "from when an event came into being to when it was seen in what is served over HTTP: producer, Kafka, flows, Redis, server, look",
     "memory": "anonymous and shared pages of a service with its children, less the working sets of its tasks (working_sets_mib, at the end), which "
@@ -86,20 +88,16 @@ def measure(
     with Site(directory, say) as site:
         site.start(seed)
         peak, producer = None, Producer(site.settings, 0.0)
+        producer.start()
         if rate is None:
-            say("measuring what it takes at most")
-            producer.burst(_WARM)
-            site.await_applied("the first events are applied")
-            started = producer.burst(_BURST)
-            site.await_applied("the burst is applied")
-            peak = _BURST / (time.monotonic() - started)
+            peak = _peak(site, producer, say)
             rate = max(1, round(share * peak))
         visitors, probes = Visitors(producer, site.port, visits, seed), Probes(producer, site.port, _PROBE_EACH_S)
         producer.set_rate(rate)
         site.began = loaded = time.monotonic()
         for memory in site.memory.values():
             memory.lives = [[]]
-        for thread in (producer, visitors, probes):
+        for thread in (visitors, probes):
             thread.start()
         done = _disturbed(site, producer, drawn(faults, seconds, seed), loaded, seconds, rate, say)
         say("waiting until all that was sent is applied")
@@ -157,6 +155,35 @@ def measure(
         "machine": _measure.machine(),
         "seed": seed,
     }
+
+
+def _peak(site: Site, producer: Producer, say: Say) -> float:
+    """The greatest rate that is found at which the stack keeps up; it stands idle afterwards.
+
+    What is called sustainable throughput (Karimov et al., Benchmarking Distributed Stream Data Processing Systems, ICDE 2018, 3.4): a burst may go
+    through in large pieces at a rate under which, if it lasted, features would grow old.
+    """
+
+    def keeps_up(rate: float) -> bool:
+        say(f"measuring what it takes at most: {rate:,.0f} events a second")
+        producer.set_rate(rate)
+        time.sleep(_STEP_S)
+        behind = site.await_applied(f"{rate:,.0f} events a second are applied")
+        if behind > _BEHIND_S:
+            producer.set_rate(0.0)
+            site.await_applied("what was too much is applied")
+        return behind <= _BEHIND_S
+
+    low = _LEAST
+    # The first time what is loaded when it is first needed is loaded.
+    keeps_up(low)
+    while low < _GREATEST and keeps_up(2 * low):
+        low *= 2
+    for step in _BETWEEN:
+        low *= step if keeps_up(low * step) else 1.0
+    producer.set_rate(0.0)
+    site.await_applied("all of it is applied")
+    return low
 
 
 def _disturbed(

@@ -94,9 +94,9 @@ def test_requests_that_a_fault_disturbed_are_told_apart() -> None:
 def produced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Producer, Settings]:
     """A stream with everything that is slipped into it, in an embedded log, once a broker would have refused it; and what flows make of it."""
     settings = settings_of(tmp_path_factory.mktemp("soak") / "data", **L_AND_H)
-    LocalLog.open(settings.logs, ACTIONS_LOG, settings.partitions, create=True).close()
     producer = Producer(settings, 3_000.0)
-    producer.burst(6_000)
+    with LocalLog.open(settings.logs, ACTIONS_LOG, settings.partitions, create=True) as log:
+        producer._append(log, producer._of_stream(6_000))
     append, refusals = LocalLog.append, iter([True, False])
 
     def refusing(log: LocalLog, *given: object, **named: object) -> object:

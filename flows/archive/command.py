@@ -15,6 +15,7 @@ from flows.archive.checking import coverage, stored_bytes, verify
 from flows.archive.metrics import archive_metrics
 from flows.archive.run import Archived, run_archiver
 from flows.errors import DataDirectoryError
+from flows.freed_memory import return_freed_memory
 from flows.log import Log
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.open_log import log_exists, open_live_log
@@ -66,6 +67,8 @@ def run(
     Each record lands in one segment, once: stop this anywhere, by Ctrl-C, SIGTERM or SIGKILL, and run it again. Segments that are there are
     never written again; one that was deleted is made anew if the log still has its records.
     """
+    if not until_end:
+        return_freed_memory()
     with LiveDisplay(quiet=as_json) as display:
         serve_if_asked(archive_metrics(settings, logs), metrics_address, metrics_port, display.warn)
         done = run_archiver(settings, logs, not until_end, workers, max_delay, leave_gap, display)

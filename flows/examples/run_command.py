@@ -10,6 +10,7 @@ from rich.table import Table
 
 from flows.examples.record import EXAMPLES
 from flows.examples.run import Made, put_away, run_examples, stands
+from flows.freed_memory import return_freed_memory
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.run.display import LiveDisplay, console_for_tables, moment
 from flows.run.metrics import Metrics
@@ -39,6 +40,9 @@ def run(
     The two are merged by arrival, each partition up to where both have come: `tidemark serve` keeps 'served' going where nobody is served. State is
     durable at every instant: stop it anywhere, run it again, with any number of workers; the examples are the same. It may run beside `tidemark run`.
     """
+    if not until_end:
+        # Here states are opened again and again, to say where they stand.
+        return_freed_memory()
     metrics = Metrics(settings, (EXAMPLES,))
     with LiveDisplay(quiet=as_json) as display:
         serve_if_asked(metrics.registry, metrics_address, metrics_port, display.warn)

@@ -185,7 +185,7 @@ class WorkingSet:
         need = -1
         while need:
             if need < 0:
-                self._make_room(STRETCH)
+                self._make_room(STRETCH, STRETCH, STRETCH, STRETCH)
             else:
                 # A save can take over any number of revisits.
                 changes, moves = _grown(changes, need), _grown(moves, need)
@@ -252,7 +252,7 @@ class WorkingSet:
         n_saves, n_nodes, n_held, n_seen = (int(x) for x in numbers[2:6])
         saves, rest = np.split(numbers[6:], [9 * n_saves])
         nodes, seen = np.split(rest, [5 * n_nodes])
-        self._make_room(n_saves + n_nodes + n_seen)
+        self._make_room(n_seen, n_saves + n_nodes, n_saves, n_nodes)
         restore_entries(
             saves.reshape(-1, 9), nodes.reshape(-1, 5), n_held, seen.reshape(-1, 3),
             self.scalars, self.ids, self.pairs, self.buckets, self.saves, self.nodes, self.seen, self.open, self.recent, self.held,
@@ -280,15 +280,16 @@ class WorkingSet:
         header = np.array([[*self.scalars[[W, ARRIVAL]], len(saves), len(nodes), len(seen)]], np.int64)
         return b"".join(_sorted_rows(rows).tobytes() for rows in (header, saves, nodes, seen))
 
-    def _make_room(self, n: int) -> None:
-        self.ids = with_room(self.ids, int(self.scalars[N_SEEN]), n)
-        self.pairs = with_room(self.pairs, int(self.scalars[N_BUCKETS]), n)
-        for name in ("buckets", "saves", "nodes"):
+    def _make_room(self, seen: int, buckets: int, saves: int, nodes: int) -> None:
+        """Room for so many entries more of each kind."""
+        self.ids = with_room(self.ids, int(self.scalars[N_SEEN]), seen)
+        self.pairs = with_room(self.pairs, int(self.scalars[N_BUCKETS]), buckets)
+        for name, n in (("buckets", buckets), ("saves", saves), ("nodes", nodes)):
             self._extend(name, n)
-        for name in ("seen", "open", "recent"):
+        for name, n in (("seen", seen), ("open", saves), ("recent", nodes)):
             setattr(self, name, _queue_with_room(getattr(self, name), n))
         # Every record can move all of `recent` along.
-        self.held = _queue_with_room(self.held, n + int(self.recent[0, 1]))
+        self.held = _queue_with_room(self.held, nodes + int(self.recent[0, 1]))
 
     def _extend(self, name: str, n: int) -> None:
         """Give an entry array at least n free entries, chained into its free list."""

@@ -25,7 +25,8 @@ def with_room(table: np.ndarray, used: int, more: int) -> np.ndarray:
     """The table itself, or a larger copy when `more` entries would load it over a half."""
     if 2 * (used + more) <= len(table):
         return table
-    grown = new_table(2 * (used + more))
+    # Twice as large: capacities are powers of two.
+    grown = new_table(used + more)
     _copy_entries(table, grown)
     return grown
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from flows.freed_memory import return_freed_memory
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.run.display import LiveDisplay, refusals
 from flows.run.main_job import FLOWS, Done, run_flows, tasks_of
@@ -29,6 +30,9 @@ def run(
     State is durable at every instant: stop it anywhere, by Ctrl-C, SIGTERM or SIGKILL, and run it again, with any number of workers;
     the result is the same to the byte.
     """
+    if not until_end:
+        # Here states are opened again and again, to say where they stand.
+        return_freed_memory()
     metrics = Metrics(settings, tasks_of(flow))
     with LiveDisplay(quiet=as_json) as display:
         serve_if_asked(metrics.registry, metrics_address, metrics_port, display.warn)
