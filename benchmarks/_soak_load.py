@@ -258,11 +258,13 @@ class Visitors(threading.Thread):
             pins = self._random.choice(PINS, 20, replace=False).tolist()
             said = {"user": user, "surface": "homefeed", "candidates": pins, "k": 10, "request_id": request}
             answer = self._client.post("/v1/rank", said)
+            # Whoever begins to count anew puts another in its place.
+            asked = self.asked
             if answer is None:
-                self.asked.failed.append(due)
+                asked.failed.append(due)
             else:
-                self.asked.due.append(due)
-                self.asked.took.append(time.monotonic() - due)
+                asked.due.append(due)
+                asked.took.append(time.monotonic() - due)
                 self._act(user, request, answer["pins"]["pin_id"])
             due, number = due + 1 / self._rate, number + 1
 
@@ -325,13 +327,13 @@ class Probes(threading.Thread):
         answer = self._client.post("/v1/features", {"users": users})
         if answer is None:
             return
-        at = time.monotonic()
+        at, asked = time.monotonic(), self.asked
         offsets = answer["users"]["sequence"]["offsets"]
         for user, low, high in zip(users, offsets[:-1], offsets[1:], strict=True):
             if high > low:
                 begun = self.waiting.pop(user)
-                self.asked.due.append(begun)
-                self.asked.took.append(at - begun)
+                asked.due.append(begun)
+                asked.took.append(at - begun)
 
 
 def get(port: int, path: str) -> str | None:
