@@ -31,7 +31,7 @@ LATENESS_MS, DEDUP_MS = 180_000, 420_000
 _SETTINGS = {"TIDEMARK_ALLOWED_LATENESS_MS": str(LATENESS_MS), "TIDEMARK_DEDUP_HORIZON_MS": str(DEDUP_MS)}
 # What happens each hour or so happens several times in a soak.
 _OPTIONS = {"checkpoints": {"--every": "60", "--keep": "5"}, "skew": {"--every": "60"}, "archiver": {"--max-delay": "60"}}
-_START_S, _PATIENCE_S, _EACH_S = 1_200.0, 600.0, 5.0
+_START_S, _PATIENCE_S, _EACH_S = 1_200.0, 600.0, 10.0
 _WITH_WORKING_SETS = ("flows", "examples")
 # They say by their exit code too that a round could not be done, which is so while brokers are away. What they have found, their metrics tell.
 _FOUND = {"audit": "tidemark_audit_mismatches_total", "skew": "tidemark_skew_findings"}
@@ -258,7 +258,7 @@ class Site:
             return (self.total("examples", "tidemark_flow_position") or 0) >= end
 
         # Each look has three services read all their states.
-        return self.await_true(applied, what, each_s=0.5)
+        return self.await_true(applied, what, each_s=1.0)
 
     def settled(self) -> bool:
         """Whether the flows have nothing before them, and Redis has what they have; of a stack that nobody writes to."""
