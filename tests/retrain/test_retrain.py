@@ -223,7 +223,7 @@ def test_killed_anywhere_it_goes_on_to_the_same(with_base: WithBase, monkeypatch
             np.testing.assert_array_equal(tables[name][array], expected[name][array])
 
 
-@pytest.mark.parametrize("stage", ["reading", "training", "candidate", "catching up"])
+@pytest.mark.parametrize("stage", first(2, ["training", "catching up", "reading", "candidate"]))
 def test_asked_to_stop_it_goes_on_to_the_same(with_base: WithBase, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     whole, stopped = with_base("whole"), with_base("stopped")
     run(whole, AGAIN, 12)
