@@ -18,11 +18,12 @@ _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
 _DICTIONARY_DATA = 1
 _BUFFERS, _COMPRESSION = 2, 3
+# Two of it make no overflow.
 _MOST = 1 << 60
 
 
 def uncompressed_bytes(stream: bytes) -> int:
-    """Bytes of all buffers of a stream as its messages declare them, at most 2^60 of each buffer.
+    """Bytes of all buffers of a stream as its messages declare them; 2^60 where they are more.
 
     Raises
     ------
@@ -48,8 +49,7 @@ def _declared_in(stream):  # type: ignore[no-untyped-def]
         at = body + (_number(stream, long, 8) if long else 0)
         if not body <= at <= len(stream):
             raise ValueError("a body is not there, or was cut")
-        # A sum of as many as fit into a message doesn't overflow.
-        total += _declared(stream, message, body)
+        total = min(total + _declared(stream, message, body), _MOST)
     return total
 
 
@@ -73,14 +73,14 @@ def _declared(stream, message, body):  # type: ignore[no-untyped-def]
         offset, length = _number(stream, vector + 4 + 16 * i, 8), _number(stream, vector + 12 + 16 * i, 8)
         if length > 0 and not compressed:
             # More than the body has, where several are of the same bytes.
-            total += min(length, _MOST)
+            total = min(total + min(length, _MOST), _MOST)
         elif length > 0:
             # Before its bytes a buffer says how many they become; -1: they are as they are.
             declared = _number(stream, body + offset, 8) if 0 <= offset < len(stream) else -2
             if declared < -1:
                 raise ValueError("a buffer of less than no bytes")
-            total += min(length if declared < 0 else declared, _MOST)
-    return min(total, _MOST)
+            total = min(total + min(length if declared < 0 else declared, _MOST), _MOST)
+    return total
 
 
 @compiled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,16 @@ def test_what_a_message_becomes_is_told_before_it_is_decompressed() -> None:
             declared = uncompressed_bytes(stream(batch, compression))
             assert batch.get_total_buffer_size() <= declared < batch.get_total_buffer_size() + 1_000
     assert uncompressed_bytes(declaring(1 << 40)) > 1 << 40
+    # All buffers of several batches: their sum has no place in 64 bits.
+    for buffers, batches in ((9, 1), (1, 9), (3, 7), (16, 16)):
+        numbers = pa.record_batch([pa.array(np.zeros(500, np.int64))] * buffers, names=[f"c{i}" for i in range(buffers)])
+        sink, magic = pa.BufferOutputStream(), b"\x28\xb5\x2f\xfd"
+        with pa.ipc.new_stream(sink, numbers.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+            for _ in range(batches):
+                writer.write_batch(numbers)
+        every, changed = re.subn(b"(?s).{8}" + re.escape(magic), (1 << 61).to_bytes(8, "little") + magic, sink.getvalue().to_pybytes())
+        assert changed == buffers * batches
+        assert uncompressed_bytes(every) == 1 << 60
     for bad in (declaring(-2), b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\x00\x10\x00\x00", stream(events(3))[:-60], b"nothing"):
         with pytest.raises(ValueError, match=r"stream|message|bytes|body|outside"):
             uncompressed_bytes(bad)
