@@ -43,6 +43,8 @@ class Stands:
         Greatest accepted event time, ms.
     counts : dict of str to int
         Records by what became of them.
+    problem : str or None
+        Why its state can't be read; then it stands nowhere.
     """
 
     partition: int
@@ -52,6 +54,13 @@ class Stands:
     served_end: int
     watermark: int | None
     counts: dict[str, int]
+    problem: str | None = None
+
+    @property
+    def waits_for(self) -> str | None:
+        """The log that has to come further before what lies in the other can be joined; None: there is nothing, or it can be."""
+        behind, served_behind = self.position < self.end, self.served_position < self.served_end
+        return None if behind == served_behind or self.problem is not None else SERVED if behind else ACTIONS
 
 
 @dataclass(frozen=True)
@@ -91,15 +100,18 @@ def stands(settings: Settings) -> list[Stands]:
                 ends[name] = log.end_positions()
     out = []
     for partition in range(settings.partitions):
-        path, meta = task_path(settings, EXAMPLES, partition), None
+        path, meta, problem = task_path(settings, EXAMPLES, partition), None, None
         # Before that a database is only being made.
         if (path / "CURRENT").exists():
-            view = TaskView(path)
-            meta = view.meta
-            view.close()
+            try:
+                view = TaskView(path)
+                meta = view.meta
+                view.close()
+            except StateError as error:
+                problem = str(error)
         served = meta.inputs[SERVED][0] if meta is not None and meta.inputs else 0
         position, watermark, counts = (meta.position, meta.watermark, meta.counts) if meta is not None else (0, None, {})
-        out.append(Stands(partition, position, ends[ACTIONS][partition], served, ends[SERVED][partition], watermark, counts))
+        out.append(Stands(partition, position, ends[ACTIONS][partition], served, ends[SERVED][partition], watermark, counts, problem))
     return out
 
 
@@ -181,7 +193,7 @@ def run_examples(
         raise StateError(left_out(aside))
     after = _totals(settings)
     made = {name: after[name] - before[name] for name in after}
-    waiting = sum(one.end - one.position + one.served_end - one.served_position for one in stands(settings))
+    waiting = sum(one.end - one.position + one.served_end - one.served_position for one in stands(settings) if one.problem is None)
     seconds = ended_at - (first_word or [started])[0]
     return Made(records, made["examples"], made["positives"], made["finals"], waiting, seconds, workers, running.stopping)
 

@@ -8,10 +8,12 @@ from dataclasses import asdict
 import click
 from rich.table import Table
 
+from flows.errors import StateError
 from flows.examples.record import EXAMPLES
-from flows.examples.run import Made, put_away, run_examples, stands
+from flows.examples.run import Made, Stands, put_away, run_examples, stands
 from flows.freed_memory import return_freed_memory
 from flows.metrics_option import metrics_options, serve_if_asked
+from flows.outputs import SERVED
 from flows.run.display import LiveDisplay, console_for_tables, moment
 from flows.run.metrics import Metrics
 from flows.settings import Settings
@@ -61,15 +63,22 @@ def status(settings: Settings, as_json: bool) -> None:
         for name, n in one.counts.items():
             counts[name] = counts.get(name, 0) + n
     if as_json:
-        rows = [{name: value for name, value in asdict(one).items() if name != "counts"} for one in tasks]
+        rows = [{name: value for name, value in asdict(one).items() if name != "counts"} | {"waits_for": one.waits_for} for one in tasks]
         click.echo(json.dumps({"tasks": rows, "counts": dict(sorted(counts.items()))}))
+        _raise_damage(tasks)
         return
     console = console_for_tables()
     table = Table("partition", "actions", "of", "served", "of", "watermark", title="Tasks", title_justify="left")
     for one in tasks:
         numbers = (one.position, one.end, one.served_position, one.served_end)
-        table.add_row(str(one.partition), *(f"{n:,}" for n in numbers), moment(one.watermark))
+        table.add_row(str(one.partition), *(f"{n:,}" for n in numbers), moment(one.watermark) if one.problem is None else "damaged")
     console.print(table)
+    if waiting := sum(one.waits_for == SERVED for one in tasks):
+        click.echo(
+            f"{waiting} partitions have actions that wait until log 'served' has come as far: `tidemark serve` keeps it going; where nobody is "
+            "served, `tidemark examples run --served-ended` lets them pass"
+        )
+    _raise_damage(tasks)
     if not counts:
         click.echo("nothing has been joined yet: `tidemark examples run` joins what is in the logs")
         return
@@ -98,6 +107,11 @@ def restore(settings: Settings, partitions: tuple[int, ...], as_json: bool) -> N
         click.echo(f"{', '.join(done)} begin anew with the next `tidemark examples run`, or at once where one is on")
     else:
         click.echo("there is no state of these tasks: nothing to put back")
+
+
+def _raise_damage(tasks: list[Stands]) -> None:
+    if damaged := [one.problem for one in tasks if one.problem is not None]:
+        raise StateError("; ".join(damaged))
 
 
 def _summary(made: Made, follow: bool) -> str:

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 
 from benchmarks._served import serve_simulated
-from flows.examples.record import Kind
+from flows.examples.record import EXAMPLES, Kind
 from flows.examples.run import stands
 from flows.log import LocalLog
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, SERVED
+from flows.state.task import task_path
 from online_model.serving.heartbeats import Heartbeats
 from tests.examples.playing import Driven
 from tests.processes import PARTITIONS, Simulated, await_true, end_all, ended, refused, settings_of, start, tidemark
@@ -113,6 +114,9 @@ def test_examples_follow_a_server_that_serves_nobody(served: Path, tmp_path: Pat
     process = start("examples", "run", "--follow", "--json", data=data)
     try:
         await_true(lambda: stands(settings)[0].position == end - 1, "all has passed that comes before what was served last")
+        waiting = tidemark("examples", "status", data=data)
+        assert "wait until log 'served' has come as far: `tidemark serve`" in waiting.out
+        assert tidemark("examples", "status", "--json", data=data).json()["tasks"][0]["waits_for"] == SERVED
         beats = Heartbeats(settings, each_s=0.1)
         await_true(lambda: stands(settings)[0].position == end, "the last action has passed")
         with open_log(settings, SERVED) as log:
@@ -127,6 +131,13 @@ def test_examples_follow_a_server_that_serves_nobody(served: Path, tmp_path: Pat
     assert done.code == 0
     told = json.loads(done.out)
     assert (told["stopped"], told["examples"] > 1_500) == (True, True)
+    assert stands(settings)[0].waits_for != SERVED
+    path = task_path(settings, EXAMPLES, 1)
+    (path / "CURRENT").write_text("what is this\n")
+    said = tidemark("examples", "status", "--json", data=data, code=1)
+    assert f"state {path}" in said.err
+    assert [one["partition"] for one in said.json()["tasks"] if one["problem"]] == [1]
+    assert tidemark("examples", "status", data=data, code=1).out.count("damaged") == 1
 
 
 def test_what_is_not_there_is_said(simulated: Simulated, tmp_path: Path) -> None:
