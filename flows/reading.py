@@ -6,6 +6,7 @@ state of a task is damaged its entities can't be read, and all others can.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,17 @@ from flows.past import labels_at
 from flows.settings import Settings
 from flows.state import tables
 from flows.state.actions_task import merged_labels, resumed, state_fingerprint, topics_in
+from flows.state.database import check_current
 from flows.state.held_blocks import HeldBlocks, Source
 from flows.state.meta import Meta
 from flows.state.runs import Table
 from flows.state.task import task_path
 from flows.state.view import TaskView
 from flows.state.watch import Watch
+from flows.told_positions import gone, told_positions
+
+# Seconds: how old it may be what tasks have told their logs.
+_ASK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class FeatureReader(EntityReader):
         self._fingerprint = state_fingerprint(settings, self.vocabulary)
         self._views: dict[tuple[str, int], TaskView] = {}
         self._unreadable: dict[tuple[str, int], str] = {}
+        self._absent: set[tuple[str, int]] = set()
         self._paths = {flow: [task_path(settings, flow, p) for p in range(settings.partitions)] for flow in (ACTIONS, REVISITS)}
         self._watch = Watch()
         self._behind: set[Hashable] = set()
@@ -72,6 +79,9 @@ class FeatureReader(EntityReader):
             (ACTIONS, tables.REVISITS): HeldBlocks(tables.REVISITS, room // 4),
             (REVISITS, tables.REVISITS): HeldBlocks(tables.REVISITS, room // 4),
         }
+        # How far tasks have come, by what they have told their logs; asked where one has no database.
+        self._reached: dict[tuple[str, int], int] = {}
+        self._asked = -_ASK_S
         # Flows of which a task has been looked at again since they last followed it.
         self._moved = {ACTIONS, REVISITS}
         # The latest time before which rows of a task of a flow may have expired.
@@ -98,6 +108,9 @@ class FeatureReader(EntityReader):
                     self._unreadable.pop(task, None)
                 except StateError as error:
                     # Looked at again once something has changed there, as when it is put back.
+                    self._behind.discard(task)
+                    if self._unreadable.get(task) == str(error):
+                        continue
                     self._unreadable[task] = str(error)
                     if (view := self._views.pop(task, None)) is not None:
                         view.close()
@@ -115,8 +128,14 @@ class FeatureReader(EntityReader):
         """
         view = self._views.get(task)
         if view is None:
-            if (task in self._unreadable and task not in self._behind) or not (path / "CURRENT").exists():
+            if not (path / "CURRENT").exists():
+                # Nothing there can be watched: what comes is looked at when it is there.
+                self._absent.add(task)
+                self._check_never_made(task, path)
+                return self._unreadable.pop(task, None) is not None
+            if task in self._unreadable and task not in self._behind and task not in self._absent:
                 return False
+            self._absent.discard(task)
             # Before it is read, or what is written meanwhile would never be told.
             self._watch.add(task, path)
             # Until it has been found to be of these features: a view that was refused is refused again.
@@ -129,6 +148,21 @@ class FeatureReader(EntityReader):
         if view.meta is not None:
             view.meta.check_fingerprint(self._fingerprint, path)
         return True
+
+    def _check_never_made(self, task: tuple[str, int], path: Path) -> None:
+        """Whether a task without a database has none yet.
+
+        Raises
+        ------
+        StateError
+            It had one.
+        """
+        check_current(path)
+        if time.monotonic() - self._asked > _ASK_S:
+            self._reached = told_positions(self.settings, {flow: flow for flow in self._paths})
+            self._asked = time.monotonic()
+        if at := self._reached.get(task, 0):
+            raise StateError(gone(path, at))
 
     def close(self) -> None:
         """Release all files."""

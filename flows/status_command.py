@@ -20,6 +20,7 @@ from flows.settings import Settings
 from flows.state.actions_task import ActionsTask, state_fingerprint
 from flows.state.revisits_task import RevisitsTask
 from flows.state.task import Task, task_path
+from flows.told_positions import gone, told_positions
 
 
 @click.command(epilog="Example: tidemark status --digest")
@@ -60,6 +61,9 @@ def _look(settings: Settings, problems: dict[str, str]) -> tuple[list[dict[str, 
     standing = Standing(settings, flows, lambda what, error: problems.update({what: str(error)}))
     try:
         metas = standing.look()
+        for (flow, partition), reached in told_positions(settings, {flow: inputs(flow)[0] for flow in flows}).items():
+            if reached and (flow, partition) not in metas:
+                problems.setdefault(f"{flow}/{partition}", gone(task_path(settings, flow, partition), reached))
         fingerprint = state_fingerprint(settings, settings.load_vocabulary())
         for (flow, partition), one in metas.items():
             if flow != EXAMPLES:

@@ -46,6 +46,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     house.finish([300])
     # What is opened again moves its rows from its log into a table.
     house.finish()
+    for flow in (ACTIONS, REVISITS):
+        # As a run tells, so that lag can be seen.
+        house.logs[flow].commit_group(flow, dict(enumerate(house.logs[flow].end_positions())))
     house.close()
     return house.settings
 
@@ -75,7 +78,15 @@ def overwrite_tables(path: Path) -> None:
         one.write_bytes(data)
 
 
-WAYS = [lose_the_manifest, garble_current, overwrite_tables]
+def lose_current(path: Path) -> None:
+    (path / "CURRENT").unlink()
+
+
+def lose_all(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+WAYS = [lose_the_manifest, garble_current, overwrite_tables, lose_current, lose_all]
 Way = Callable[[Path], None]
 
 
@@ -104,7 +115,9 @@ def test_others_are_read_and_it_is_again_once_it_is_put_back(
     if open_before:
         reader = FeatureReader(settings)
         way(path)
-        (path / "000000.log").touch()
+        if path.exists():
+            (path / "000000.log").touch()
+        reader._watch._looked -= 10  # as if a second had gone by
         reader.refresh()
     else:
         way(path)
@@ -133,9 +146,9 @@ def test_others_are_read_and_it_is_again_once_it_is_put_back(
                 with pytest.raises(StateError):
                     reader.past_pins(as_of - 1, SOUND[:1])
         assert not (settings.data / "out.parquet").exists()
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(good, path)
-        reader._watch._looked -= 10  # as if a second had gone by
+        reader._watch._looked -= 10
         reader.refresh()
         assert told(reader, IDS, IDS, as_of) == all_of_it
         assert not reader.unreadable
@@ -186,9 +199,21 @@ def test_redis_follows_all_that_may_be_followed(flow: str, made: Settings, onlin
     assert all(one.position == one.online for one in standings(online))
 
 
-def test_status_and_features_of_the_command_line(settings: Settings) -> None:
+def test_a_run_makes_no_database_where_one_has_lost_its_beginning(settings: Settings) -> None:
     path = task_path(settings, ACTIONS, DAMAGED)
-    lose_the_manifest(path)
+    lose_current(path)
+    before = sorted(one.name for one in path.iterdir())
+    said = tidemark("run", code=1, data=settings.data, partitions=PARTITIONS)
+    assert f"state {path}: its file CURRENT is gone; put the task back" in said.err
+    assert sorted(one.name for one in path.iterdir() if one.suffix != ".lock") == before
+    assert "restored actions/1" in tidemark("replay", "restore", data=settings.data, partitions=PARTITIONS).out
+    assert tidemark("status", data=settings.data, partitions=PARTITIONS).out.count("damaged") == 0
+
+
+@pytest.mark.parametrize("way", [lose_the_manifest, lose_current, lose_all])
+def test_status_and_features_of_the_command_line(way: Way, settings: Settings) -> None:
+    path = task_path(settings, ACTIONS, DAMAGED)
+    way(path)
     said = tidemark("status", "--json", code=1, data=settings.data, partitions=PARTITIONS)
     tasks = json.loads(said.out)["tasks"]
     assert [one["partition"] for one in tasks if one["problem"]] == [DAMAGED]

@@ -13,7 +13,7 @@ from flows.examples.record import EXAMPLES
 from flows.examples.run import Made, Stands, put_away, run_examples, stands
 from flows.freed_memory import return_freed_memory
 from flows.metrics_option import metrics_options, serve_if_asked
-from flows.outputs import SERVED
+from flows.outputs import ACTIONS, SERVED
 from flows.run.display import LiveDisplay, console_for_tables, moment
 from flows.run.metrics import Metrics
 from flows.settings import Settings
@@ -70,14 +70,17 @@ def status(settings: Settings, as_json: bool) -> None:
     console = console_for_tables()
     table = Table("partition", "actions", "of", "served", "of", "watermark", title="Tasks", title_justify="left")
     for one in tasks:
-        numbers = (one.position, one.end, one.served_position, one.served_end)
-        table.add_row(str(one.partition), *(f"{n:,}" for n in numbers), moment(one.watermark) if one.problem is None else "damaged")
+        known = one.problem is None
+        numbers = (one.position if known else "", one.end, one.served_position if known else "", one.served_end)
+        table.add_row(str(one.partition), *(f"{n:,}" if n != "" else "" for n in numbers), moment(one.watermark) if known else "damaged")
     console.print(table)
     if waiting := sum(one.waits_for == SERVED for one in tasks):
         click.echo(
             f"{waiting} partitions have actions that wait until log 'served' has come as far: `tidemark serve` keeps it going; where nobody is "
             "served, `tidemark examples run --served-ended` lets them pass"
         )
+    if waiting := sum(one.waits_for == ACTIONS for one in tasks):
+        click.echo(f"{waiting} partitions have served rows that wait for actions that arrived after them")
     _raise_damage(tasks)
     if not counts:
         click.echo("nothing has been joined yet: `tidemark examples run` joins what is in the logs")
@@ -115,11 +118,11 @@ def _raise_damage(tasks: list[Stands]) -> None:
 
 
 def _summary(made: Made, follow: bool) -> str:
-    waits = f"; {made.waiting:,} records wait for the other log" if made.waiting and not made.stopped else ""
+    waits = f"; {made.waiting:,} records wait for the other log (`tidemark examples status`)" if made.waiting and not made.stopped else ""
     if not made.records:
-        return (
-            "stopped before anything was joined; run again to continue" if made.stopped else "nothing new to join; examples are up to date"
-        ) + waits
+        if made.stopped:
+            return "stopped before anything was joined; run again to continue"
+        return "nothing new to join" + (waits or "; examples are up to date")
     rate = f" ({made.records / made.seconds:,.0f}/s on {made.workers} worker{'s' * (made.workers > 1)})" if made.seconds > 0 else ""
     stopped = "; stopped before the end, run again to continue" if made.stopped and not follow else ""
     return (

@@ -16,6 +16,7 @@ from flows.metrics_http import scraped
 from flows.open_log import log_exists, open_live_log
 from flows.outputs import ACTIONS, SERVED
 from flows.settings import Settings
+from flows.state.database import check_current
 from flows.state.meta import Meta
 from flows.state.task import task_path
 from flows.state.view import TaskView
@@ -94,6 +95,8 @@ class Standing:
             # Before that a database is only being made.
             elif (path / "CURRENT").exists():
                 view = self._views[task] = TaskView(path)
+            else:
+                check_current(path)
             return view.meta if view is not None else None
         except TidemarkError as error:
             # Opened anew the next time: the state may have been put back.

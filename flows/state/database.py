@@ -55,6 +55,17 @@ def task_options(create: bool = True) -> Options:
     return options
 
 
+def check_current(path: Path) -> None:
+    """Refuse a directory that lacks the file with which a database begins, though it has others that come after it: it would be made anew, and empty.
+
+    Raises
+    ------
+    StateError
+    """
+    if not (path / "CURRENT").exists() and any(itertools.chain(path.glob("*.sst"), path.glob("*.log"))):
+        raise StateError(f"state {path}: its file CURRENT is gone; put the task back with `tidemark replay restore`")
+
+
 @functools.cache
 def _block_cache() -> Cache:
     """One for the process: what is hot in one task may take the room of what is cold in another."""
@@ -82,6 +93,9 @@ class state_errors:
         if error is None or isinstance(error, TidemarkError) or not isinstance(error, Exception):
             return
         text = str(error)
+        if "switched to a new MANIFEST" in text:
+            # So a secondary puts it, which can't know that nobody writes.
+            text = f"its MANIFEST is gone, or was replaced this moment ({text})"
         # Not just "lock": a block's checksum is another matter.
         if re.search(r"While lock file|lock hold by", text):
             raise LockedError(f"state {self._path} is in use by another process; stop that run first, or use another --data") from error

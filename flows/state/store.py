@@ -12,7 +12,7 @@ from rocksdict import Rdict, WriteBatch
 
 from flows.directories import make_directory, translated
 from flows.errors import MAKE_ANEW, DataDirectoryError
-from flows.state.database import pairs_with, state_errors, task_options
+from flows.state.database import check_current, pairs_with, state_errors, task_options
 from flows.state.meta import META, Meta
 from flows.state.runs import Runs, Table
 from flows.state.task_lock import TaskLock
@@ -47,6 +47,7 @@ class TaskStore:
         try:
             with translated(f"can't make {path}"):
                 make_directory(path.absolute())
+            check_current(path)
             with state_errors(path):
                 self._db = Rdict(str(path), task_options())
             data = self.get(META)
