@@ -15,8 +15,10 @@ from flows.compiled import compiled
 _CONTINUATION = 0xFFFFFFFF
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 # Fields of the tables, by number.
-_HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
-_DICTIONARY_DATA = 1
+_VERSION, _HEADER_TYPE, _HEADER, _BODY_LENGTH = 0, 1, 2, 3
+_DICTIONARY_DATA, _IS_DELTA = 1, 2
+# MetadataVersion counts from 0.
+_V5 = 4
 _BUFFERS, _COMPRESSION = 2, 3
 # Two of it make no overflow.
 _MOST = 1 << 60
@@ -45,6 +47,10 @@ def _declared_in(stream):  # type: ignore[no-untyped-def]
         start = at + 8
         message = _table(stream, start)
         body = start + size
+        version = _field(stream, message, _VERSION)
+        if not version or _number(stream, version, 2) < _V5:
+            # Before, whether buffers are compressed stood elsewhere.
+            raise ValueError("a message of a version before 5")
         long = _field(stream, message, _BODY_LENGTH)
         at = body + (_number(stream, long, 8) if long else 0)
         if not body <= at <= len(stream):
@@ -62,6 +68,10 @@ def _declared(stream, message, body):  # type: ignore[no-untyped-def]
         return 0
     batch = _table(stream, header)
     if kind == _DICTIONARY_BATCH:
+        delta = _field(stream, batch, _IS_DELTA)
+        if delta and _number(stream, delta, 1):
+            # Each makes the whole dictionary anew: a small message could fill the memory with them.
+            raise ValueError("a message that adds to a dictionary")
         batch = _table(stream, _field(stream, batch, _DICTIONARY_DATA))
     compressed = _field(stream, batch, _COMPRESSION) != 0
     vector = _table(stream, _field(stream, batch, _BUFFERS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
@@ -128,6 +127,11 @@ def _arrow(value: bytes, timestamp: int) -> tuple[pa.RecordBatch, int] | None:
         if len(parts) == 1 and not may_be_bulky(held) and _is_known(parts[0].schema):
             return (parts[0], held) if total else None
         table = pa.Table.from_batches([_each(tamed, part) for part in parts]).combine_chunks()
+        # What no part holds too much of, all together may.
+        together = sum(shared_bytes(part, READ_BYTES) for part in table.to_batches())
+        if together > READ_BYTES:
+            return None
+        held += together
     except (pa.ArrowException, OSError, ValueError, MemoryError):
         return None
     if not _has_time(table.schema):
@@ -137,8 +141,8 @@ def _arrow(value: bytes, timestamp: int) -> tuple[pa.RecordBatch, int] | None:
     return (_each(unless_bulky, batches[0]), held) if batches else None
 
 
-# The last schemas with nothing to be changed about their records. A log has messages of one or two.
-_known: deque[pa.Schema] = deque(maxlen=4)
+# The last schemas with nothing to be changed about their records. A log has messages of one or two. Replaced as a whole: threads read it.
+_known: tuple[pa.Schema, ...] = ()
 
 
 def _is_known(schema: pa.Schema) -> bool:
@@ -149,11 +153,12 @@ def _is_known(schema: pa.Schema) -> bool:
     ValueError
         A name in it is no text.
     """
+    global _known
     if any(schema.equals(one, check_metadata=False) for one in _known):
         return True
     if not (schema.names and _has_time(schema) and are_tame(schema)):
         return False
-    _known.append(schema)
+    _known = (schema, *_known[:3])
     return True
 
 

@@ -71,6 +71,11 @@ class FeatureReader(EntityReader):
         self._unreadable: dict[tuple[str, int], str] = {}
         self._absent: set[tuple[str, int]] = set()
         self._paths = {flow: [task_path(settings, flow, p) for p in range(settings.partitions)] for flow in (ACTIONS, REVISITS)}
+        self.places = 0
+        """How often another data directory, or log, was found in the place."""
+        self._place: dict[Path, tuple[int, int] | None] = dict.fromkeys(
+            [settings.state] if settings.kafka else [settings.state, settings.logs / f"{ACTIONS}.db"]
+        )
         self._watch = Watch()
         self._behind: set[Hashable] = set()
         room = settings.read_cache_mb << 20
@@ -94,7 +99,8 @@ class FeatureReader(EntityReader):
             raise
 
     def refresh(self) -> None:
-        """Catch up with the writers."""
+        """Catch up with the writers; with those of another data directory or log, where one has been put in the place."""
+        self._look_at_place()
         # REVISITS first: what it has applied was committed by ACTIONS before, so the positions seen after it cover it; so what has changed of
         # ACTIONS is asked for behind that, too.
         for flow in (REVISITS, ACTIONS):
@@ -116,6 +122,28 @@ class FeatureReader(EntityReader):
                         view.close()
                 self._moved.add(flow)
                 self._behind.discard(task)
+
+    def _look_at_place(self) -> None:
+        """Begin anew where another directory or log lies in the place: what is open of the old one says nothing of it."""
+        for path, known in self._place.items():
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue
+            self._place[path] = now = found.st_dev, found.st_ino
+            if known is not None and now != known:
+                self._let_go()
+                self._log, self._watch, self.places = None, Watch(), self.places + 1
+                self._moved, self._asked = {ACTIONS, REVISITS}, -_ASK_S
+
+    def _let_go(self) -> None:
+        self._watch.close()
+        for view in self._views.values():
+            view.close()
+        if self._log is not None:
+            self._log.close()
+        for known in (self._views, self._unreadable, self._absent, self._behind, self._reached):
+            known.clear()
 
     def _caught_up(self, task: tuple[str, int], path: Path) -> bool:
         """Have the view of a task catch up; False if nothing has happened to it.
@@ -166,12 +194,7 @@ class FeatureReader(EntityReader):
 
     def close(self) -> None:
         """Release all files."""
-        self._watch.close()
-        for view in self._views.values():
-            view.close()
-        self._views.clear()
-        if self._log is not None:
-            self._log.close()
+        self._let_go()
 
     def __enter__(self) -> FeatureReader:
         return self

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.errors import StateError
+from flows.answers import EntityReader
+from flows.errors import DataDirectoryError, StateError
 from flows.export import export_features
 from flows.online.follower import Follower, standings
+from flows.online.reader import RedisReader
 from flows.outputs import ACTIONS, REVISITS
 from flows.partition import partition_of
 from flows.positions import Positions
@@ -38,7 +40,16 @@ SOUND, LOST = IDS[HOMES != DAMAGED], IDS[HOMES == DAMAGED]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    events = random_stream(8, 3_000, partitions=PARTITIONS, users=200, pins=200, days=40)
+    return make(tmp_path_factory, 8)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return make(tmp_path_factory, 9)
+
+
+def make(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Settings:
+    events = random_stream(seed, 3_000, partitions=PARTITIONS, users=200, pins=200, days=40)
     events["user_id"] = IDS[events["user_id"].factorize()[0] % len(IDS)]
     events["pin_id"] = IDS[events["pin_id"].factorize()[0] % len(IDS)]
     events["partition"] = partition_of(events["user_id"].to_numpy(np.int64), PARTITIONS)
@@ -90,7 +101,7 @@ WAYS = [lose_the_manifest, garble_current, overwrite_tables, lose_current, lose_
 Way = Callable[[Path], None]
 
 
-def told(reader: FeatureReader, users: np.ndarray, pins: np.ndarray, as_of: int) -> list[bytes]:
+def told(reader: EntityReader, users: np.ndarray, pins: np.ndarray, as_of: int) -> list[bytes]:
     sequences = reader.user_sequences(users, as_of)
     arrays = [value for value in vars(sequences).values() if isinstance(value, np.ndarray)]
     for counted in (reader.user_counters(users, as_of), reader.pin_counters(pins, as_of)):
@@ -152,6 +163,46 @@ def test_others_are_read_and_it_is_again_once_it_is_put_back(
         reader.refresh()
         assert told(reader, IDS, IDS, as_of) == all_of_it
         assert not reader.unreadable
+
+
+@pytest.mark.parametrize("slowly", [True, False])
+def test_another_directory_in_the_place_is_read_anew(slowly: bool, other: Settings, settings: Settings) -> None:
+    """Its past too, which comes from its log."""
+    with FeatureReader(other) as sound:
+        now = sound.default_as_of()
+        assert now is not None
+        past = now - 10 * 86_400_000
+        topics, _ = sound.all_topics(now)
+        expected = [*told(sound, IDS, IDS, now), *told(sound, IDS, IDS, past), sound.topic_stats(topics, past).values.tobytes()]
+    with FeatureReader(settings) as reader:
+        reader.topic_stats(topics, past)
+        shutil.rmtree(settings.data)
+        if slowly:
+            reader._watch._looked -= 10
+            reader.refresh()
+            assert len(reader.unreadable) == 2 * PARTITIONS
+        shutil.copytree(other.data, settings.data)
+        reader._watch._looked -= 10
+        reader.refresh()
+        assert [*told(reader, IDS, IDS, now), *told(reader, IDS, IDS, past), reader.topic_stats(topics, past).values.tobytes()] == expected
+
+
+@pytest.mark.redis
+def test_redis_follows_another_directory_in_the_place(other: Settings, online: Settings) -> None:
+    with Follower(online) as follower:
+        list(follower.round())
+        shutil.rmtree(online.data)
+        follower._reader._watch._looked -= 10
+        with pytest.raises((StateError, DataDirectoryError)):
+            list(follower.round())
+        shutil.copytree(other.data, online.data)
+        follower._reader._watch._looked -= 10
+        list(follower.round())
+    with FeatureReader(other) as sound, RedisReader(online) as reader:
+        as_of = sound.default_as_of()
+        assert as_of is not None
+        reader.refresh()
+        assert told(reader, IDS, IDS, as_of) == told(sound, IDS, IDS, as_of)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -83,6 +83,7 @@ class Follower:
         self._anew = anew
         self._client = connect(settings)
         self._reader = FeatureReader(settings)
+        self._places = self._reader.places
         self._changes = Changes(settings, self._reader.vocabulary)
         self._fingerprint = state_fingerprint(settings, self._reader.vocabulary)
         # Marks that were found to be of this log, and what the tiles of these partitions were then.
@@ -112,6 +113,13 @@ class Follower:
             At the end: tasks whose state is damaged were left as they are in Redis, and while one of actions is, those of revisits too.
         """
         self._reader.refresh()
+        if self._places != self._reader.places:
+            # Another directory lies there: what is known of the logs of the one before says nothing of its own.
+            self._places = self._reader.places
+            self._changes.close()
+            self._changes = Changes(self.settings, self._reader.vocabulary)
+            self._known.clear()
+            self._tiles.clear()
         damaged: list[str] = []
         if not self._anew:
             with translated(self.settings):

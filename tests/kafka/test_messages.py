@@ -16,7 +16,7 @@ import flows.kafka_messages
 from flows.arrow_size import uncompressed_bytes
 from flows.events import EVENT_SCHEMA, RAW_SCHEMA
 from flows.kafka_messages import batches_of, messages_of
-from flows.log import LogBatch
+from flows.log import READ_BYTES, LogBatch
 from tests.processes import ROOT
 
 
@@ -153,6 +153,37 @@ def test_what_a_message_becomes_is_told_before_it_is_decompressed() -> None:
     for bad in (declaring(-2), b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\x00\x10\x00\x00", stream(events(3))[:-60], b"nothing"):
         with pytest.raises(ValueError, match=r"stream|message|bytes|body|outside"):
             uncompressed_bytes(bad)
+
+
+def _of_dictionaries(texts: list[list[str]], **options: object) -> bytes:
+    """A stream of a batch of one record for each dictionary, that names the last of its texts."""
+    schema = pa.schema([("timestamp", pa.int64()), ("topic", pa.dictionary(pa.int32(), pa.string()))])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd", **options)) as writer:  # type: ignore[arg-type]
+        for one in texts:
+            named = pa.DictionaryArray.from_arrays(pa.array([len(one) - 1], pa.int32()), pa.array(one, pa.string()))
+            writer.write_batch(pa.record_batch([pa.array([1], pa.int64()), named], schema=schema))
+    return sink.getvalue().to_pybytes()
+
+
+def test_what_small_batches_make_together_is_bounded() -> None:
+    half = ["x" * (READ_BYTES // 2)]
+    [batch] = batches_of(0, 0, 1, [message(0, _of_dictionaries([half, half, half]))])
+    assert batch.records.schema.names == ["value", "timestamp"]
+    [batch] = batches_of(0, 0, 1, [message(0, _of_dictionaries([["a"], ["a"], ["a"]]))])
+    assert batch.records.column("topic").to_pylist() == ["a"] * 3
+
+
+def test_dictionaries_that_grow_and_older_versions_are_not_taken() -> None:
+    growing = [[str(i) for i in range(n)] for n in range(1, 4)]
+    for data, why in (
+        (_of_dictionaries(growing, emit_dictionary_deltas=True), "adds to a dictionary"),
+        (_of_dictionaries([["a"]], metadata_version=pa.ipc.MetadataVersion.V4), "version before 5"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            uncompressed_bytes(data)
+        [batch] = batches_of(0, 0, 1, [message(0, data)])
+        assert batch.records.column("value").to_pylist() == [data]
 
 
 def test_a_read_ends_where_it_has_become_large(monkeypatch: pytest.MonkeyPatch) -> None:
