@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.events import EVENT_SCHEMA
+from flows.kafka_messages import _arrow
 from flows.log import LocalLog, LogBatch
 
 
@@ -31,3 +32,9 @@ class OfMessages:
         found = self.log.read(partition, position * self._size, (stop - position) * self._size)
         records = pa.RecordBatch.from_pylist([row for one in found for row in one.records.to_pylist()], EVENT_SCHEMA)
         return [LogBatch(partition, position, stop, records, position + np.arange(records.num_rows) // self._size)]
+
+
+def records_of(value: bytes, timestamp: int) -> pa.RecordBatch | None:
+    """The records of a message as whoever reads a topic gets them; None if it is no Arrow."""
+    found = _arrow(value, timestamp)
+    return None if found is None else found[0]

@@ -10,6 +10,5 @@ import pytest
 
 def first(number: int, cases: Iterable[Any]) -> list[Any]:
     """The first so many of some cases (tuples, where they are of several parameters) each time, the others in a soak."""
-    listed = list(cases)
-    rest = (pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=pytest.mark.soak) for one in listed[number:])
-    return [*listed[:number], *rest]
+    listed = [one if isinstance(one, tuple) else (one,) for one in cases]
+    return [pytest.param(*one) if i < number else pytest.param(*one, marks=pytest.mark.soak) for i, one in enumerate(listed)]

@@ -20,7 +20,7 @@ from benchmarks.peers import _environments
 @pytest.mark.slow
 @pytest.mark.redis
 def test_reads_are_equal_and_timed(tmp_path: Path) -> None:
-    results, ratios = _feature_reads.measure(events=2_000, users=30, reads=10, repeats=1, seed=3, scratch=tmp_path)
+    results, ratios = _feature_reads.measure(events=10_000, users=80, reads=50, repeats=1, seed=3, scratch=tmp_path)
     assert set(results["stores"]) == set(NOTES)
     assert results["values_compared"] > 0
     assert {"p99_sqlite_vs_ours", "p99_ours_vs_floor", "p50_sqlite_vs_ours_by_cpu_time"} <= set(ratios)

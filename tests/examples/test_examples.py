@@ -16,7 +16,6 @@ from flows.examples.record import EXAMPLES, HEADS, Kind
 from flows.examples.rows import ExampleRows, rows_of
 from flows.examples.store import final_rows
 from flows.examples.task import ExamplesTask, Found
-from flows.kafka_messages import _arrow as arrow_of
 from flows.kafka_messages import messages_of
 from flows.kernels.joining import COUNTED
 from flows.outputs import SERVED
@@ -26,6 +25,7 @@ from flows.settings import Settings
 from tests import driving
 from tests.examples.playing import DAY, HOUR, MINUTE, START, Driven, Play, expected, one_served, play, played_by_hand, write
 from tests.of_messages import OfMessages
+from tests.of_messages import records_of as arrow_of
 from tests.oracles.partition import partition_of
 
 KINDS = {kind.name.lower(): kind for kind in Kind}

@@ -16,7 +16,6 @@ from flows.events import EVENT_SCHEMA, heartbeat
 from flows.examples.heartbeats import beat, beat_idle
 from flows.examples.merging import Merged
 from flows.examples.record import EXAMPLES, Kind
-from flows.kafka_messages import _arrow as arrow_of
 from flows.kafka_messages import messages_of
 from flows.kernels.joining import HEARTBEAT_MS
 from flows.log import LocalLog
@@ -28,6 +27,7 @@ from online_model.serving.heartbeats import Heartbeats
 from tests import driving
 from tests.examples.playing import HOUR, MINUTE, SECOND, START, Driven, Play, expected, one_served, play, write_served
 from tests.examples.test_examples import check, told
+from tests.of_messages import records_of as arrow_of
 from tests.oracles.partition import partition_of
 from tests.processes import await_true
 

@@ -18,13 +18,14 @@ from flows.archive.layout import as_batches, from_batches
 from flows.errors import CorruptionError
 from flows.events import hash_id
 from flows.features import PIN_COUNTERS, SEQUENCE_FIELDS, TOPIC_STATS, USER_COUNTERS
-from flows.kafka_messages import _arrow, messages_of
+from flows.kafka_messages import messages_of
 from flows.log import LocalLog, LogBatch
 from flows.outputs import SERVED
 from flows.served import SERVED_SCHEMA
 from flows.served_rows import Ranked, Served, ServedRows, batches_of, rows_of
 from flows.served_versions import as_newest, heartbeat
 from replay.drill.outcome import log_digest
+from tests.of_messages import records_of
 from tests.oracles.partition import partition_of
 
 PARTITIONS = 3
@@ -164,7 +165,7 @@ def test_through_a_log_an_archive_and_a_message_of_kafka(tmp_path: Path) -> None
     want = rows_of([batch for _, batch in batches], "")
     assert len(want) == sum(one.records for one in made)
     kept = from_batches(as_batches([LogBatch(0, 0, len(want), read[0])]), 0, 0, read[0].num_rows)
-    sent = [_arrow(value, stamp) for _, batch in batches for value, stamp in messages_of(batch) if value is not None]
+    sent = [records_of(value, stamp) for _, batch in batches for value, stamp in messages_of(batch) if value is not None]
     for other in (rows_of(read, ""), rows_of([kept[0].records, *read[1:]], ""), rows_of([one for one in sent if one is not None], "")):
         assert [record(other, i) for i in range(len(other))] == [record(want, i) for i in range(len(want))]
 
