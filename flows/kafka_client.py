@@ -35,6 +35,8 @@ PASSING = {
     KafkaError._RESOLVE,
     KafkaError._WAIT_COORD,
     KafkaError._NOENT,
+    # A connection that the client has replaced, as after a broker was away; what was asked over it is asked anew.
+    KafkaError._DESTROY_BROKER,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.COORDINATOR_NOT_AVAILABLE,

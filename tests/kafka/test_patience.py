@@ -99,7 +99,7 @@ def test_messages_and_the_end_are_words_of_a_broker(clock: Clock, arrives: list[
     looks(reader, clock, PATIENCE_S - 1)
     arrives[:] = [Said(at=0)]
     assert len(reader.read(0, 1)) == 1
-    arrives[:] = [Said(KafkaError._TRANSPORT)]
+    arrives[:] = [Said(KafkaError._DESTROY_BROKER)]
     looks(reader, clock, PATIENCE_S - 1)
     # At an end that brokers have told, who only looks waits for ever: nothing has to come.
     arrives[:] = [Said(KafkaError._PARTITION_EOF, 1)]
