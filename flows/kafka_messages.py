@@ -123,9 +123,8 @@ def _arrow(value: bytes, timestamp: int) -> tuple[pa.RecordBatch, int] | None:
             shared = shared_bytes(part, READ_BYTES)
             if shared > READ_BYTES:
                 return None
-            held += shared
-        if len(parts) == 1 and not may_be_bulky(held) and _is_known(parts[0].schema):
-            return (parts[0], held) if total else None
+        if len(parts) == 1 and not may_be_bulky(held + shared) and _is_known(parts[0].schema):
+            return (parts[0], held + shared) if total else None
         table = pa.Table.from_batches([_each(tamed, part) for part in parts]).combine_chunks()
         # What no part holds too much of, all together may.
         together = sum(shared_bytes(part, READ_BYTES) for part in table.to_batches())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ def test_random_garbage_never_raises(tmp_path: Path, settings: Settings) -> None
     assert result["rows"] == len(events(settings)) + len(raw(settings)) > 0
 
 
-@pytest.mark.skipif(os.environ.get("CI") == "true", reason="a timing")
+@pytest.mark.soak
 def test_garbage_does_not_make_it_slow(tmp_path: Path, settings: Settings) -> None:
     good = [orjson.dumps(row(i)) for i in range(60_000)]
     clean = lines(tmp_path / "clean.jsonl", *good)
