@@ -14,16 +14,17 @@ _MB = 2**20
 
 @dataclass
 class Memory:
-    """Of one service: what it and its children held beyond the working sets of its tasks, life by life.
+    """Of one service: what it and its children held beyond its working sets, life by life; of Redis, beyond the rows that it was given.
 
-    A working set has an entry for each open save, which stays for a week, and for each ID within H: it grows as long as a soak lasts, and should.
+    A working set has an entry for each open save, which stays for a week, and for each ID within H: it grows as long as a soak lasts, and should. An
+    audit and a skew check make those of the partition that they go through.
 
     Attributes
     ----------
     lives : list of list of (float, int)
         Of each life, from its start: seconds since the soak began, and bytes. A process that was killed and started begins anew.
     working_sets : int
-        Bytes of them, when that was looked at last.
+        Bytes of them (of Redis, of its rows), when that was looked at last.
     """
 
     lives: list[list[tuple[float, int]]] = field(default_factory=lambda: [[]])

@@ -6,10 +6,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
+from redis.exceptions import RedisError
 
 from benchmarks._chaos_kafka import KafkaBroker
 from benchmarks._learner_live import publish
@@ -32,7 +35,12 @@ _SETTINGS = {"TIDEMARK_ALLOWED_LATENESS_MS": str(LATENESS_MS), "TIDEMARK_DEDUP_H
 # What happens each hour or so happens several times in a soak.
 _OPTIONS = {"checkpoints": {"--every": "60", "--keep": "5"}, "skew": {"--every": "60"}, "archiver": {"--max-delay": "60"}}
 _START_S, _PATIENCE_S, _EACH_S = 1_200.0, 600.0, 10.0
-_WITH_WORKING_SETS = ("flows", "examples")
+_WORKING_SETS = {
+    "flows": "tidemark_flow_working_set_bytes",
+    "examples": "tidemark_flow_working_set_bytes",
+    "audit": "tidemark_working_set_bytes",
+    "skew": "tidemark_working_set_bytes",
+}
 # They say by their exit code too that a round could not be done, which is so while brokers are away. What they have found, their metrics tell.
 _FOUND = {"audit": "tidemark_audit_mismatches_total", "skew": "tidemark_skew_findings"}
 # How long after its end a service is started again.
@@ -217,15 +225,17 @@ class Site:
             if process.poll() is not None:
                 continue
             working_sets = 0
-            if name in _WITH_WORKING_SETS:
+            if name in _WORKING_SETS:
                 # One that doesn't answer is just starting, or in trouble: memory alone would say nothing then.
-                told = self.total(name, "tidemark_flow_working_set_bytes")
+                told = self.total(name, _WORKING_SETS[name])
                 if told is None:
                     continue
                 working_sets = int(told)
             self.memory[name].add(now - self.began, held_by([process.pid]), working_sets)
         if self.redis._process is not None:
-            self.memory["redis"].add(now - self.began, held_by([self.redis._process.pid]))
+            with suppress(RedisError), Redis.from_url(self.redis.url) as client:
+                rows = int(client.info("memory")["used_memory_dataset"])
+                self.memory["redis"].add(now - self.began, held_by([self.redis._process.pid]), rows)
 
     # How far it is ----------------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,9 @@ from contextlib import suppress
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 # Long beside the milliseconds that it takes, and short beside the hours in which holes add up.
 _EVERY_S = 30.0
+# Pieces from this size on are mappings of their own, which go back when they are freed. In a process whose time is its columns those that take
+# part in each batch stay; what a working set outgrows, or an array is never filled to, does not.
+KEPT_BELOW, _LARGE = 32 << 20, 4 << 20
 
 
 def keep_freed_memory() -> None:
@@ -30,22 +33,37 @@ def keep_freed_memory() -> None:
     gc.set_threshold(100_000, 10, 10)
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 1 << 30), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20)):
+        for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, KEPT_BELOW), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20)):
             mallopt(option, value)
         # Arrow's own allocators give memory back after a moment.
         pa.set_memory_pool(pa.system_memory_pool())
 
 
-def return_freed_memory(every_s: float = _EVERY_S) -> None:
+def return_freed_memory(every_s: float = _EVERY_S, large: int = _LARGE) -> None:
     """From now on, give what is free back to the system so often: for a process that goes on and on. Elsewhere than with glibc nothing happens.
 
     And no thread that begins from now on gets an arena of its own, in whose holes nobody else's pieces fit: each request for metrics is a thread.
+
+    Parameters
+    ----------
+    every_s : float
+        Seconds.
+    large : int
+        Pieces of so many bytes go back as soon as they are freed.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         trim = libc.malloc_trim
         libc.mallopt(_ARENA_MAX, 1)
+        # Left alone, glibc raises it to 32 MiB as such pieces are freed, and a working set that grows leaves a hole for each size that it had.
+        libc.mallopt(_MMAP_THRESHOLD, large)
         threading.Thread(target=_return_again_and_again, args=(trim, every_s), name="returning-memory", daemon=True).start()
+
+
+def return_now() -> None:
+    """Give what is free back to the system: at the end of a round, after which nothing is done for a while."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _return_again_and_again(trim: ctypes._NamedFuncPointer, every_s: float) -> None:

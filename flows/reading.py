@@ -53,6 +53,8 @@ class FeatureReader(EntityReader):
     settings : Settings
     progress : callable, optional
         Called with a number of log records whenever a read has to go through the log.
+    cache_mb : int, optional
+        MiB of state kept in memory; `read_cache_mb` by default.
 
     Raises
     ------
@@ -62,7 +64,7 @@ class FeatureReader(EntityReader):
         State was made under other features or settings.
     """
 
-    def __init__(self, settings: Settings, progress: Callable[[int], None] | None = None) -> None:
+    def __init__(self, settings: Settings, progress: Callable[[int], None] | None = None, cache_mb: int | None = None) -> None:
         super().__init__(settings, progress)
         # Brokers may be away: what state answers needs none.
         self._log = None if settings.kafka and settings.state.is_dir() else open_log(settings, ACTIONS, read_only=True)
@@ -78,7 +80,7 @@ class FeatureReader(EntityReader):
         )
         self._watch = Watch()
         self._behind: set[Hashable] = set()
-        room = settings.read_cache_mb << 20
+        room = (settings.read_cache_mb if cache_mb is None else cache_mb) << 20
         self._held = {
             (ACTIONS, tables.SEQUENCES): HeldBlocks(tables.SEQUENCES, room // 2),
             (ACTIONS, tables.REVISITS): HeldBlocks(tables.REVISITS, room // 4),

@@ -24,7 +24,8 @@ from flows.state.store import TaskStore
 _CANDIDATES, _PIECE, _ARRIVAL, _REQUESTS = b"C", b"S", b"M", b"E"
 # A piece is read whole for one of its records, and costs a call by itself.
 PIECE_RECORDS = 64
-_PIECES_BYTES = 64 << 20
+# Of each task: an example mostly follows soon upon its request, and what is older is read again from the database.
+_PIECES_BYTES = 8 << 20
 _IPC = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _ALONE = pa.ipc.IpcReadOptions(use_threads=False)
 NUMBER = "log_number"

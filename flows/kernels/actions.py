@@ -55,6 +55,7 @@ from flows.kernels.layout import (
     W,
 )
 from flows.kernels.pairmap import new_table, with_room
+from flows.remembered import remember
 
 NO_CLOCK = np.empty(0, np.int64)
 # Records judged between two looks at the room there is. Hash tables sized for so many stay in the processor's cache: 6 M records/s where tables
@@ -125,6 +126,7 @@ class WorkingSet:
         self.open = np.zeros((1, 2), np.int64)
         self.recent = np.zeros((1, 2), np.int64)
         self.held = np.zeros((1, 2), np.int64)
+        remember(self)
 
     @property
     def size(self) -> int:

@@ -53,6 +53,7 @@ from flows.kernels.join_entries import (
 from flows.kernels.joining import COUNTED, ENTRY_COLUMNS, OUT_COLUMNS, OUTCOME_MS, join_records
 from flows.kernels.layout import CREDIT_MS, NEVER
 from flows.kernels.pairmap import new_table, put_at, slot_of, with_room
+from flows.remembered import remember
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ class JoinSet:
         self.heap = np.zeros((0, DUE_COLUMNS), np.int64)
         self.keys = new_table(0)
         self.saved = new_table(0)
+        remember(self)
 
     @property
     def size(self) -> int:

@@ -30,6 +30,8 @@ from flows.state.runs import Table
 
 # Of changed entities: what is read of state at a time, some 25 MB of sequences.
 _SLICE = 4_096
+# What has changed lies in new blocks, which are read once: more than this is of use to a reader that is asked for anything.
+_CACHE_MB = 32
 # Each time that another follower was faster, it has moved on; once is enough but for a follower of yet another directory.
 _ATTEMPTS = 5
 
@@ -82,7 +84,7 @@ class Follower:
         self.settings = settings
         self._anew = anew
         self._client = connect(settings)
-        self._reader = FeatureReader(settings)
+        self._reader = FeatureReader(settings, cache_mb=min(_CACHE_MB, settings.read_cache_mb))
         self._places = self._reader.places
         self._changes = Changes(settings, self._reader.vocabulary)
         self._fingerprint = state_fingerprint(settings, self._reader.vocabulary)

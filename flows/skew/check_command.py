@@ -9,7 +9,7 @@ import click
 
 from flows import last_told, stopping
 from flows.errors import TidemarkError
-from flows.freed_memory import return_freed_memory
+from flows.freed_memory import return_freed_memory, return_now
 from flows.log import Log
 from flows.metrics_http import write_metrics
 from flows.metrics_option import metrics_options, serve_if_asked
@@ -175,5 +175,6 @@ def _for_ever(
                 click.echo(f"not checked: {error}", err=True)
         if metrics_file is not None:
             write_metrics(metrics.registry, metrics_file)
+        return_now()
         if stopping.wait(every):
             return found

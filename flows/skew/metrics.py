@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from flows.metrics_http import new_registry
+from flows.remembered import tell_remembered
 from flows.skew.causes import CAUSES
 from flows.skew.check import Checked
 from flows.skew.names import VIEWS
@@ -34,6 +35,7 @@ class Metrics(Collector):
         self._completed = 0.0
         self.registry = new_registry()
         self.registry.register(self)
+        tell_remembered(self.registry)
 
     def observe(self, checked: Checked) -> None:
         """Take in a check."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge
 
 from flows.metrics_http import new_registry
+from flows.remembered import tell_remembered
 from replay.audit.audit import Audited
 from replay.audit.pace import Pace
 from replay.audit.said import ENTITIES
@@ -37,6 +38,7 @@ class Metrics:
         self._position = Gauge("tidemark_audit_position", "Position of state at the last complete audit.", _TASK, registry=self.registry)
         share = Gauge("tidemark_audit_cpu_ratio", "Share of one core used since the audit began.", registry=self.registry)
         share.set_function(lambda: pace.share)
+        tell_remembered(self.registry)
 
     def observe(self, done: Audited) -> None:
         """Take in a task's audit."""

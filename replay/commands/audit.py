@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows import last_told, stopping
 from flows.errors import TidemarkError
-from flows.freed_memory import return_freed_memory
+from flows.freed_memory import return_freed_memory, return_now
 from flows.metrics_option import metrics_options, serve_if_asked
 from flows.open_log import log_exists, open_log
 from flows.run.display import RateColumn
@@ -147,6 +147,7 @@ def _for_ever(
                 said.add(str(error))
                 click.echo(f"not audited: {error}", err=True)
             yield True
+        return_now()
         if stopping.wait(_PAUSE_S):
             return
 
