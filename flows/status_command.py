@@ -130,7 +130,9 @@ def _print(rows: list[dict[str, Any]], counts: dict[str, int]) -> None:
     if not counts:
         click.echo(NOTHING_APPLIED)
         return
-    counted = Table("records", "number", title="Records of ACTIONS", title_justify="left")
+    read = [row["position"] is not None for row in rows if row["flow"] == ACTIONS]
+    of_some = "" if all(read) else f", of {sum(read)} of {len(read)} tasks"
+    counted = Table("records", "number", title=f"Records of ACTIONS{of_some}", title_justify="left")
     for name, number in counts.items():
         counted.add_row(name, f"{number:,}")
     console.print(counted)

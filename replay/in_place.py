@@ -34,6 +34,9 @@ def put_in_place(new: Path | None, path: Path) -> None:
             path.rename(old)
         if new is not None:
             try:
+                # What a reader has made that opened it this moment holds no database.
+                if path.exists() and not (path / "CURRENT").exists():
+                    delete(path)
                 new.rename(path)
             except OSError:
                 # Rather the old one than none: a run would go through the whole log.

@@ -22,6 +22,7 @@ from flows.positions import Positions
 from flows.reading import FeatureReader
 from flows.settings import Settings
 from flows.state.task import task_path
+from flows.state.view import TaskView
 from online_model.serving.answer import Ask
 from online_model.serving.lane import Lane
 from tests.online.conftest import server as server
@@ -31,7 +32,7 @@ from tests.processes import tidemark
 from tests.state.house import House
 from tests.strategies import random_stream
 
-PARTITIONS, DAMAGED = 3, 1
+PARTITIONS, DAMAGED, OTHER = 3, 1, 0
 IDS = np.arange(100, 400, dtype=np.int64)
 NOBODY = np.empty(0, np.int64)
 HOMES = partition_of(IDS, PARTITIONS)
@@ -259,6 +260,26 @@ def test_a_run_makes_no_database_where_one_has_lost_its_beginning(settings: Sett
     assert sorted(one.name for one in path.iterdir() if one.suffix != ".lock") == before
     assert "restored actions/1" in tidemark("replay", "restore", data=settings.data, partitions=PARTITIONS).out
     assert tidemark("status", data=settings.data, partitions=PARTITIONS).out.count("damaged") == 0
+
+
+def test_a_task_is_put_back_beside_another_that_is_damaged(settings: Settings) -> None:
+    for partition in (DAMAGED, OTHER):
+        lose_current(task_path(settings, ACTIONS, partition))
+    said = tidemark("replay", "restore", "--task", f"actions/{DAMAGED}", data=settings.data, partitions=PARTITIONS)
+    assert f"restored actions/{DAMAGED}" in said.out
+    assert f"actions/{OTHER} was left out, with damaged state" in said.err
+    said = tidemark("status", code=1, data=settings.data, partitions=PARTITIONS)
+    assert said.out.count("damaged") == 1
+    assert f"of {PARTITIONS - 1} of {PARTITIONS} tasks" in said.out
+
+
+def test_a_reader_makes_no_directory(settings: Settings) -> None:
+    """Or what takes the place of one that is being replaced could not be put there."""
+    path = task_path(settings, ACTIONS, DAMAGED)
+    lose_all(path)
+    with pytest.raises(StateError, match="CURRENT is gone"):
+        TaskView(path)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("way", [lose_the_manifest, lose_current, lose_all])

@@ -10,13 +10,15 @@ from typing import Any
 
 from flows.dataflow.plan import Plan
 from flows.directories import sync, translated
-from flows.errors import DataDirectoryError, SettingsError, StateError
+from flows.errors import DataDirectoryError, LogError, SettingsError, StateError
 from flows.examples.heartbeats import beat
 from flows.examples.record import EXAMPLES
+from flows.examples.saved import ANEW
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, SERVED
 from flows.run.main_job import Display, hear, left_out
 from flows.run.metrics import Metrics
+from flows.run.standing import Standing, inputs
 from flows.run.stopping import stopping_on_signals
 from flows.run.warm_up import warm_up
 from flows.run.workers import Workers
@@ -24,7 +26,7 @@ from flows.settings import Settings
 from flows.state.handover import task_taken
 from flows.state.lock import run_lock
 from flows.state.task import task_path
-from flows.state.view import TaskView
+from flows.told_positions import told_positions
 
 FLOW = "examples/flow"
 
@@ -93,25 +95,27 @@ class Made:
 
 def stands(settings: Settings) -> list[Stands]:
     """Where each partition's task stands; at the beginning where there is none."""
-    ends: dict[str, list[int]] = {name: [0] * settings.partitions for name in (ACTIONS, SERVED)}
-    for name in ends:
-        if log_exists(settings, name):
-            with open_log(settings, name, read_only=True) as log:
-                ends[name] = log.end_positions()
+    problems: dict[str, str] = {}
+    standing = Standing(settings, (EXAMPLES,), lambda what, error: problems.update({what: str(error)}))
+    try:
+        metas = standing.look()
+    finally:
+        standing.close()
+    # A log that can't be read is no damage of a task.
+    for name in inputs(EXAMPLES):
+        if name in problems:
+            raise LogError(problems[name])
+    for (_, partition), reached in told_positions(settings, {EXAMPLES: ACTIONS}).items():
+        if reached and (EXAMPLES, partition) not in metas:
+            path = task_path(settings, EXAMPLES, partition)
+            problems.setdefault(f"{EXAMPLES}/{partition}", f"state {path} is gone, though the task has been at position {reached}; {ANEW}")
     out = []
     for partition in range(settings.partitions):
-        path, meta, problem = task_path(settings, EXAMPLES, partition), None, None
-        # Before that a database is only being made.
-        if (path / "CURRENT").exists():
-            try:
-                view = TaskView(path)
-                meta = view.meta
-                view.close()
-            except StateError as error:
-                problem = str(error)
+        ends = [standing.ends.get(name, [0] * settings.partitions)[partition] for name in (ACTIONS, SERVED)]
+        meta = metas.get((EXAMPLES, partition))
         served = meta.inputs[SERVED][0] if meta is not None and meta.inputs else 0
         position, watermark, counts = (meta.position, meta.watermark, meta.counts) if meta is not None else (0, None, {})
-        out.append(Stands(partition, position, ends[ACTIONS][partition], served, ends[SERVED][partition], watermark, counts, problem))
+        out.append(Stands(partition, position, ends[0], served, ends[1], watermark, counts, problems.get(f"{EXAMPLES}/{partition}")))
     return out
 
 
@@ -231,6 +235,10 @@ def put_away(settings: Settings, partitions: Sequence[int]) -> list[str]:
                     path.rename(old)
                     sync(path.parent)
                 done.append(f"{EXAMPLES}/{partition}")
+            if not settings.kafka:
+                # That it has no state is meant from here on, and no loss.
+                with open_log(settings, ACTIONS) as log:
+                    log.commit_group(EXAMPLES, {partition: 0})
     return done
 
 

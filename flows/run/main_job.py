@@ -77,8 +77,8 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
 
     Raises
     ------
-    StateError
-        All is done but what tasks had to do whose state is damaged: they were left out.
+    LeftOutError
+        All is done but what tasks had to do whose state is damaged.
     """
     if not 1 <= workers <= settings.partitions:
         raise SettingsError(
@@ -128,9 +128,10 @@ def run_flows(settings: Settings, flow: str, follow: bool, workers: int, display
             stopping.begin(running)
             running.follow(listen, lambda: None)
         ended = time.monotonic()
+    done = Done(totals[ACTIONS], totals[REVISITS], refused, ended - (first_word or [ended])[0], ended - started, workers, running.stopping)
     if aside:
-        raise StateError(left_out(aside))
-    return Done(totals[ACTIONS], totals[REVISITS], refused, ended - (first_word or [ended])[0], ended - started, workers, running.stopping)
+        raise LeftOutError(aside, done)
+    return done
 
 
 def _begin(settings: Settings, positions: Mapping[int, int], until: Sequence[int]) -> dict[int, int]:
@@ -151,6 +152,23 @@ def hear(message: dict[str, Any], aside: dict[str, str], metrics: Metrics | None
         aside.pop(message["back"], None)
     if metrics is not None:
         metrics.aside(aside)
+
+
+class LeftOutError(StateError):
+    """A run has left out tasks whose state is damaged.
+
+    Parameters
+    ----------
+    aside : dict of str to str
+        Why, by their names in words.
+    done : Done
+        What it has done with all others.
+    """
+
+    def __init__(self, aside: dict[str, str], done: Done) -> None:
+        super().__init__(left_out(aside))
+        self.tasks = tuple(sorted(aside))
+        self.done = done
 
 
 def left_out(aside: dict[str, str]) -> str:

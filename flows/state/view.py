@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rocksdict import AccessType, Rdict
 
-from flows.errors import CorruptionError, DataDirectoryError
+from flows.errors import CorruptionError, DataDirectoryError, StateError
 from flows.state import scratch
 from flows.state.database import pairs_from, pairs_with, state_errors, task_options
 from flows.state.meta import META, Meta
@@ -84,6 +84,9 @@ class TaskView:
     def _open(self) -> None:
         self.__dict__.pop("runs", None)
         self.__dict__.pop("_db", None)
+        # The bindings would make the directory of a task that is being replaced this moment, and be in the way of what takes its place.
+        if not (self.path / "CURRENT").exists():
+            raise StateError(f"state {self.path}: its file CURRENT is gone; put the task back with `tidemark replay restore`")
         self._db = Rdict(str(self.path), task_options(create=False), access_type=AccessType.secondary(self._scratch))
         self.runs = RunReader(self._db)
         self.database = _name_of(self.path)

@@ -86,6 +86,14 @@ def test_a_simulation_whole_killed_and_rescaled(served: Path, tmp_path: Path) ->
     tidemark("examples", "run", data=killed)
     assert tables(killed)[1].equals(tables(whole)[1])
     assert counts(whole) == counts(killed)
+    # One whose state is gone is not taken for one that has only begun; that it was put back, and begins anew, is no loss.
+    shutil.rmtree(killed / "state" / "examples" / "0000")
+    assert "examples/0000 is gone" in refused("examples", "status", data=killed)
+    assert json.loads(tidemark("examples", "restore", "--partition", 0, "--json", data=killed).out) == {"restored": []}
+    assert counts(killed) != counts(whole)
+    tidemark("examples", "run", data=killed)
+    assert tables(killed)[0].equals(tables(whole)[0])
+    assert counts(killed) == counts(whole)
     # What came out is what the simulation's users did.
     rows = pa.concat_tables(tables(whole))
     made = {kind: rows.filter(pa.array(rows.column("kind").to_numpy() == kind)) for kind in Kind}
