@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
@@ -15,6 +16,8 @@ from rich.table import Column, Table
 from flows.errors import SettingsError
 from flows.events import MAX_EVENT_TIME, id_of
 from flows.export import ENTITIES, export_features
+from flows.outputs import ACTIONS, REVISITS
+from flows.partition import partition_of
 from flows.reading import FeatureReader
 from flows.run.display import console_for_tables, moment, nothing_accepted
 from flows.settings import Settings
@@ -52,7 +55,7 @@ def user(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     """Action sequence and revisit counters of user ID (a number, or the text ID that was ingested)."""
     from feature_repo.reading import user_features
 
-    row = _read(settings, user_features, _number(id), as_of)
+    row = _of_task(settings, ACTIONS, id, user_features, as_of)
     if as_json:
         click.echo(json.dumps(row))
         return
@@ -83,7 +86,7 @@ def pin(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     """Revisit counters of pin ID."""
     from feature_repo.reading import pin_features
 
-    row = _read(settings, pin_features, _number(id), as_of)
+    row = _of_task(settings, REVISITS, id, pin_features, as_of)
     if as_json:
         click.echo(json.dumps(row))
         return
@@ -227,6 +230,13 @@ def _read(settings: Settings, function: Callable[..., dict[str, Any]], key: int 
     return function(open_store(settings), key, as_of)
 
 
+def _of_task(settings: Settings, flow: str, id: str, function: Callable[..., dict[str, Any]], as_of: int | None) -> dict[str, Any]:
+    """A row of an ID, with the task that has it: what an operator names to others."""
+    number = _number(id)
+    partition = int(partition_of(np.array([number], np.int64), settings.partitions)[0])
+    return _read(settings, function, number, as_of) | {"task": f"{flow}/{partition}"}
+
+
 def _number(text: str) -> int:
     if text.startswith("--"):
         raise SettingsError(f"there is no option '{text}'; see --help")
@@ -239,4 +249,5 @@ def _headline(settings: Settings, console: Console, kind: str, name: str, row: d
 
         click.echo(nothing_accepted(shared_reader(settings).reader.counts()), err=True)
     state = "" if row["found"] else " (nothing is known of it)"
-    console.print(f"[bold]{kind} {name}[/bold] as of {moment(row['as_of'])} UTC{state}")
+    task = f", of task {row['task']}" if "task" in row else ""
+    console.print(f"[bold]{kind} {name}[/bold] as of {moment(row['as_of'])} UTC{task}{state}")
