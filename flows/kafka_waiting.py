@@ -20,7 +20,7 @@ from flows.kafka_client import GivenUpError, passes
 
 T = TypeVar("T")
 
-_LOOK_S = 0.1
+_LOOK_S, _AGAIN_S = 0.1, 0.05
 # Whoever stops a process kills it after ten seconds, or thirty.
 _GRACE_S = 5.0
 _given_up = False
@@ -79,9 +79,17 @@ def patiently(job: Callable[[], T], patience_s: float) -> T:
         look_up(begun)
         return job()
 
+    # The ends of logs are asked for a hundred times a second, mostly with success, and a Retrying is a ring of sixty objects that only Python's collector
+    # takes apart: it is made where it is needed.
+    try:
+        return tried()
+    except Exception as error:
+        if not passes(error):
+            raise
+    time.sleep(_AGAIN_S)
     again = Retrying(
         retry=retry_if_exception(passes),
-        wait=wait_exponential_jitter(initial=0.05, max=2.0),
+        wait=wait_exponential_jitter(initial=_AGAIN_S, max=2.0),
         stop=stop_after_delay(patience_s),
         reraise=True,
     )
