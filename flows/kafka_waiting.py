@@ -79,8 +79,8 @@ def patiently(job: Callable[[], T], patience_s: float) -> T:
         look_up(begun)
         return job()
 
-    # The ends of logs are asked for a hundred times a second, mostly with success, and a Retrying is a ring of sixty objects that only Python's collector
-    # takes apart: it is made where it is needed.
+    # The ends of logs are asked for a hundred times a second, mostly with success, and a Retrying is a ring of sixty objects that only the collector
+    # of Python takes apart: it is made where it is needed.
     try:
         return tried()
     except Exception as error:
