@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Protocol
 from weakref import WeakSet
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 
 class _Sized(Protocol):
@@ -33,9 +36,11 @@ def remembered_bytes() -> int:
 
 def tell_remembered(registry: CollectorRegistry) -> None:
     """Have Prometheus told."""
-    gauge = Gauge(
-        "tidemark_working_set_bytes",
-        "Memory for what is remembered of the stream, of the partitions gone through just now.",
-        registry=registry,
-    )
-    gauge.set_function(remembered_bytes)
+    registry.register(_Told())
+
+
+class _Told(Collector):
+    # Not the client's own gauge: it would make a file wherever PROMETHEUS_MULTIPROC_DIR is set, as Feast sets it.
+    def collect(self) -> Iterator[Metric]:
+        meaning = "Memory for what is remembered of the stream, of the partitions gone through just now."
+        yield GaugeMetricFamily("tidemark_working_set_bytes", meaning, value=remembered_bytes())

@@ -27,11 +27,11 @@ def examples_fingerprint(settings: Settings, vocabulary: Vocabulary) -> str:
 
 def sealed_sets(meta: Meta, judging: bytes, joining: bytes) -> bytes:
     """What is stored: both working sets, behind a seal that tells them from those of any other place."""
-    data = len(judging).to_bytes(8, "big") + judging + joining
-    return _seal(meta, data) + data
+    parts = (len(judging).to_bytes(8, "big"), judging, joining)
+    return b"".join((_seal(meta, *parts), *parts))
 
 
-def saved_sets(state: TaskStore | TaskView, meta: Meta) -> tuple[bytes, bytes] | None:
+def saved_sets(state: TaskStore | TaskView, meta: Meta) -> tuple[memoryview, memoryview] | None:
     """The working sets of judging and of joining that were saved last; None before the first time.
 
     Raises
@@ -42,9 +42,9 @@ def saved_sets(state: TaskStore | TaskView, meta: Meta) -> tuple[bytes, bytes] |
     if not meta.anchor_inputs:
         return None
     saved = state.get(ANCHOR)
-    if saved is None or saved[:SEAL_BYTES] != _seal(meta, saved[SEAL_BYTES:]):
+    data = memoryview(saved or b"")[SEAL_BYTES:]
+    if saved is None or saved[:SEAL_BYTES] != _seal(meta, data):
         raise StateError(f"state {state.path}: the working sets saved at position {meta.anchor} are not what was written; {ANEW}")
-    data = saved[SEAL_BYTES:]
     split = 8 + int.from_bytes(data[:8], "big")
     return data[8:split], data[split:]
 
@@ -62,6 +62,7 @@ def resumed_judge(settings: Settings, vocabulary: Vocabulary, view: TaskView, me
     judge = Judge(settings, vocabulary, meta.partition, corrected_to=meta.corrected_to)
     if (sets := saved_sets(view, meta)) is not None:
         judge.working_set.restore(sets[0])
+    del sets
     at = meta.anchor
     while at < meta.position:
         batches = read_before(actions, meta.position, meta.partition, at, settings.batch_records)
@@ -75,5 +76,5 @@ def resumed_judge(settings: Settings, vocabulary: Vocabulary, view: TaskView, me
     return judge
 
 
-def _seal(meta: Meta, data: bytes) -> bytes:
-    return seal(meta, repr(sorted(meta.anchor_inputs.items())).encode() + data)
+def _seal(meta: Meta, *parts: bytes | memoryview) -> bytes:
+    return seal(meta, repr(sorted(meta.anchor_inputs.items())).encode(), *parts)

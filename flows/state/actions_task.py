@@ -228,7 +228,7 @@ class ActionsTask(CorrectedTask):
     def _put_anchor(self, batch: WriteBatch, data: bytes) -> None:
         meta = self.store.meta
         meta.anchor = meta.position
-        batch.put(ANCHOR, seal(meta, data) + data)
+        batch.put(ANCHOR, b"".join((seal(meta, data), data)))
         meta.anchor_sequences = {name: list(numbers) for name, numbers in meta.sequences.items()}
 
     def _put(self, judgement: Judgement, batch: WriteBatch) -> None:
@@ -344,9 +344,13 @@ def merged_labels(saved: Iterable[np.ndarray], working_set: WorkingSet) -> np.nd
     return sort_rows(np.ascontiguousarray(np.concatenate([working_set.open_labels(), *saved])), tables.LABELS.keys)
 
 
-def seal(meta: Meta, data: bytes) -> bytes:
+def seal(meta: Meta, *parts: bytes | memoryview) -> bytes:
     """Goes before a saved working set, so that one that was changed, or is of another position, is found."""
-    return hashlib.blake2b(b"%d,%d,%d," % (meta.generation, meta.partition, meta.anchor) + data, digest_size=SEAL_BYTES).digest()
+    total = hashlib.blake2b(b"%d,%d,%d," % (meta.generation, meta.partition, meta.anchor), digest_size=SEAL_BYTES)
+    # Some hundred MB are not put together only for this.
+    for part in parts:
+        total.update(part)
+    return total.digest()
 
 
 def topics_in(state: TaskStore | TaskView) -> dict[int, str]:
@@ -367,14 +371,8 @@ def resume(judge: Judge, view: TaskStore | TaskView, meta: Meta, source: Log, ba
 
     Yields what each stretch of records made, which the task has committed already.
     """
-    saved = view.get(ANCHOR)
     if meta.anchor:
-        if saved is None or saved[:SEAL_BYTES] != seal(meta, saved[SEAL_BYTES:]):
-            raise StateError(
-                f"state {view.path}: the working set saved at position {meta.anchor} is not what was written; "
-                "put the task back with `tidemark replay restore`"
-            )
-        judge.working_set.restore(saved[SEAL_BYTES:])
+        _restore_saved(judge, view, meta)
     at = meta.anchor
     while at < meta.position:
         batches = read_before(source, meta.position, meta.partition, at, batch_records)
@@ -385,3 +383,14 @@ def resume(judge: Judge, view: TaskStore | TaskView, meta: Meta, source: Log, ba
             )
         yield judge.judge(batches).judged
         at = batches[-1].end_offset
+
+
+def _restore_saved(judge: Judge, view: TaskStore | TaskView, meta: Meta) -> None:
+    saved = view.get(ANCHOR)
+    data = memoryview(saved or b"")[SEAL_BYTES:]
+    if saved is None or saved[:SEAL_BYTES] != seal(meta, data):
+        raise StateError(
+            f"state {view.path}: the working set saved at position {meta.anchor} is not what was written; "
+            "put the task back with `tidemark replay restore`"
+        )
+    judge.working_set.restore(data)
