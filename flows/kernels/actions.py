@@ -245,7 +245,7 @@ class WorkingSet:
         nodes = np.column_stack([bucket[:, B_USER], bucket[:, B_PIN], node[:, N_TIME], node[:, N_CLICK], order[node[:, N_SAVE]]])
         seen = _queued(self.seen)
         header = np.array([*self.scalars[[W, ARRIVAL]], len(saves), len(nodes), len(held), len(seen)], np.int64)
-        return b"".join([np.ascontiguousarray(part, np.int64) for part in (header, saves, nodes, seen)])
+        return b"".join([np.ascontiguousarray(part, np.int64).data for part in (header, saves, nodes, seen)])
 
     def restore(self, data: bytes | memoryview) -> None:
         """Take the state of `to_bytes` into this empty working set."""

@@ -234,7 +234,7 @@ class JoinSet:
         nodes[:, O_ROW] = order[nodes[:, O_ROW]]
         nodes[:, O_NEXT] = -1
         header = np.array([self.scalars[SEQUENCE], self.scalars[PUT_OUT], len(rows), len(nodes)], np.int64)
-        return b"".join([np.ascontiguousarray(part, np.int64) for part in (header, rows, nodes)])
+        return b"".join([np.ascontiguousarray(part, np.int64).data for part in (header, rows, nodes)])
 
     def restore(self, data: bytes | memoryview) -> None:
         """Take the state of `to_bytes` into this empty set."""
