@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 _MB = 2**20
+# Longer than a round of what works in rounds: a check that recomputes a partition takes more meanwhile, and gives it back.
+_WINDOW_S = 150.0
 
 
 @dataclass
@@ -43,15 +45,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Slope:
-    """A straight line through memory: one slope for all lives, each with a level of its own.
+    """A straight line through the least that was held in each of consecutive windows: what is not given back. One slope for all lives, each with a
+    level of its own.
 
     Attributes
     ----------
     mean_mib, greatest_mib : float
+        Of all samples.
     mib_an_hour, error : float
-        The slope, and its standard error as if samples were independent, which they are not quite.
+        The slope, and its standard error as if windows were independent, which they are not quite.
     growth : float
-        What that slope adds over the time looked at, as a share of the mean.
+        What that slope adds over the time looked at, as a share of the mean of the windows.
     minutes : float
         That time, over all lives.
     """
@@ -75,25 +79,36 @@ def slope(memory: Memory, settle_s: float, begin_s: float = 0.0) -> Slope | None
     begin_s : float
         What is left out at the beginning of the soak.
     """
-    times, held, lives, spanned = [], [], 0, 0.0
+    times, held, seen, lives, spanned = [], [], [], 0, 0.0
     for life in memory.lives:
         kept = np.array([(at, size) for at, size in life if at >= max(life[0][0] + settle_s, begin_s)], float)
-        if len(kept) < 5:
+        least = _least(kept)
+        if len(least) < 2:
             continue
         lives, spanned = lives + 1, spanned + float(np.ptp(kept[:, 0]))
-        times.append(kept[:, 0] - kept[:, 0].mean())
-        held.append(kept[:, 1])
-    if not times:
+        times.append(least[:, 0] - least[:, 0].mean())
+        held.append(least[:, 1])
+        seen.append(kept[:, 1])
+    if sum(map(len, times)) < lives + 2:
         return None
     t, y = np.concatenate(times), np.concatenate([one - one.mean() for one in held])
     within = float((t * t).sum())
     a = float((t * y).sum()) / within
     left = float(((y - a * t) ** 2).sum())
     error = (left / max(1, len(t) - lives - 1) / within) ** 0.5
-    mean = float(np.concatenate(held).mean())
+    mean, floor = float(np.concatenate(seen).mean()), float(np.concatenate(held).mean())
     greatest = max(size for life in memory.lives for _, size in life)
     hour = 3600 / _MB
-    return Slope(mean / _MB, greatest / _MB, a * hour, error * hour, a * spanned / mean, spanned / 60)
+    return Slope(mean / _MB, greatest / _MB, a * hour, error * hour, a * spanned / floor, spanned / 60)
+
+
+def _least(samples: np.ndarray) -> np.ndarray:
+    """The sample of each whole window that held least: float64[n, 2] out of float64[m, 2], (seconds, bytes)."""
+    if not len(samples):
+        return samples
+    window = ((samples[:, 0] - samples[0, 0]) // _WINDOW_S).astype(np.int64)
+    whole = int((samples[-1, 0] - samples[0, 0]) // _WINDOW_S)
+    return np.array([found[np.argmin(found[:, 1])] for n in range(whole) if len(found := samples[window == n])]).reshape(-1, 2)
 
 
 def held_by(processes: Iterable[int]) -> int:

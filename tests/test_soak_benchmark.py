@@ -61,7 +61,7 @@ def test_a_slope_is_one_for_all_lives_with_a_level_for_each() -> None:
         memory.begin()
         for at in range(0, 600, 10):
             # Whatever it does while it settles.
-            memory.add(begins + at, (level + at * 36 // 3_600) * 2**20 if at >= 100 else 2**33)
+            memory.add(begins + at, level * 2**20 + at * 36 * 2**20 // 3_600 if at >= 100 else 2**33)
     found = slope(memory, 100)
     assert found is not None
     assert found.mib_an_hour == pytest.approx(36, rel=0.1)
@@ -69,6 +69,19 @@ def test_a_slope_is_one_for_all_lives_with_a_level_for_each() -> None:
     assert found.minutes == pytest.approx(2 * 490 / 60, rel=0.01)
     assert found.growth == pytest.approx(36 * found.minutes / 60 / found.mean_mib, rel=0.1)
     assert slope(Memory([[(0.0, 1), (2.0, 1)]]), 0) is None
+
+
+def test_what_is_given_back_is_no_growth() -> None:
+    """Rounds that take longer and longer, and more and more, with a pause between them; and one that keeps a little of each."""
+    for kept, grows in ((0, 0.0), (2, 60.0)):
+        memory = Memory()
+        for at in range(0, 1_800, 10):
+            in_round = at % 120 < 30 + at // 60
+            memory.add(at, (100 + kept * (at // 120) + in_round * at // 10) * 2**20)
+        found = slope(memory, 0)
+        assert found is not None
+        assert found.mib_an_hour == pytest.approx(grows, rel=0.1, abs=1e-6)
+        assert found.greatest_mib > 250
 
 
 def test_working_sets_are_no_growth() -> None:
