@@ -24,8 +24,9 @@ from flows.state.store import TaskStore
 _CANDIDATES, _PIECE, _ARRIVAL, _REQUESTS = b"C", b"S", b"M", b"E"
 # A piece is read whole for one of its records, and costs a call by itself.
 PIECE_RECORDS = 64
-# Of each task: an example mostly follows soon upon its request, and what is older is read again from the database.
-_PIECES_BYTES = 8 << 20
+# Of each task: an example mostly follows soon upon its request, and what is older is read again from the database. Beside its columns a piece is some
+# thousand objects of Arrow, schema and dictionaries included: 80 kB for one request that takes 4.
+_PIECES_BYTES, _OBJECTS_BYTES = 8 << 20, 76 << 10
 _IPC = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _ALONE = pa.ipc.IpcReadOptions(use_threads=False)
 NUMBER = "log_number"
@@ -167,7 +168,7 @@ class ServedStore:
             at = first.to_bytes(8, "big")
             kept.deleted += [_PIECE + at, _ARRIVAL + at]
             if (records := self._held.pop(first, None)) is not None:
-                self._held_bytes -= records.nbytes
+                self._held_bytes -= _cost(records)
         del self._firsts[:gone], self._arrivals[:gone]
 
     def unexpired(self, watermark: int, lateness: int) -> np.ndarray:
@@ -214,10 +215,15 @@ class ServedStore:
 
     def _hold(self, first: int, records: pa.RecordBatch) -> None:
         self._held[first] = records
-        self._held_bytes += records.nbytes
+        self._held_bytes += _cost(records)
         while self._held_bytes > _PIECES_BYTES and len(self._held) > 1:
             _, dropped = self._held.popitem(last=False)
-            self._held_bytes -= dropped.nbytes
+            self._held_bytes -= _cost(dropped)
+
+
+def _cost(records: pa.RecordBatch) -> int:
+    """Memory that a piece takes, about."""
+    return int(records.nbytes) + _OBJECTS_BYTES
 
 
 def pieces_of(records: pa.RecordBatch, arrivals: np.ndarray, users: np.ndarray, requests: np.ndarray) -> list[Piece]:
