@@ -16,8 +16,8 @@ from flows.errors import DataDirectoryError, LockedError, StateError, StorageFul
 # What a database holds in memory before it writes a file, and whoever follows it as a secondary holds too. There are many tasks in a process: with
 # four times as much, a flow and each of its readers grew for a quarter of an hour by 256 MiB, and none was faster.
 WRITE_BUFFER_BYTES = 4 << 20
-# Of all databases of a process together; by default each would have 32 MiB of its own. A merge reads what it merges once, and readers that are asked again
-# keep rows (held_blocks.py): a larger one only fills, for a quarter of an hour.
+# Of all databases of a process together; by default each would have 32 MiB of its own. A merge reads what it merges once, and readers that are asked
+# again keep rows (held_blocks.py): a larger one only fills, for a quarter of an hour.
 _CACHE_BYTES = 16 << 20
 
 
