@@ -45,8 +45,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Slope:
-    """A straight line through the least that was held in each of consecutive windows: what is not given back. One slope for all lives, each with a
-    level of its own.
+    """A straight line through the least that was held in each of consecutive windows: what is not given back.
+
+    One slope for all lives, each with a level of its own.
 
     Attributes
     ----------

@@ -7,11 +7,12 @@ gives each topic an ID of its own, which the state directory keeps. And partitio
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from confluent_kafka import TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from flows.errors import MAKE_ANEW, DataDirectoryError
 from flows.kafka_waiting import answered
@@ -39,6 +40,15 @@ def described(admin: AdminClient, topic: str, timeout_s: float) -> Topic:
     # A moment longer than the request, so that the error is the one that it gives.
     found = answered(answer, timeout_s + 5)
     return Topic(str(found.topic_id), len(found.partitions))
+
+
+def kept_ms(admin: AdminClient, topic: str, timeout_s: float) -> int | None:
+    """How long brokers keep a topic's records by their timestamps, ms; None for ever, or where they don't say."""
+    [answer] = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)], request_timeout=timeout_s).values()
+    with suppress(KafkaException):
+        kept = int(answered(answer, timeout_s + 5)["retention.ms"].value)
+        return kept if kept >= 0 else None
+    return None
 
 
 def check_partitions(where: str, found: int, wanted: int) -> None:

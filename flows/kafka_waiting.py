@@ -84,13 +84,13 @@ def patiently(job: Callable[[], T], patience_s: float) -> T:
     try:
         return tried()
     except Exception as error:
-        if not passes(error):
+        if not passes(error) or time.monotonic() - begun >= patience_s:
             raise
     time.sleep(_AGAIN_S)
     again = Retrying(
         retry=retry_if_exception(passes),
         wait=wait_exponential_jitter(initial=_AGAIN_S, max=2.0),
-        stop=stop_after_delay(patience_s),
+        stop=stop_after_delay(max(0.0, patience_s - (time.monotonic() - begun))),
         reraise=True,
     )
     return again(tried)

@@ -177,10 +177,12 @@ class FeatureReader(EntityReader):
             return False
         if view.meta is not None:
             view.meta.check_fingerprint(self._fingerprint, path)
+        else:
+            self._check_never_made(task, path)
         return True
 
     def _check_never_made(self, task: tuple[str, int], path: Path) -> None:
-        """Whether a task without a database has none yet.
+        """Whether a task without a database, or without a commit in it, has none yet.
 
         Raises
         ------

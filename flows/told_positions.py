@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from flows.log import Log
 from flows.open_log import log_exists, open_live_log
 from flows.settings import Settings
 
@@ -24,6 +26,15 @@ def told_positions(settings: Settings, inputs: Mapping[str, str]) -> dict[tuple[
     return told
 
 
-def gone(path: object, position: int) -> str:
+def tell_none(settings: Settings, log: Log, flow: str, partition: int) -> None:
+    """Tell that a task has no state, and is not meant to: it begins anew."""
+    if not settings.kafka:
+        log.commit_group(flow, {partition: 0})
+
+
+def gone(path: Path, position: int) -> str:
     """What is said of a task that had a state and has none."""
+    if (path / "CURRENT").exists():
+        # A database of which all files with rows are gone opens as an empty one.
+        return f"state {path} has lost all its commits, though the task has been at position {position}: `tidemark run` goes through the log again"
     return f"state {path} is gone, though the task has been at position {position}; put the task back with `tidemark replay restore`"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
 from flows.directories import sync, translated
 
+# Between two of them a reader must come upon the same few microseconds again.
+_ATTEMPTS = 5
 REPLACED = ".replaced"
 """What the name of the old state's directory, or of a log's old file, ends with."""
 
@@ -34,19 +37,29 @@ def put_in_place(new: Path | None, path: Path) -> None:
             path.rename(old)
         if new is not None:
             try:
-                # What a reader has made that opened it this moment holds no database.
-                if path.exists() and not (path / "CURRENT").exists():
-                    delete(path)
-                new.rename(path)
+                _move(new, path)
             except OSError:
                 # Rather the old one than none: a run would go through the whole log.
                 if there:
-                    old.rename(path)
+                    _move(old, path)
                 raise
             if new.parent != path.parent:
                 sync(new.parent)
         if path.parent.is_dir():
             sync(path.parent)
+
+
+def _move(directory: Path, path: Path) -> None:
+    """Rename a directory to where there is none, or only what a reader has made that opened it this moment: a file of RocksDB's bindings."""
+    for left in range(_ATTEMPTS, 0, -1):
+        try:
+            directory.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or (path / "CURRENT").exists() or left == 1:
+                raise
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            return
 
 
 def delete(path: Path) -> None:

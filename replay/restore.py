@@ -15,6 +15,7 @@ from flows.settings import Settings
 from flows.state.copy import write_state
 from flows.state.corrected_task import refuse_lost
 from flows.state.handover import task_taken
+from flows.told_positions import tell_none
 from flows.vocabulary import Vocabulary
 from replay.arrived import Arrived, DamagedLogError
 from replay.checkpoints.check import Held, pairs
@@ -117,6 +118,8 @@ class Restorer:
         try:
             chosen = self._first(task, build)
             put_in_place(new if chosen.manifest is not None else None, path)
+            if chosen.manifest is None:
+                tell_none(self._settings, self._logs[task.source], task.flow, task.partition)
         finally:
             # Of a restore that failed: nobody else would delete it, and a disk that is full would stay so.
             shutil.rmtree(new, ignore_errors=True)

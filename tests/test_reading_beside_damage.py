@@ -21,10 +21,12 @@ from flows.partition import partition_of
 from flows.positions import Positions
 from flows.reading import FeatureReader
 from flows.settings import Settings
+from flows.state.copy import write_state
 from flows.state.task import task_path
 from flows.state.view import TaskView
 from online_model.serving.answer import Ask
 from online_model.serving.lane import Lane
+from replay.in_place import put_in_place
 from tests.online.conftest import server as server
 from tests.online.conftest import shared_redis as shared_redis
 from tests.online.redis_server import RedisServer
@@ -98,7 +100,13 @@ def lose_all(path: Path) -> None:
     shutil.rmtree(path)
 
 
-WAYS = [lose_the_manifest, garble_current, overwrite_tables, lose_current, lose_all]
+def lose_commits(path: Path) -> None:
+    """As where all files with rows are gone: RocksDB opens what is left as an empty database."""
+    shutil.rmtree(path)
+    write_state(path, [])
+
+
+WAYS = [lose_the_manifest, garble_current, overwrite_tables, lose_current, lose_all, lose_commits]
 Way = Callable[[Path], None]
 
 
@@ -273,6 +281,46 @@ def test_a_task_is_put_back_beside_another_that_is_damaged(settings: Settings) -
     assert f"of {PARTITIONS - 1} of {PARTITIONS} tasks" in said.out
 
 
+def test_what_is_put_back_from_nothing_is_no_loss(settings: Settings) -> None:
+    lose_all(task_path(settings, ACTIONS, DAMAGED))
+    tidemark("replay", "restore", "--task", f"actions/{DAMAGED}", "--no-run", data=settings.data, partitions=PARTITIONS)
+    assert "damaged" not in tidemark("status", data=settings.data, partitions=PARTITIONS).out
+
+
+def test_states_that_were_replaced_for_damage_are_told_and_the_others_compared(settings: Settings) -> None:
+    garble_current(task_path(settings, ACTIONS, DAMAGED))
+    tidemark("replay", "restore", "--task", f"actions/{DAMAGED}", data=settings.data, partitions=PARTITIONS)
+    compared = ("replay", "diff", "--with-replaced", "--json")
+    said = tidemark(*compared, code=1, data=settings.data, partitions=PARTITIONS)
+    assert f"actions/{DAMAGED}: what was replaced is damaged, so there is nothing to compare with" in said.err
+    assert "put the task back" not in said.err
+    tidemark("replay", "restore", "--task", f"actions/{OTHER}", data=settings.data, partitions=PARTITIONS)
+    said = tidemark(*compared, data=settings.data, partitions=PARTITIONS)
+    assert [(row["task"], row["differs"]) for row in json.loads(said.out)["tasks"]] == [(f"actions/{OTHER}", False)]
+    assert f"actions/{DAMAGED}: what was replaced is damaged" in said.err
+
+
+def test_what_a_reader_has_made_is_not_in_the_way_of_a_restore(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look of a reader and its opening the directory may be moved away."""
+    path, rename = task_path(settings, ACTIONS, DAMAGED), Path.rename
+
+    def beside_a_reader(self: Path, target: Path) -> Path:
+        if target == path and not path.exists():
+            path.mkdir()
+            (path / "rocksdict-config.json").touch()
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", beside_a_reader)
+    new = path.with_name("new")
+    write_state(new, [])
+    put_in_place(new, path)
+    assert (path / "CURRENT").exists()
+    with pytest.raises(DataDirectoryError):
+        put_in_place(path.with_name("none"), path)
+    # The old one is back.
+    assert (path / "CURRENT").exists()
+
+
 def test_a_reader_makes_no_directory(settings: Settings) -> None:
     """Or what takes the place of one that is being replaced could not be put there."""
     path = task_path(settings, ACTIONS, DAMAGED)
@@ -284,7 +332,7 @@ def test_a_reader_makes_no_directory(settings: Settings) -> None:
     assert not list(path.iterdir())
 
 
-@pytest.mark.parametrize("way", [lose_the_manifest, lose_current, lose_all])
+@pytest.mark.parametrize("way", [lose_the_manifest, lose_current, lose_all, lose_commits])
 def test_status_and_features_of_the_command_line(way: Way, settings: Settings) -> None:
     path = task_path(settings, ACTIONS, DAMAGED)
     way(path)
@@ -293,7 +341,7 @@ def test_status_and_features_of_the_command_line(way: Way, settings: Settings) -
     assert [one["partition"] for one in tasks if one["problem"]] == [DAMAGED]
     assert [(one["position"], one["lag"]) for one in tasks if one["problem"]] == [(None, None)]
     assert f"state {path}" in said.err
-    assert "restore" in said.err
+    assert ("`tidemark run` goes through the log again" if way is lose_commits else "restore") in said.err
     assert tidemark("status", code=1, data=settings.data, partitions=PARTITIONS).out.count("damaged") == 1
     found = tidemark("features", "user", str(SOUND[0]), "--json", data=settings.data, partitions=PARTITIONS)
     assert json.loads(found.out)["found"]

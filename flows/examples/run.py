@@ -26,7 +26,7 @@ from flows.settings import Settings
 from flows.state.handover import task_taken
 from flows.state.lock import run_lock
 from flows.state.task import task_path
-from flows.told_positions import told_positions
+from flows.told_positions import tell_none, told_positions
 
 FLOW = "examples/flow"
 
@@ -96,7 +96,7 @@ class Made:
 def stands(settings: Settings) -> list[Stands]:
     """Where each partition's task stands; at the beginning where there is none."""
     problems: dict[str, str] = {}
-    standing = Standing(settings, (EXAMPLES,), lambda what, error: problems.update({what: str(error)}))
+    standing = Standing(settings, (EXAMPLES,), lambda what, error: problems.update({what: str(error)}), patient=True)
     try:
         metas = standing.look()
     finally:
@@ -235,10 +235,8 @@ def put_away(settings: Settings, partitions: Sequence[int]) -> list[str]:
                     path.rename(old)
                     sync(path.parent)
                 done.append(f"{EXAMPLES}/{partition}")
-            if not settings.kafka:
-                # That it has no state is meant from here on, and no loss.
-                with open_log(settings, ACTIONS) as log:
-                    log.commit_group(EXAMPLES, {partition: 0})
+            with open_log(settings, ACTIONS) as log:
+                tell_none(settings, log, EXAMPLES, partition)
     return done
 
 

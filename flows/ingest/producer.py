@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from flows.ingest.frames import Chunk, Source
 from flows.ingest.jsonl import JsonLinesSource
 from flows.ingest.normalise import Normalised, RawRecord, normalise
 from flows.ingest.options import IngestOptions, format_of
+from flows.kernels.layout import DAY_MS
 from flows.log import LedgerEntry, Log
 from flows.partition import partition_of
 
@@ -88,7 +90,9 @@ def check_file(path: Path, options: IngestOptions) -> CheckedFile:
     return CheckedFile(path, source, digest, f"ingest:{digest.hex()}:{options.fingerprint(format)}", source.check(), stamp)
 
 
-def ingest_file(log: Log, file: CheckedFile, options: IngestOptions, progress: Callable[[int], None] = lambda rows: None) -> Added:
+def ingest_file(
+    log: Log, file: CheckedFile, options: IngestOptions, progress: Callable[[int], None] = lambda rows: None, kept_ms: int | None = None
+) -> Added:
     """Append what the ledger doesn't have yet of a file.
 
     Parameters
@@ -99,6 +103,13 @@ def ingest_file(log: Log, file: CheckedFile, options: IngestOptions, progress: C
         Those that the file was checked with.
     progress : callable
         Called with the number of rows that have been appended since its last call.
+    kept_ms : int, optional
+        How long the log keeps records by their timestamps.
+
+    Raises
+    ------
+    InputError
+        The file has changed meanwhile; or the log would not keep its records.
     """
     started = time.monotonic()
     entry = log.ledger_entry(file.key)
@@ -110,6 +121,8 @@ def ingest_file(log: Log, file: CheckedFile, options: IngestOptions, progress: C
             if _stamp(file.path) != file.stamp:
                 raise InputError(f"{file.path} changes while it is read; {done} of its rows have been added, wait until it is whole")
             batches, raw = records_of(chunk, options, file.source.digits, file.digest, log.partitions)
+            if kept_ms is not None:
+                _refuse_older(batches, file.path, kept_ms)
             log.append(batches, ledger=LedgerEntry(file.key, chunk.end, file.total, previous=done))
             added.rows += chunk.end - chunk.first
             added.raw += raw
@@ -123,6 +136,17 @@ def ingest_file(log: Log, file: CheckedFile, options: IngestOptions, progress: C
             log.append([], ledger=LedgerEntry(file.key, 0, 0))
     added.seconds = round(time.monotonic() - started, 3)
     return added
+
+
+def _refuse_older(batches: Sequence[tuple[int, pa.RecordBatch]], path: Path, kept_ms: int) -> None:
+    """Refuse what brokers would delete the next time that they look, read or not."""
+    oldest = min((int(batch.column("timestamp").to_numpy().min()) for _, batch in batches if batch.num_rows), default=None)
+    if oldest is not None and oldest < time.time_ns() // 1_000_000 - kept_ms:
+        raise InputError(
+            f"{path}: has records that arrived {datetime.fromtimestamp(oldest / 1000, UTC):%Y-%m-%d}, and the topic keeps records for "
+            f"{kept_ms / DAY_MS:,.3g} days: brokers would delete them, read or not; have it keep history (retention.ms=-1, as `tidemark topics "
+            "create` makes it without --retention-days), or take them in as arriving now, --arrival now"
+        )
 
 
 def records_of(

@@ -35,10 +35,14 @@ class Standing:
         Whose tasks.
     failed : callable
         Called with what could not be read, a task's state (``actions/3``) or a log by its name, and why.
+    patient : bool
+        Wait for brokers as long as `kafka_patience_ms` says, and no shorter, as whoever is scraped does.
     """
 
-    def __init__(self, settings: Settings, flows: Sequence[str], failed: Callable[[str, TidemarkError], None]) -> None:
-        self._settings, self._flows, self._failed = scraped(settings), flows, failed
+    def __init__(
+        self, settings: Settings, flows: Sequence[str], failed: Callable[[str, TidemarkError], None], patient: bool = False
+    ) -> None:
+        self._settings, self._flows, self._failed = settings if patient else scraped(settings), flows, failed
         self._views: dict[Task, TaskView] = {}
         self._logs: dict[str, Log] = {}
         self.ends: dict[str, list[int]] = {}

@@ -18,8 +18,8 @@ from flows.state.database import pairs_from, pairs_with, state_errors, task_opti
 from flows.state.meta import META, Meta
 from flows.state.runs import RunReader
 
-# Longer than a writer takes to open a task.
-_PATIENCE_S = 10.0
+# Longer than a writer takes to open a task, and than a restore has none in its place.
+_PATIENCE_S, _REPLACED_S = 10.0, 0.2
 
 
 class TaskView:
@@ -61,11 +61,12 @@ class TaskView:
         RocksDB's secondary follows a growing log without a fault. Where the writer moves rows from its log into a table, or opens the task again, it
         may miss rows for good, or see what is newer than its own last position, so then the view is opened anew (some 5 ms, each 16 MiB of commits).
         """
-        deadline = time.monotonic() + _PATIENCE_S
+        begun = time.monotonic()
         while True:
-            # Taken before the files are read: what is written in between is read again at the next refresh.
-            before = _sizes(self.path)
+            before: _Sizes = []
             try:
+                # Taken before the files are read: what is written in between is read again at the next refresh.
+                before = _sizes(self.path)
                 with state_errors(self.path):
                     if self._opened == _layout(before):
                         self._db.try_catch_up_with_primary()
@@ -73,8 +74,14 @@ class TaskView:
                         self._open()
                         self._opened = _layout(before)
             except DataDirectoryError:
+                taken = time.monotonic() - begun
+                if not (self.path / "CURRENT").exists():
+                    # Being replaced, or gone.
+                    if taken > _REPLACED_S:
+                        raise
+                    time.sleep(_REPLACED_S / 10)
                 # A writer that opens the task takes files away under us.
-                if time.monotonic() > deadline or _sizes(self.path) == before:
+                elif taken > _PATIENCE_S or _sizes(self.path) == before:
                     raise
                 continue
             if _layout(_sizes(self.path)) == _layout(before):

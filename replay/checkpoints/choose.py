@@ -100,7 +100,7 @@ class Chooser:
             raise RetentionError(
                 f"{self._task}: no checkpoint in {self._place.url} can be used, and log '{self._log.name}', partition {self._task.partition}, "
                 f"begins at {self._start}; bring back its archive (`tidemark archive status`) or a checkpoint"
-                + "".join(f"\n  {reason}" for reason in passed_over)
+                + "".join(f"; passed over: {reason}" for reason in passed_over)
             )
         return Choice(self._task, None, self._end, passed_over)
 

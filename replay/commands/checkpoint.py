@@ -45,6 +45,10 @@ class _Round:
     failed: list[str] = field(default_factory=list)
 
 
+# How long a first checkpoint waits for a first commit, seconds.
+_LOOK_S = 60.0
+
+
 @click.command(
     epilog="Example: tidemark replay checkpoint --keep 48 --keep-days 7; for ever: tidemark replay checkpoint --every 3600 --metrics-port 9463"
 )
@@ -89,12 +93,15 @@ def checkpoint(
     return_freed_memory()
     serve_if_asked(metrics.registry, metrics_address, metrics_port, lambda line: click.echo(line, err=True))
     while True:
+        pause = every
         try:
-            _round(settings, names, asked, metrics)
+            if not _round(settings, names, asked, metrics).rows:
+                # Nothing has come yet: the first one is not to wait for hours.
+                pause = min(every, _LOOK_S)
         except TidemarkError as error:
             # Nothing may have come yet, or logs may be away.
             click.echo(f"tidemark: {error}; trying again in {every:g} s", err=True)
-        if stopping.wait(every):
+        if stopping.wait(pause):
             return
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from flows.errors import DataDirectoryError
+from flows.errors import DataDirectoryError, StateError
 from flows.open_log import open_log
 from flows.settings import Settings
 from flows.state.task import task_path
@@ -40,7 +40,7 @@ def diff(ctx: click.Context, other: Path | None, with_replaced: bool, names: tup
         raise click.UsageError("say with what to compare: --with DIRECTORY or --with-replaced")
     theirs = replace(settings, data=other, archive=None) if other is not None else settings
     vocabulary = settings.load_vocabulary()
-    total, rows = Difference(), list[dict[str, Any]]()
+    total, rows, damaged = Difference(), list[dict[str, Any]](), list[str]()
     with ExitStack() as stack, records_bar(as_json, "compare") as (advance, of):
         wanted = chosen(settings, names)
         of(len(wanted))
@@ -54,18 +54,33 @@ def diff(ctx: click.Context, other: Path | None, with_replaced: bool, names: tup
                     raise DataDirectoryError(f"{task}: there is no state in {next(p for p in paths if not (p / 'CURRENT').exists())}")
                 advance(1)
                 continue
-            with closing(TaskView(paths[0])) as their_view, closing(TaskView(paths[1])) as view:
-                if dry_run:
-                    rows.append({"task": str(task), "positions": [each.meta.position if each.meta else 0 for each in (their_view, view)]})
-                else:
-                    a = state_of(theirs, vocabulary, their_view, logs[1][task.flow])
-                    b = state_of(settings, vocabulary, view, logs[0][task.flow])
-                    as_of = max(state.meta.watermark or 0 for state in (a, b))
-                    found = difference(a, b, max(state.meta.expired_to for state in (a, b)), as_of)
-                    positions = [a.meta.position, b.meta.position]
-                    rows.append({"task": str(task), "positions": positions, "differs": bool(found), **asdict(found)})
-                    total.add(found)
+            try:
+                with closing(TaskView(paths[0])) as their_view, closing(TaskView(paths[1])) as view:
+                    if with_replaced and their_view.meta is None:
+                        raise StateError(f"state {paths[0]}: there is no commit in it")
+                    if dry_run:
+                        rows.append(
+                            {"task": str(task), "positions": [each.meta.position if each.meta else 0 for each in (their_view, view)]}
+                        )
+                    else:
+                        a = state_of(theirs, vocabulary, their_view, logs[1][task.flow])
+                        b = state_of(settings, vocabulary, view, logs[0][task.flow])
+                        as_of = max(state.meta.watermark or 0 for state in (a, b))
+                        found = difference(a, b, max(state.meta.expired_to for state in (a, b)), as_of)
+                        positions = [a.meta.position, b.meta.position]
+                        rows.append({"task": str(task), "positions": positions, "differs": bool(found), **asdict(found)})
+                        total.add(found)
+            except StateError as error:
+                if not with_replaced or str(paths[0]) not in str(error):
+                    raise
+                # Most states are replaced for that, and there is nothing to put back.
+                why = str(error).partition("; put the task back")[0]
+                damaged.append(f"{task}: what was replaced is damaged, so there is nothing to compare with ({why})")
             advance(1)
+    for line in damaged:
+        click.echo(f"tidemark: {line}; `tidemark replay audit` compares what is there now with the log", err=True)
+    if damaged and not rows:
+        ctx.exit(1)
     if not rows:
         raise DataDirectoryError(
             "there is nothing to compare with: no state was replaced" if with_replaced else f"there is no state in {other}"

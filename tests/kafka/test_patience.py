@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from flows import kafka_reader
 from flows.kafka_client import BrokerError
 from flows.kafka_reader import PartitionReader
+from flows.kafka_waiting import patiently
 
 PATIENCE_S = 10.0
 
@@ -107,3 +109,19 @@ def test_messages_and_the_end_are_words_of_a_broker(clock: Clock, arrives: list[
     arrives[:] = [Said(KafkaError._TRANSPORT)]
     looks(reader, clock, 5 * PATIENCE_S)
     assert reader.position == 1
+
+
+@pytest.mark.parametrize(("patience_s", "takes_s", "attempts"), [(0.0, 0.0, 1), (1.0, 1.5, 1), (3.0, 1.0, 3)])
+def test_patience_counts_from_the_first_attempt(monkeypatch: pytest.MonkeyPatch, patience_s: float, takes_s: float, attempts: int) -> None:
+    clock, made = Clock(), []
+
+    def fails() -> None:
+        made.append(clock.now)
+        clock.now += takes_s
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with pytest.raises(KafkaException):
+        patiently(fails, patience_s)
+    assert len(made) == attempts

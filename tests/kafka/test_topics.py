@@ -15,9 +15,10 @@ from flows.errors import DataDirectoryError
 from flows.events import RAW_SCHEMA
 from flows.kafka_client import BrokerError
 from flows.log_kafka import KafkaLog
+from flows.open_log import retention_ms
 from flows.settings import Settings
 from tests.kafka.conftest import options
-from tests.processes import await_true, refused
+from tests.processes import await_true, refused, tidemark
 
 pytestmark = pytest.mark.kafka
 
@@ -102,3 +103,19 @@ def test_one_that_would_lose_records_is_refused(on_kafka: Settings, admin: Admin
     await_true(lambda: policy() == "compact", "the broker has heard of it")
     line = refused("topics", "create", data=on_kafka.data, **options(on_kafka))
     assert f"'{topic}' has cleanup.policy=compact" in line
+
+
+def test_history_that_a_topic_would_not_keep_is_refused(on_kafka: Settings, admin: AdminClient, tmp_path: Path) -> None:
+    """Brokers go by arrival, which of history is when it happened: they would delete it before anything has read it."""
+    kept = ConfigEntry("retention.ms", str(30 * 86_400_000), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, f"{on_kafka.kafka_prefix}actions", incremental_configs=[kept])
+    [done] = admin.incremental_alter_configs([resource]).values()
+    done.result(30)
+    await_true(lambda: retention_ms(on_kafka, "actions") is not None, "the brokers know")
+    history = tmp_path / "history.csv"
+    history.write_text("user_id,pin_id,action,event_time\n1,2,save,2010-12-01T08:26:00\n")
+    said = refused("ingest", history, data=on_kafka.data, **options(on_kafka))
+    assert "records that arrived 2010-12-01, and the topic keeps records for 30 days" in said
+    with KafkaLog.open(on_kafka, "actions") as log:
+        assert sum(log.end_positions()) == 0
+    assert "1 rows added" in tidemark("ingest", history, "--arrival", "now", data=on_kafka.data, **options(on_kafka)).out
