@@ -222,7 +222,7 @@ def test_requests_that_wait_together_are_answered_each_by_itself(way: Way, setti
         asks = [Ask(np.array([one]), NOBODY, (), None) for one in [*SOUND[:20], *LOST[:5], *SOUND[20:40]]]
         for ask, answer in [(ask, lane.read(ask)) for ask in asks]:
             if ask.users[0] in LOST:
-                with pytest.raises(StateError, match="restore|goes through the log again"):
+                with pytest.raises(StateError, match=r"restore|goes through the log again"):
                     answer.result(60)
             else:
                 assert answer.result(60).user_status.tolist() in ([1], [0])
