@@ -36,7 +36,7 @@ export function tiles(board) {
   const lag = lags.length ? lags.reduce((a, b) => a + b, 0) : null;
   const tile = (name, value, under, level) => h("div", { class: level ? `tile ${level}` : "tile" }, h("dt", {}, name), h("dd", {}, value, h("small", {}, under)));
   return [
-    tile("Events", rate(actions?.rate), `${short(counts.records ?? null)} applied in all`),
+    tile("Events", rate(actions?.rate), `${short(counts.records ?? null)} in all`),
     tile("Lag", lag === null ? "–" : short(lag), "not in features yet"),
     tile("Freshness", oldest === null ? (lag === 0 ? "current" : "–") : span(oldest), oldest === null ? "no event waits" : "the oldest waits", oldest > 60000 ? "bad" : ""),
     tile("Watermark", actions?.watermark ? span(now - actions.watermark) : "–", actions?.watermark ? "behind the clock" : "no event yet"),
