@@ -72,7 +72,7 @@ def test_it_loads_follows_and_stays_itself(browser: Browser, site: Site) -> None
         before = made.client.get("/v1/console")["flows"]["said"]
         count = before["counts"]["records"]
         events = page.locator(".tile").filter(has_text="Events")
-        expect(events).to_contain_text(f"{count:,} applied in all")
+        expect(events).to_contain_text(f"{count:,} in all")
         expect(page.locator(".tile").filter(has_text="Freshness")).to_contain_text("no event waits")
 
         page.locator("#id").fill(HOSTILE)
@@ -85,7 +85,7 @@ def test_it_loads_follows_and_stays_itself(browser: Browser, site: Site) -> None
         expect(flows).to_contain_text("not running")
         expect(page.locator(".attend")).to_contain_text("actions lags and nobody runs it")
         site.apply()
-        expect(events).to_contain_text(f"{count + 3:,} applied in all")
+        expect(events).to_contain_text(f"{count + 3:,} in all")
         expect(page.locator("#looked")).to_contain_text("Last 1 action")
         expect(page.locator("#looked button[data-look=pin]")).to_have_text("77")
         letters = page.locator("#letters .samples > li")
