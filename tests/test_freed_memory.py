@@ -51,7 +51,7 @@ b"x" * (8 << 20)
 pieces, kept = [], []
 for _ in range(20):
     pieces.append(b"x" * (8 << 20))
-    kept.append(b"x" * 2_000)
+    kept.append(b"x" * 100_000)
 full = held()
 del pieces
 print(full, held())
