@@ -20,8 +20,8 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 # Long beside the milliseconds that it takes, and short beside the hours in which holes add up.
 _EVERY_S = 30.0
 # Pieces from this size on are mappings of their own, which go back when they are freed. In a process whose time is its columns those that take
-# part in each batch stay; what a working set outgrows, or an array is never filled to, does not.
-KEPT_BELOW, _LARGE = 32 << 20, 4 << 20
+# part in each batch stay (a stretch of JSON is 13 MB); what a working set outgrows, is saved as, or an array is never filled to, does not.
+KEPT_BELOW, _LARGE = 16 << 20, 4 << 20
 
 
 def keep_freed_memory() -> None:
