@@ -55,12 +55,12 @@ def user(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     """Action sequence and revisit counters of user ID (a number, or the text ID that was ingested)."""
     from feature_repo.reading import user_features
 
-    row = _of_task(settings, ACTIONS, id, user_features, as_of)
+    row = _read(settings, user_features, _number(id), as_of)
     if as_json:
         click.echo(json.dumps(row))
         return
     console = console_for_tables()
-    _headline(settings, console, "user", id, row)
+    _headline(settings, console, "user", id, row, _task(settings, ACTIONS, id))
     actions = row["sequence"]
     table = Table(
         *("event time (UTC)", "action", "surface", Column("pin_id", no_wrap=True), "duration_ms"),
@@ -86,12 +86,12 @@ def pin(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     """Revisit counters of pin ID."""
     from feature_repo.reading import pin_features
 
-    row = _of_task(settings, REVISITS, id, pin_features, as_of)
+    row = _read(settings, pin_features, _number(id), as_of)
     if as_json:
         click.echo(json.dumps(row))
         return
     console = console_for_tables()
-    _headline(settings, console, "pin", id, row)
+    _headline(settings, console, "pin", id, row, _task(settings, REVISITS, id))
     console.print(counter_table(row["counters"], "users"))
 
 
@@ -230,11 +230,9 @@ def _read(settings: Settings, function: Callable[..., dict[str, Any]], key: int 
     return function(open_store(settings), key, as_of)
 
 
-def _of_task(settings: Settings, flow: str, id: str, function: Callable[..., dict[str, Any]], as_of: int | None) -> dict[str, Any]:
-    """A row of an ID, with the task that has it: what an operator names to others."""
-    number = _number(id)
-    partition = int(partition_of(np.array([number], np.int64), settings.partitions)[0])
-    return _read(settings, function, number, as_of) | {"task": f"{flow}/{partition}"}
+def _task(settings: Settings, flow: str, id: str) -> str:
+    """The task that has an ID: what an operator names to others."""
+    return f"{flow}/{partition_of(np.array([_number(id)], np.int64), settings.partitions)[0]}"
 
 
 def _number(text: str) -> int:
@@ -243,11 +241,10 @@ def _number(text: str) -> int:
     return id_of(text)
 
 
-def _headline(settings: Settings, console: Console, kind: str, name: str, row: dict[str, Any]) -> None:
+def _headline(settings: Settings, console: Console, kind: str, name: str, row: dict[str, Any], task: str = "") -> None:
     if row["as_of"] is None:
         from feature_repo.readers import shared_reader
 
         click.echo(nothing_accepted(shared_reader(settings).reader.counts()), err=True)
     state = "" if row["found"] else " (nothing is known of it)"
-    task = f", of task {row['task']}" if "task" in row else ""
-    console.print(f"[bold]{kind} {name}[/bold] as of {moment(row['as_of'])} UTC{task}{state}")
+    console.print(f"[bold]{kind} {name}[/bold] as of {moment(row['as_of'])} UTC{f', of task {task}' if task else ''}{state}")
