@@ -228,7 +228,7 @@ class ActionsTask(CorrectedTask):
     def _put_anchor(self, batch: WriteBatch, data: bytes) -> None:
         meta = self.store.meta
         meta.anchor = meta.position
-        batch.put(ANCHOR, b"".join((seal(meta, data), data)))
+        batch.put(ANCHOR, seal(meta, data) + data)
         meta.anchor_sequences = {name: list(numbers) for name, numbers in meta.sequences.items()}
 
     def _put(self, judgement: Judgement, batch: WriteBatch) -> None:
