@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from flows.errors import CorruptionError, StateError
 from flows.features import fingerprint
+from flows.kernels.actions import WorkingSet
+from flows.kernels.examples import JoinSet
 from flows.log import Log, read_before
 from flows.settings import Settings
-from flows.state.actions_task import ANCHOR, SEAL_BYTES, Judge, seal, state_fingerprint
+from flows.state.actions_task import Judge, state_fingerprint
+from flows.state.anchor import Parts
 from flows.state.meta import Meta
 from flows.state.store import TaskStore
 from flows.state.view import TaskView
@@ -25,10 +28,10 @@ def examples_fingerprint(settings: Settings, vocabulary: Vocabulary) -> str:
     return fingerprint(state_fingerprint(settings, vocabulary), _FORMAT)
 
 
-def sealed_sets(meta: Meta, judging: bytes, joining: bytes) -> bytes:
-    """What is stored: both working sets, behind a seal that tells them from those of any other place."""
-    parts = (len(judging).to_bytes(8, "big"), judging, joining)
-    return b"".join((_seal(meta, *parts), *parts))
+def parts_of(judging: WorkingSet, joining: JoinSet) -> Parts:
+    """What is saved of both working sets, as `saved_sets` reads it."""
+    parts = judging.parts()
+    return [sum(map(len, parts)).to_bytes(8, "big"), *parts, *joining.parts()]
 
 
 def saved_sets(state: TaskStore | TaskView, meta: Meta) -> tuple[memoryview, memoryview] | None:
@@ -41,9 +44,7 @@ def saved_sets(state: TaskStore | TaskView, meta: Meta) -> tuple[memoryview, mem
     """
     if not meta.anchor_inputs:
         return None
-    saved = state.get(ANCHOR)
-    data = memoryview(saved or b"")[SEAL_BYTES:]
-    if saved is None or saved[:SEAL_BYTES] != _seal(meta, data):
+    if (data := state.saved()) is None:
         raise StateError(f"state {state.path}: the working sets saved at position {meta.anchor} are not what was written; {ANEW}")
     split = 8 + int.from_bytes(data[:8], "big")
     return data[8:split], data[split:]
@@ -74,7 +75,3 @@ def resumed_judge(settings: Settings, vocabulary: Vocabulary, view: TaskView, me
         judge.judge(batches)
         at = batches[-1].end_offset
     return judge
-
-
-def _seal(meta: Meta, *parts: bytes | memoryview) -> bytes:
-    return seal(meta, repr(sorted(meta.anchor_inputs.items())).encode(), *parts)

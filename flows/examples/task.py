@@ -24,7 +24,7 @@ from flows.examples.interleaving import Merger, Side, Stretch
 from flows.examples.making import make_rows
 from flows.examples.record import EXAMPLE_SCHEMA, EXAMPLES, HEADS
 from flows.examples.rows import ExampleRows, batch_of
-from flows.examples.saved import ANEW, examples_fingerprint, saved_sets, sealed_sets
+from flows.examples.saved import ANEW, examples_fingerprint, parts_of, saved_sets
 from flows.examples.steps import groups_of, judged_steps, served_steps
 from flows.kernels.examples import Joined, JoinSet
 from flows.kernels.joining import (
@@ -45,7 +45,8 @@ from flows.kernels.layout import NEVER
 from flows.log import Log, LogBatch
 from flows.outputs import SERVED
 from flows.settings import Settings
-from flows.state.actions_task import ANCHOR, TOPIC, Judge, topics_in
+from flows.state.actions_task import TOPIC, Judge, topics_in
+from flows.state.anchor import Parts
 from flows.state.behind import Lanes
 from flows.state.task import Since, Task
 from flows.vocabulary import OWN_PROFILE, Vocabulary
@@ -75,7 +76,7 @@ class Found:
     watermark : int or None
     records : int
         Of both inputs.
-    saved : (bytes, bytes) or None
+    saved : sequence of bytes or None
         The working sets after the stretch, if it is time to save them.
     """
 
@@ -86,7 +87,7 @@ class Found:
     served: tuple[int, int]
     watermark: int | None
     records: int
-    saved: tuple[bytes, bytes] | None
+    saved: Parts | None
 
 
 class ExamplesTask(Task):
@@ -240,14 +241,14 @@ class ExamplesTask(Task):
         self._put_anchor(batch, self._working_sets())
         return True
 
-    def _put_anchor(self, batch: WriteBatch, sets: tuple[bytes, bytes]) -> None:
+    def _put_anchor(self, batch: WriteBatch, sets: Parts) -> None:
         meta = self.store.meta
         meta.anchor, meta.anchor_inputs = meta.position, {name: list(place) for name, place in meta.inputs.items()}
         meta.anchor_sequences = {name: list(numbers) for name, numbers in meta.sequences.items()}
-        batch.put(ANCHOR, sealed_sets(meta, *sets))
+        self.store.save(batch, sets)
 
-    def _working_sets(self) -> tuple[bytes, bytes]:
-        return self._judging.working_set.to_bytes(), self._join.to_bytes()
+    def _working_sets(self) -> Parts:
+        return parts_of(self._judging.working_set, self._join)
 
     # Starting ----------------------------------------------------------------------------------------------------------------------
 

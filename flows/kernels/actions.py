@@ -234,7 +234,11 @@ class WorkingSet:
         ).reshape(-1, len(LABEL_COLUMNS))
 
     def to_bytes(self) -> bytes:
-        """The working set as bytes, entries in order of arrival and nothing of how they lay in memory; `restore` takes them back."""
+        """The working set as bytes, which `restore` takes back."""
+        return b"".join(self.parts())
+
+    def parts(self) -> list[memoryview]:
+        """What makes up `to_bytes`, some hundred MB that need not lie together: entries in order of arrival, nothing of how they lay in memory."""
         order = np.full(len(self.saves) + 1, -1, np.int64)
         open_ids = _queued(self.open)[:, 1]
         order[open_ids] = np.arange(len(open_ids))
@@ -245,7 +249,7 @@ class WorkingSet:
         nodes = np.column_stack([bucket[:, B_USER], bucket[:, B_PIN], node[:, N_TIME], node[:, N_CLICK], order[node[:, N_SAVE]]])
         seen = _queued(self.seen)
         header = np.array([*self.scalars[[W, ARRIVAL]], len(saves), len(nodes), len(held), len(seen)], np.int64)
-        return b"".join([np.ascontiguousarray(part, np.int64).data for part in (header, saves, nodes, seen)])
+        return [np.ascontiguousarray(part, np.int64).data.cast("B") for part in (header, saves, nodes, seen) if len(part)]
 
     def restore(self, data: bytes | memoryview) -> None:
         """Take the state of `to_bytes` into this empty working set."""

@@ -220,8 +220,11 @@ class JoinSet:
         return Joined(out[:done].copy(), entries[:used], of_entry, dirty, named)
 
     def to_bytes(self) -> bytes:
-        """All of it as bytes, the same whatever the history of slots; `restore` takes them back."""
-        rows = self.rows[self.rows[:, R_STATE] != FREE]
+        """All of it as bytes, which `restore` takes back."""
+        return b"".join(self.parts())
+
+    def parts(self) -> list[memoryview]:
+        """What makes up `to_bytes`, the same whatever the history of slots."""
         order = np.full(len(self.rows) + 1, -1, np.int64)
         at = np.flatnonzero(self.rows[:, R_STATE] != FREE)
         at = at[np.argsort(self.rows[at, R_BORN], kind="stable")]
@@ -234,7 +237,7 @@ class JoinSet:
         nodes[:, O_ROW] = order[nodes[:, O_ROW]]
         nodes[:, O_NEXT] = -1
         header = np.array([self.scalars[SEQUENCE], self.scalars[PUT_OUT], len(rows), len(nodes)], np.int64)
-        return b"".join([np.ascontiguousarray(part, np.int64).data for part in (header, rows, nodes)])
+        return [np.ascontiguousarray(part, np.int64).data.cast("B") for part in (header, rows, nodes) if len(part)]
 
     def restore(self, data: bytes | memoryview) -> None:
         """Take the state of `to_bytes` into this empty set."""

@@ -30,6 +30,7 @@ from flows.outputs import ACTIONS, DEADLETTER_SCHEMA, DEADLETTERS, LATE, LATE_SC
 from flows.partition import partition_of
 from flows.settings import Settings
 from flows.state import tables
+from flows.state.anchor import Parts
 from flows.state.behind import Lanes
 from flows.state.corrected_task import CorrectedTask
 from flows.state.meta import Meta
@@ -39,10 +40,8 @@ from flows.state.view import TaskView
 from flows.vocabulary import IMPRESSION, Vocabulary
 
 FLOW = "actions"
-ANCHOR = b"anchor"
 TOPIC = b"T"
 """Begins the key of a topic's name."""
-SEAL_BYTES = 16
 # Dead letters that are put together: each may hold 64 KiB, and Arrow's bytes can't be more than 2 GiB together.
 _LETTERS = 8_192
 
@@ -141,13 +140,13 @@ class Judgement:
     ----------
     watermark : int or None
         After the batch, ms.
-    saved : bytes or None
+    saved : sequence of bytes or None
         The working set after the batch, if it is time to save it.
     """
 
     batch: JudgedBatch
     watermark: int | None
-    saved: bytes | None
+    saved: Parts | None
 
     @property
     def records(self) -> int:
@@ -208,7 +207,7 @@ class ActionsTask(CorrectedTask):
         due = self._unsaved >= self.settings.anchor_records
         if due:
             self._unsaved = 0
-        return Judgement(done, working_set.watermark, working_set.to_bytes() if due else None)
+        return Judgement(done, working_set.watermark, working_set.parts() if due else None)
 
     def _moved(self, judgement: Judgement, batch: WriteBatch) -> None:
         self.store.meta.watermark = judgement.watermark
@@ -218,18 +217,18 @@ class ActionsTask(CorrectedTask):
     def _anchor(self, batch: WriteBatch) -> bool:
         if self.store.meta.position == self.store.meta.anchor:
             return False
-        self._put_anchor(batch, self._judging.working_set.to_bytes())
+        self._put_anchor(batch, self._judging.working_set.parts())
         return True
 
     def _anchor_here(self, batch: WriteBatch) -> None:
-        self._put_anchor(batch, self._judging.working_set.to_bytes())
+        self._put_anchor(batch, self._judging.working_set.parts())
         self._unsaved = 0
 
-    def _put_anchor(self, batch: WriteBatch, data: bytes) -> None:
+    def _put_anchor(self, batch: WriteBatch, parts: Parts) -> None:
         meta = self.store.meta
         meta.anchor = meta.position
-        batch.put(ANCHOR, seal(meta, data) + data)
         meta.anchor_sequences = {name: list(numbers) for name, numbers in meta.sequences.items()}
+        self.store.save(batch, parts)
 
     def _put(self, judgement: Judgement, batch: WriteBatch) -> None:
         done = judgement.batch
@@ -344,15 +343,6 @@ def merged_labels(saved: Iterable[np.ndarray], working_set: WorkingSet) -> np.nd
     return sort_rows(np.ascontiguousarray(np.concatenate([working_set.open_labels(), *saved])), tables.LABELS.keys)
 
 
-def seal(meta: Meta, *parts: bytes | memoryview) -> bytes:
-    """Goes before a saved working set, so that one that was changed, or is of another position, is found."""
-    total = hashlib.blake2b(b"%d,%d,%d," % (meta.generation, meta.partition, meta.anchor), digest_size=SEAL_BYTES)
-    # Some hundred MB are not put together only for this.
-    for part in parts:
-        total.update(part)
-    return total.digest()
-
-
 def topics_in(state: TaskStore | TaskView) -> dict[int, str]:
     """The names of topics that a state knows, by ID."""
     return {int.from_bytes(key[1:], "big", signed=True): name.decode() for key, name in state.prefixed(TOPIC)}
@@ -386,11 +376,9 @@ def resume(judge: Judge, view: TaskStore | TaskView, meta: Meta, source: Log, ba
 
 
 def _restore_saved(judge: Judge, view: TaskStore | TaskView, meta: Meta) -> None:
-    saved = view.get(ANCHOR)
-    data = memoryview(saved or b"")[SEAL_BYTES:]
-    if saved is None or saved[:SEAL_BYTES] != seal(meta, data):
+    if (saved := view.saved()) is None:
         raise StateError(
             f"state {view.path}: the working set saved at position {meta.anchor} is not what was written; "
             "put the task back with `tidemark replay restore`"
         )
-    judge.working_set.restore(data)
+    judge.working_set.restore(saved)

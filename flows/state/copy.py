@@ -8,6 +8,8 @@ from pathlib import Path
 from rocksdict import IngestExternalFileOptions, Rdict, SstFileWriter, WriteBatch
 
 from flows.directories import make_directory, translated
+from flows.state import anchor
+from flows.state.anchor import ANCHOR, SEAL_BYTES
 from flows.state.database import state_errors, task_options
 
 # Of a write batch that makes a copy: what is held of it.
@@ -36,6 +38,12 @@ def write_state(path: Path, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         try:
             batch, size = WriteBatch(raw_mode=True), 0
             for key, value in pairs:
+                if key == ANCHOR:
+                    mark = value[:SEAL_BYTES]
+                    with translated(f"can't make {path}"):
+                        anchor.save(path, mark, [memoryview(value)[SEAL_BYTES:]])
+                    batch.put(ANCHOR, mark)
+                    continue
                 if tables.take(key, value):
                     continue
                 batch.put(key, value)

@@ -12,6 +12,8 @@ from rocksdict import Rdict, WriteBatch
 
 from flows.directories import make_directory, translated
 from flows.errors import MAKE_ANEW, DataDirectoryError
+from flows.state import anchor
+from flows.state.anchor import ANCHOR, SEAL_BYTES, Parts
 from flows.state.database import check_current, pairs_with, state_errors, task_options
 from flows.state.meta import META, Meta
 from flows.state.runs import Runs, Table
@@ -58,6 +60,9 @@ class TaskStore:
                     f"put the settings back, or {MAKE_ANEW}"
                 )
             self.runs = Runs(self._db, tables, self.meta.manifest, self.meta.next_run)
+            # What a kill has left.
+            with translated(f"state {path}"):
+                anchor.delete_except(path, [self._mark()])
         except BaseException:
             self.close()
             raise
@@ -76,6 +81,22 @@ class TaskStore:
         """Keys that begin with a prefix, with their values, in order."""
         with state_errors(self.path):
             return pairs_with(self._db, prefix)
+
+    def saved(self) -> memoryview | None:
+        """The working set that was saved last; None if it is not what was written, or there is none."""
+        value = self.get(ANCHOR)
+        with translated(f"state {self.path}"):
+            return anchor.checked(self.meta, value, anchor.Saved.opened(self.path, value))
+
+    def save(self, batch: WriteBatch, parts: Parts) -> None:
+        """Save a working set, durably, for the commit of a write batch: `meta` says already of which position it is."""
+        mark = anchor.seal(self.meta, parts)
+        with translated(f"state {self.path}"):
+            anchor.save(self.path, mark, parts)
+            # Those before the last one are needed until what names the last one is durable.
+            self.sync()
+            anchor.delete_except(self.path, [self._mark(), mark])
+        batch.put(ANCHOR, mark)
 
     def batch(self) -> WriteBatch:
         """An empty write batch."""
@@ -98,6 +119,9 @@ class TaskStore:
         """Make all that has been written durable; in any thread. Here Python's lock is let go of while the disk works."""
         with state_errors(self.path):
             self._db.flush_wal(True)
+
+    def _mark(self) -> bytes:
+        return (self.get(ANCHOR) or b"")[:SEAL_BYTES]
 
     def close(self) -> None:
         """Release the task. What was committed is in the write-ahead log, synced; nothing needs to be flushed."""

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from rocksdict import AccessType, Rdict
 
+from flows.directories import translated
 from flows.errors import CorruptionError, DataDirectoryError, StateError
-from flows.state import scratch
+from flows.state import anchor, scratch
+from flows.state.anchor import ANCHOR, SEAL_BYTES
 from flows.state.database import pairs_from, pairs_with, state_errors, task_options
 from flows.state.meta import META, Meta
 from flows.state.runs import RunReader
@@ -41,6 +43,8 @@ class TaskView:
         # At the latest when the process ends: a reader that serves is never closed.
         self._remove_scratch = weakref.finalize(self, shutil.rmtree, self._scratch, True)
         self._opened: _Sizes | None = None
+        self._mark: bytes | None = None
+        self._anchor: anchor.Saved | None = None
         try:
             self._catch_up()
         except BaseException:
@@ -111,7 +115,14 @@ class TaskView:
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys with their values, in order: the state of one commit, whole, until the next `refresh`."""
         with state_errors(self.path):
-            yield from pairs_from(self._db)
+            for key, value in pairs_from(self._db):
+                yield key, self._whole(value) if key == ANCHOR else value
+
+    def saved(self) -> memoryview | None:
+        """The working set that was saved last; None if it is not what was written, or there is none."""
+        value = self.get(ANCHOR)
+        with translated(f"state {self.path}"):
+            return anchor.checked(self.meta, value, self._anchor) if self.meta is not None else None
 
     def close(self) -> None:
         """Release the files of this view; one that could not be opened anew has none."""
@@ -119,10 +130,28 @@ class TaskView:
             db.close()
         self._remove_scratch()
 
+    def _whole(self, value: bytes) -> bytes:
+        """The seal of a saved working set and the bytes, in one."""
+        if (data := self.saved()) is None:
+            raise _altered(self.path)
+        return b"".join((value[:SEAL_BYTES], data))
+
     def _load(self) -> None:
+        while not self._anchor_opened() and _sizes(self.path) != self._seen:
+            # The writer went on meanwhile, by two saved working sets, and deleted this one.
+            self._catch_up()
         data = self.get(META)
         self.meta = Meta.from_json(data, self.path) if data is not None else None
         self.runs.forget_except({run.id for runs in (self.meta.manifest if self.meta else {}).values() for run in runs})
+
+    def _anchor_opened(self) -> bool:
+        """Have the file of the saved working set open; False if it isn't there."""
+        value = self.get(ANCHOR)
+        mark = value if value is not None and len(value) == SEAL_BYTES else None
+        if self._anchor is None or mark != self._mark:
+            with translated(f"state {self.path}"):
+                self._mark, self._anchor = mark, anchor.Saved.opened(self.path, mark)
+        return mark is None or self._anchor is not None
 
 
 def check_files(path: Path, advance: Callable[[int], None]) -> None:
@@ -145,13 +174,33 @@ def check_files(path: Path, advance: Callable[[int], None]) -> None:
         before = _sizes(path)
         try:
             with state_errors(path):
-                for _, value in pairs_from(Rdict(str(path), task_options(create=False), access_type=AccessType.read_only())):
+                found = dict[bytes, bytes]()
+                for key, value in pairs_from(Rdict(str(path), task_options(create=False), access_type=AccessType.read_only())):
                     advance(len(value))
+                    if key in (META, ANCHOR):
+                        found[key] = value
+                _check_anchor(path, found, advance)
             return
         except (CorruptionError, DataDirectoryError):
             # A writer takes files away under us.
             if time.monotonic() > deadline or _sizes(path) == before:
                 raise
+
+
+def _check_anchor(path: Path, found: dict[bytes, bytes], advance: Callable[[int], None]) -> None:
+    if (value := found.get(ANCHOR)) is None:
+        return
+    if META not in found:
+        raise _altered(path)
+    with translated(f"state {path}"):
+        data = anchor.checked(Meta.from_json(found[META], path), value, anchor.Saved.opened(path, value))
+    if data is None:
+        raise _altered(path)
+    advance(len(data))
+
+
+def _altered(path: Path) -> StateError:
+    return StateError(f"state {path}: the saved working set is not what was written; put the task back with `tidemark replay restore`")
 
 
 _Sizes = list[tuple[str, int]]

@@ -292,29 +292,6 @@ def test_a_log_that_was_altered_since_the_anchor_is_found(tmp_path: Path, change
     altered.close()
 
 
-@pytest.mark.parametrize("at", [0, 8, 16, 20, 70, 100, -1])
-def test_a_saved_working_set_that_was_altered_is_found(tmp_path: Path, at: int) -> None:
-    house = killed(tmp_path, STREAM, 8, anchor_records=1)
-    view = tables_of(house)
-    data = bytearray(view.get(b"anchor"))
-    data[at] ^= 1
-    view._db.put(b"anchor", bytes(data))
-    view.close()
-    with pytest.raises(CorruptionError, match=r"working set saved at position 8 is not what was written; put the task back"):
-        house.open()
-    house.close()
-
-
-def test_a_saved_working_set_that_is_missing_is_found(tmp_path: Path) -> None:
-    house = killed(tmp_path, STREAM, 8, anchor_records=1)
-    store = tables_of(house)
-    store._db.delete(b"anchor")
-    store.close()
-    with pytest.raises(CorruptionError, match="not what was written"):
-        house.open()
-    house.close()
-
-
 def tables_of(house: House) -> TaskStore:
     """The task's store, opened without its task."""
     mark = state_fingerprint(house.settings, house.vocabulary)
