@@ -6,6 +6,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ WRITE_BUFFER_BYTES = 4 << 20
 # Of all databases of a process together; by default each would have 32 MiB of its own. A merge reads what it merges once, and readers that are asked
 # again keep rows (held_blocks.py): a larger one only fills, for a quarter of an hour.
 _CACHE_BYTES = 16 << 20
+_TABLE_OPTIONS = b'[TableOptions/BlockBasedTable "default"]'
 
 
 def pairs_with(db: Rdict, prefix: bytes) -> list[tuple[bytes, bytes]]:
@@ -65,6 +67,24 @@ def check_current(path: Path) -> None:
     """
     if not (path / "CURRENT").exists() and any(itertools.chain(path.glob("*.sst"), path.glob("*.log"))):
         raise StateError(f"state {path}: its file CURRENT is gone; put the task back with `tidemark replay restore`")
+
+
+def check_options(path: Path) -> None:
+    """Refuse a database whose file of options does not say where those of its tables begin: whoever opens it would crash, without a word.
+
+    Nothing else in that file matters: what is opened is given its options.
+
+    Raises
+    ------
+    StateError
+    """
+    # A writer that opens the database replaces them under us.
+    with suppress(FileNotFoundError):
+        newest = max(
+            (file for file in path.glob("OPTIONS-*") if file.suffix != ".dbtmp"), key=lambda file: (len(file.name), file.name), default=None
+        )
+        if newest is not None and _TABLE_OPTIONS not in newest.read_bytes():
+            raise StateError(f"state {path}: its file {newest.name} is damaged; put the task back with `tidemark replay restore`")
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from flows.directories import make_directory, translated
 from flows.errors import MAKE_ANEW, DataDirectoryError
 from flows.state import anchor
 from flows.state.anchor import ANCHOR, SEAL_BYTES, Parts
-from flows.state.database import check_current, pairs_with, state_errors, task_options
+from flows.state.database import check_current, check_options, pairs_with, state_errors, task_options
 from flows.state.meta import META, Meta
 from flows.state.runs import Runs, Table
 from flows.state.task_lock import TaskLock
@@ -51,6 +51,7 @@ class TaskStore:
                 make_directory(path.absolute())
             check_current(path)
             with state_errors(path):
+                check_options(path)
                 self._db = Rdict(str(path), task_options())
             data = self.get(META)
             self.meta = Meta.from_json(data, path) if data is not None else Meta(flow, partition, fingerprint)

@@ -16,7 +16,7 @@ from flows.directories import translated
 from flows.errors import CorruptionError, DataDirectoryError, StateError
 from flows.state import anchor, scratch
 from flows.state.anchor import ANCHOR, SEAL_BYTES
-from flows.state.database import pairs_from, pairs_with, state_errors, task_options
+from flows.state.database import check_options, pairs_from, pairs_with, state_errors, task_options
 from flows.state.meta import META, Meta
 from flows.state.runs import RunReader
 
@@ -98,6 +98,7 @@ class TaskView:
         # The bindings would make the directory of a task that is being replaced this moment, and be in the way of what takes its place.
         if not (self.path / "CURRENT").exists():
             raise StateError(f"state {self.path}: its file CURRENT is gone; put the task back with `tidemark replay restore`")
+        check_options(self.path)
         self._db = Rdict(str(self.path), task_options(create=False), access_type=AccessType.secondary(self._scratch))
         self.runs = RunReader(self._db)
         self.database = _name_of(self.path)
@@ -174,6 +175,7 @@ def check_files(path: Path, advance: Callable[[int], None]) -> None:
         before = _sizes(path)
         try:
             with state_errors(path):
+                check_options(path)
                 found = dict[bytes, bytes]()
                 for key, value in pairs_from(Rdict(str(path), task_options(create=False), access_type=AccessType.read_only())):
                     advance(len(value))

@@ -183,6 +183,20 @@ def test_what_goes_through_a_damaged_block_does_not_end_there(at: float, path: P
     view.close()
 
 
+@pytest.mark.parametrize("bit", range(8))
+def test_a_file_of_options_that_would_crash_who_opens_it_is_refused(bit: int, path: Path) -> None:
+    store = opened(path)
+    commit(store, 0)
+    store.close()
+    file = max(path.glob("OPTIONS-*"))
+    data = bytearray(file.read_bytes())
+    data[data.index(b"/BlockBasedTable") + 1 + bit] ^= 1 << bit
+    file.write_bytes(data)
+    for read in (lambda: opened(path), lambda: TaskView(path), lambda: check_files(path, lambda size: None)):
+        with pytest.raises(StateError, match=r"OPTIONS-\d+ is damaged; put the task back"):
+            read()
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
