@@ -21,11 +21,14 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _EVERY_S = 30.0
 # Pieces from this size on are mappings of their own, which go back when they are freed. In a process whose time is its columns those that take
 # part in each batch stay (a stretch of JSON is 13 MB); what a working set outgrows, is saved as, or an array is never filled to, does not.
-KEPT_BELOW, _LARGE = 16 << 20, 4 << 20
+_KEPT_BELOW, _LARGE = 16 << 20, 4 << 20
 
 
 def keep_freed_memory() -> None:
-    """Tell the C library's allocator, where it is glibc's; elsewhere nothing happens. And let Python look for cycles less often."""
+    """Have what one batch frees stay for the next, and the rest go back now and then; and have Python look for cycles less often.
+
+    For a process whose time is its columns, and that may go on and on. Elsewhere than with glibc only the last happens.
+    """
     # Commands that only return memory start without it.
     import pyarrow as pa
 
@@ -33,10 +36,11 @@ def keep_freed_memory() -> None:
     gc.set_threshold(100_000, 10, 10)
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, KEPT_BELOW), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20)):
+        for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _KEPT_BELOW), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20)):
             mallopt(option, value)
         # Arrow's own allocators give memory back after a moment.
         pa.set_memory_pool(pa.system_memory_pool())
+    return_freed_memory(large=_KEPT_BELOW)
 
 
 def return_freed_memory(every_s: float = _EVERY_S, large: int = _LARGE) -> None:

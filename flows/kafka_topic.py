@@ -42,7 +42,7 @@ def described(admin: AdminClient, topic: str, timeout_s: float) -> Topic:
     return Topic(str(found.topic_id), len(found.partitions))
 
 
-def kept_ms(admin: AdminClient, topic: str, timeout_s: float) -> int | None:
+def retention_of(admin: AdminClient, topic: str, timeout_s: float) -> int | None:
     """How long brokers keep a topic's records by their timestamps, ms; None for ever, or where they don't say."""
     [answer] = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)], request_timeout=timeout_s).values()
     with suppress(KafkaException):

@@ -73,11 +73,11 @@ def log_exists(settings: Settings, name: str) -> bool:
     return bool(settings.kafka) or (settings.logs / f"{name}.db").exists()
 
 
-def retention_ms(settings: Settings, name: str) -> int | None:
+def retention_of(settings: Settings, name: str) -> int | None:
     """How long a log keeps its records by their timestamps, ms; None for ever, as embedded ones do, or where brokers don't say."""
     if not settings.kafka:
         return None
+    from flows import kafka_topic
     from flows.kafka_client import ADMIN_TIMEOUT_S, Admin, client_options
-    from flows.kafka_topic import kept_ms
 
-    return kept_ms(Admin(client_options(settings)), settings.kafka_prefix + name, ADMIN_TIMEOUT_S)
+    return kafka_topic.retention_of(Admin(client_options(settings)), settings.kafka_prefix + name, ADMIN_TIMEOUT_S)

@@ -194,7 +194,7 @@ class FeatureReader(EntityReader):
             self._reached = told_positions(self.settings, {flow: flow for flow in self._paths})
             self._asked = time.monotonic()
         if at := self._reached.get(task, 0):
-            raise StateError(gone(path, at))
+            raise StateError(gone(self.settings, *task, at))
 
     def close(self) -> None:
         """Release all files."""

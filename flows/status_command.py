@@ -63,7 +63,7 @@ def _look(settings: Settings, problems: dict[str, str]) -> tuple[list[dict[str, 
         metas = standing.look()
         for (flow, partition), reached in told_positions(settings, {flow: inputs(flow)[0] for flow in flows}).items():
             if reached and (flow, partition) not in metas:
-                problems.setdefault(f"{flow}/{partition}", gone(task_path(settings, flow, partition), reached))
+                problems.setdefault(f"{flow}/{partition}", gone(settings, flow, partition, reached))
         fingerprint = state_fingerprint(settings, settings.load_vocabulary())
         for (flow, partition), one in metas.items():
             if flow != EXAMPLES:

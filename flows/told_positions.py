@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
+from flows.examples.record import EXAMPLES
 from flows.log import Log
 from flows.open_log import log_exists, open_live_log
 from flows.settings import Settings
+from flows.state.task import putting_back, task_path
 
 
 def told_positions(settings: Settings, inputs: Mapping[str, str]) -> dict[tuple[str, int], int]:
@@ -32,9 +33,12 @@ def tell_none(settings: Settings, log: Log, flow: str, partition: int) -> None:
         log.commit_group(flow, {partition: 0})
 
 
-def gone(path: Path, position: int) -> str:
+def gone(settings: Settings, flow: str, partition: int, position: int) -> str:
     """What is said of a task that had a state and has none."""
+    path = task_path(settings, flow, partition)
     if (path / "CURRENT").exists():
         # A database of which all files with rows are gone opens as an empty one.
-        return f"state {path} has lost all its commits, though the task has been at position {position}: `tidemark run` goes through the log again"
-    return f"state {path} is gone, though the task has been at position {position}; put the task back with `tidemark replay restore`"
+        run = "tidemark examples run" if flow == EXAMPLES else "tidemark run"
+        return f"state {path} has lost all its commits, though the task has been at position {position}: `{run}` goes through the log again"
+    again = putting_back(f"{flow}/{partition}")
+    return f"state {path} is gone, though the task has been at position {position}; put the task back with `{again}`"

@@ -23,7 +23,7 @@ from flows.dataflow.step import TaskLogic
 from flows.dataflow.together import clear_stop, stop_together
 from flows.decode import Decoder
 from flows.errors import DataDirectoryError, TidemarkError, one_line
-from flows.freed_memory import KEPT_BELOW, keep_freed_memory, return_freed_memory
+from flows.freed_memory import keep_freed_memory
 from flows.log import Log
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, CORRECTIONS, DEADLETTERS, LATE, REVISITS
@@ -83,7 +83,6 @@ def _build(flows: Sequence[str], settings: Settings, plan: Plan, follow: bool | 
     if plan.progress is None:
         stop_together(partial(open_for, settings, ACTIONS))
     keep_freed_memory()
-    return_freed_memory(large=KEPT_BELOW)
     # What is loaded by now stays: the collector need not walk through it each time.
     gc.freeze()
     vocabulary = settings.load_vocabulary()

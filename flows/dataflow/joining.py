@@ -17,7 +17,7 @@ from flows.dataflow.progress import ProgressSink, reporting, tell_commit
 from flows.errors import DataDirectoryError
 from flows.examples.record import EXAMPLES
 from flows.examples.task import ExamplesTask
-from flows.freed_memory import KEPT_BELOW, keep_freed_memory, return_freed_memory
+from flows.freed_memory import keep_freed_memory
 from flows.outputs import ACTIONS, SERVED
 from flows.settings import Settings, load_settings
 from flows.state.behind import Lanes
@@ -41,7 +41,6 @@ def _build(settings: Settings, plan: Plan, follow: bool) -> Dataflow:
     stopping.listen()
     stopping.stop_without_reader(plan.progress)
     keep_freed_memory()
-    return_freed_memory(large=KEPT_BELOW)
     gc.freeze()
     left_out = LeftOut(plan.progress)
     tasks = ExampleTasks(settings, plan, follow, Lanes.start(partial(tell_commit, plan.progress)), left_out)

@@ -13,7 +13,6 @@ from flows.directories import sync, translated
 from flows.errors import DataDirectoryError, LogError, SettingsError, StateError
 from flows.examples.heartbeats import beat
 from flows.examples.record import EXAMPLES
-from flows.examples.saved import ANEW
 from flows.open_log import log_exists, open_log
 from flows.outputs import ACTIONS, SERVED
 from flows.run.main_job import Display, hear, left_out
@@ -25,8 +24,7 @@ from flows.run.workers import Workers
 from flows.settings import Settings
 from flows.state.handover import task_taken
 from flows.state.lock import run_lock
-from flows.state.task import task_path
-from flows.told_positions import tell_none, told_positions
+from flows.told_positions import gone, tell_none, told_positions
 
 FLOW = "examples/flow"
 
@@ -107,8 +105,7 @@ def stands(settings: Settings) -> list[Stands]:
             raise LogError(problems[name])
     for (_, partition), reached in told_positions(settings, {EXAMPLES: ACTIONS}).items():
         if reached and (EXAMPLES, partition) not in metas:
-            path = task_path(settings, EXAMPLES, partition)
-            problems.setdefault(f"{EXAMPLES}/{partition}", f"state {path} is gone, though the task has been at position {reached}; {ANEW}")
+            problems.setdefault(f"{EXAMPLES}/{partition}", gone(settings, EXAMPLES, partition, reached))
     out = []
     for partition in range(settings.partitions):
         ends = [standing.ends.get(name, [0] * settings.partitions)[partition] for name in (ACTIONS, SERVED)]

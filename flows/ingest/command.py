@@ -16,7 +16,7 @@ from flows.errors import TidemarkError
 from flows.ingest.options import ARRIVALS, FORMATS, TARGETS, TIME_UNITS, IngestOptions
 from flows.ingest.producer import Added, CheckedFile, check_file, ingest_file
 from flows.log import Log
-from flows.open_log import open_log, retention_ms
+from flows.open_log import open_log, retention_of
 from flows.settings import Settings
 
 # Seconds of this century that are taken for ms are days of January 1970.
@@ -68,13 +68,13 @@ def ingest(
     # All files are read to their ends before the first record is appended: a bad one leaves nothing half done.
     checked = [check_file(path, options) for path in files]
     with open_log(settings, "actions", create=True) as log:
-        results = _ingest_all(log, checked, options, as_json or not sys.stderr.isatty(), retention_ms(settings, "actions"))
+        results = _ingest_all(log, checked, options, as_json or not sys.stderr.isatty(), retention_of(settings, "actions"))
     _report(results, time.monotonic() - started, as_json)
     if ctx.get_parameter_source("time_unit") is ParameterSource.DEFAULT:
         _warn_of_seconds(results)
 
 
-def _ingest_all(log: Log, checked: list[CheckedFile], options: IngestOptions, quiet: bool, kept_ms: int | None) -> list[Added]:
+def _ingest_all(log: Log, checked: list[CheckedFile], options: IngestOptions, quiet: bool, retention_ms: int | None) -> list[Added]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -96,7 +96,7 @@ def _ingest_all(log: Log, checked: list[CheckedFile], options: IngestOptions, qu
                 bar.update(task, rate=f"{speed:,.0f} rows/s" if speed else "")  # type: ignore[arg-type]
 
             try:
-                results.append(ingest_file(log, file, options, advance, kept_ms))
+                results.append(ingest_file(log, file, options, advance, retention_ms))
             except TidemarkError as error:
                 entry = log.ledger_entry(file.key)
                 done = entry.done if entry else 0

@@ -91,7 +91,11 @@ def check_file(path: Path, options: IngestOptions) -> CheckedFile:
 
 
 def ingest_file(
-    log: Log, file: CheckedFile, options: IngestOptions, progress: Callable[[int], None] = lambda rows: None, kept_ms: int | None = None
+    log: Log,
+    file: CheckedFile,
+    options: IngestOptions,
+    progress: Callable[[int], None] = lambda rows: None,
+    retention_ms: int | None = None,
 ) -> Added:
     """Append what the ledger doesn't have yet of a file.
 
@@ -103,7 +107,7 @@ def ingest_file(
         Those that the file was checked with.
     progress : callable
         Called with the number of rows that have been appended since its last call.
-    kept_ms : int, optional
+    retention_ms : int, optional
         How long the log keeps records by their timestamps.
 
     Raises
@@ -121,8 +125,8 @@ def ingest_file(
             if _stamp(file.path) != file.stamp:
                 raise InputError(f"{file.path} changes while it is read; {done} of its rows have been added, wait until it is whole")
             batches, raw = records_of(chunk, options, file.source.digits, file.digest, log.partitions)
-            if kept_ms is not None:
-                _refuse_older(batches, file.path, kept_ms)
+            if retention_ms is not None:
+                _refuse_older(batches, file.path, retention_ms)
             log.append(batches, ledger=LedgerEntry(file.key, chunk.end, file.total, previous=done))
             added.rows += chunk.end - chunk.first
             added.raw += raw
@@ -138,13 +142,13 @@ def ingest_file(
     return added
 
 
-def _refuse_older(batches: Sequence[tuple[int, pa.RecordBatch]], path: Path, kept_ms: int) -> None:
+def _refuse_older(batches: Sequence[tuple[int, pa.RecordBatch]], path: Path, retention_ms: int) -> None:
     """Refuse what brokers would delete the next time that they look, read or not."""
     oldest = min((int(batch.column("timestamp").to_numpy().min()) for _, batch in batches if batch.num_rows), default=None)
-    if oldest is not None and oldest < time.time_ns() // 1_000_000 - kept_ms:
+    if oldest is not None and oldest < time.time_ns() // 1_000_000 - retention_ms:
         raise InputError(
             f"{path}: has records that arrived {datetime.fromtimestamp(oldest / 1000, UTC):%Y-%m-%d}, and the topic keeps records for "
-            f"{kept_ms / DAY_MS:,.3g} days: brokers would delete them, read or not; have it keep history (retention.ms=-1, as `tidemark topics "
+            f"{retention_ms / DAY_MS:,.3g} days: brokers would delete them, read or not; have it keep history (retention.ms=-1, as `tidemark topics "
             "create` makes it without --retention-days), or take them in as arriving now, --arrival now"
         )
 

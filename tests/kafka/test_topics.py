@@ -15,7 +15,7 @@ from flows.errors import DataDirectoryError
 from flows.events import RAW_SCHEMA
 from flows.kafka_client import BrokerError
 from flows.log_kafka import KafkaLog
-from flows.open_log import retention_ms
+from flows.open_log import retention_of
 from flows.settings import Settings
 from tests.kafka.conftest import options
 from tests.processes import await_true, refused, tidemark
@@ -111,7 +111,7 @@ def test_history_that_a_topic_would_not_keep_is_refused(on_kafka: Settings, admi
     resource = ConfigResource(ResourceType.TOPIC, f"{on_kafka.kafka_prefix}actions", incremental_configs=[kept])
     [done] = admin.incremental_alter_configs([resource]).values()
     done.result(30)
-    await_true(lambda: retention_ms(on_kafka, "actions") is not None, "the brokers know")
+    await_true(lambda: retention_of(on_kafka, "actions") is not None, "the brokers know")
     history = tmp_path / "history.csv"
     history.write_text("user_id,pin_id,action,event_time\n1,2,save,2010-12-01T08:26:00\n")
     said = refused("ingest", history, data=on_kafka.data, **options(on_kafka))
