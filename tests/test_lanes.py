@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -24,6 +26,7 @@ from flows.log import LocalLog
 from flows.outputs import ACTIONS, REVISITS
 from flows.state.behind import Behind, Lanes, Together
 from flows.state.store import TaskStore
+from tests.processes import await_true
 from tests.state.house import House
 from tests.strategies import adversarial
 
@@ -414,6 +417,50 @@ class _Closing:
 
 def unexpected(damage: StateError) -> None:
     pytest.fail(f"no state is damaged: {damage}")
+
+
+def test_where_a_task_is_is_told_though_nothing_comes_after_its_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.dataflow.lifecycle._TELL_SECONDS", 0.02)
+    with LocalLog.open(tmp_path, ACTIONS, 2, create=True) as log:
+        told = list[dict[int, int]]()
+        commit = log.commit_group
+        monkeypatch.setattr(log, "commit_group", lambda group, positions: (told.append(dict(positions)), commit(group, positions)))
+        lifecycle = Lifecycle(lambda: log, ACTIONS, None)
+        tasks: list[Any] = [lifecycle.open(lambda t=t: t).result() for t in (_Closing(0), _Closing(1))]  # type: ignore[misc]
+        for task in tasks:
+            lifecycle.reached(task)
+        await_true(lambda: log.group_positions(ACTIONS) == {0: 10, 1: 11}, "what was committed is told")
+        tasks[1].position = tasks[1].reached
+        await_true(lambda: log.group_positions(ACTIONS) == {0: 10, 1: 21}, "what is committed later is told as well")
+        tasks[0].position = tasks[0].reached
+        await_true(lambda: log.group_positions(ACTIONS) == {0: 20, 1: 21}, "all is told")
+        time.sleep(0.2)
+        assert sorted(map(sorted, (positions.items() for positions in told))) == [[(0, 10), (1, 11)], [(0, 20)], [(1, 21)]], "and once"
+        for task in tasks:
+            lifecycle.close(task, unexpected)
+
+
+def test_a_position_that_cannot_be_told_ends_the_task_at_its_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.dataflow.lifecycle._TELL_SECONDS", 0.02)
+    with LocalLog.open(tmp_path, ACTIONS, 1, create=True) as log:
+
+        def full(group: str, positions: dict[int, int]) -> None:
+            raise StorageFullError("full")
+
+        monkeypatch.setattr(log, "commit_group", full)
+        lifecycle = Lifecycle(lambda: log, ACTIONS, None)
+        task: Any = lifecycle.open(lambda: _Closing(0)).result()  # type: ignore[arg-type,return-value]
+
+        def refused() -> bool:
+            try:
+                lifecycle.reached(task)
+            except StorageFullError:
+                return True
+            return False
+
+        await_true(refused, "it is raised where the task works")
+        with pytest.raises(StorageFullError):
+            lifecycle.close(task, unexpected)
 
 
 def test_drained_is_told_when_the_last_has_closed(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Protocol
 
 from flows.errors import StateError
@@ -59,11 +59,13 @@ class Lifecycle:
         self._closer = ThreadPoolExecutor(max_workers=_CLOSERS, thread_name_prefix="closing")
         self._lock = threading.Lock()
         self._open = 0
+        self._ended = False
         self._closing: list[Future[None]] = []
-        self._positions: dict[int, int] = {}
+        self._moved: dict[int, Keeper] = {}
         self._closed: dict[int, int] = {}
         self._left_out: dict[int, int] = {}
-        self._told = time.monotonic()
+        self._told: dict[int, int] = {}
+        self._timer: threading.Timer | None = None
         self._telling: Future[None] | None = None
 
     def open(self, make: Callable[[], Keeper]) -> Future[Keeper]:
@@ -73,17 +75,37 @@ class Lifecycle:
         return self._opener.submit(make)
 
     def reached(self, task: Keeper) -> None:
-        """Note a task's position; tell all of them when it is time."""
+        """Note that a task has moved. Its position is told within a second or two of its commits, whether or not anything comes after them."""
         with self._lock:
-            self._positions[task.partition] = task.position
-            due = time.monotonic() - self._told > _TELL_SECONDS and (self._telling is None or self._telling.done())
-            if due:
-                self._told = time.monotonic()
-        if due:
-            if self._telling is not None:
-                self._telling.result()
-            # Beside the work: it waits for whoever appends to the log, and for the disk.
-            self._telling = self._opener.submit(lambda: self._log().commit_group(self._group, dict(self._positions)))
+            self._moved[task.partition] = task
+            telling = self._telling
+            self._tell_later()
+        if telling is not None and telling.done():
+            telling.result()
+
+    def _tell_later(self) -> None:
+        if self._timer is None and not self._ended:
+            self._timer = threading.Timer(_TELL_SECONDS, self._tell)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _tell(self) -> None:
+        """Tell where tasks are that have moved, and look again as long as any of them has commits under way."""
+        with self._lock:
+            self._timer = None
+            if self._ended:
+                return
+            free = self._telling is None or (self._telling.done() and self._telling.exception() is None)
+            now = {partition: task.position for partition, task in self._moved.items()}
+            new = {partition: position for partition, position in now.items() if self._told.get(partition) != position}
+            if new and free:
+                self._told |= new
+                # Of a process that is about to end otherwise nothing is told.
+                with suppress(RuntimeError):
+                    # Beside the work: it waits for whoever appends to the log, and for the disk.
+                    self._telling = self._opener.submit(lambda: self._log().commit_group(self._group, new))
+            if (new and not free) or any(task.position < task.reached for task in self._moved.values()):
+                self._tell_later()
 
     def reopen(self, make: Callable[[], Keeper]) -> Future[Keeper]:
         """Open once more a task that was let go of."""
@@ -92,7 +114,8 @@ class Lifecycle:
     def let_go(self, partition: int, release: Callable[[], None]) -> Future[None]:
         """Close or abandon a task that is to be opened again, or left out; where it is is told no more until then."""
         with self._lock:
-            self._positions.pop(partition, None)
+            self._moved.pop(partition, None)
+            self._told.pop(partition, None)
         return self._closer.submit(release)
 
     def close(self, task: Keeper, damaged: Callable[[StateError], None]) -> None:
@@ -116,7 +139,7 @@ class Lifecycle:
             self._open -= 1
             if closing is not None:
                 self._closing.append(closing)
-            last = self._open == 0
+            last = self._ended = self._open == 0
         if last:
             for one in self._closing:
                 one.result()
