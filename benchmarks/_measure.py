@@ -33,6 +33,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def available() -> int:
+    """Bytes of memory that are free, or can be made so."""
+    return int(1024 * _kilobytes("/proc/meminfo", "MemAvailable"))
+
+
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
     """Median, least and greatest of repeats."""
     return {"median": round(statistics.median(values), digits), "min": round(min(values), digits), "max": round(max(values), digits)}

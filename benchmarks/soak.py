@@ -35,6 +35,8 @@ from flows.run.warm_up import warm_up
 # The peak is looked for from the least rate on, by doubling, then in between: for so long each, and then all must be applied so soon.
 _LEAST, _BETWEEN = 1_000.0, (2**0.5, 2**0.25)
 _STEP_S, _BEHIND_S, _ABOUT = 20.0, 5.0, 0.9
+# Longer than freed memory stays with a process; and how much of what is left a soak may come to hold: its checks need some, too.
+_GIVEN_BACK_S, _SHARE = 40.0, 0.5
 _PROBE_EACH_S, _QUICK_RATE = 0.5, 1_000
 # After a fault and its end, for so long requests still count as disturbed.
 _AFTER_S = 5.0
@@ -43,6 +45,7 @@ _FLAT, _JUDGED_MINUTES = 0.1, 10
 _LOAD = "load"
 _ENTITIES = 500
 _NOTES = {
+    "fits": "greatest rate of which as many minutes leave half of the memory free that is free now: what is held grows by each open save for a week",
     "peak": "greatest steady rate, events a second, at which what was appended was in features, joined and in Redis within 5 s, with visitors",
     "ranking": "from when a request was due to its answer, of those answered with 200; undisturbed: due when no fault was there or had just been",
     "freshness": "from when an event came into being to when it was seen in what is served over HTTP: producer, Kafka, flows, Redis, server, look",
@@ -87,13 +90,16 @@ def measure(
     say("starting Kafka, Redis and the stack")
     with Site(directory, say) as site:
         site.start(seed)
-        peak, producer = None, Producer(site.settings, rate or 0.0)
+        peak, fits, free, producer = None, None, _measure.available(), Producer(site.settings, rate or 0.0)
         visitors, probes = Visitors(producer, site.port, visits, seed), Probes(producer, site.port, _PROBE_EACH_S)
         for thread in (producer, visitors, probes):
             thread.start()
         if rate is None:
             peak = _peak(site, producer, say)
-            rate = max(1, round(share * peak))
+            say("waiting until what that needed is given back")
+            time.sleep(_GIVEN_BACK_S)
+            fits = _fitting(free, _measure.available(), producer.sent.events, seconds)
+            rate = max(1, round(min(share * peak, fits)))
         producer.set_rate(rate)
         site.began = loaded = time.monotonic()
         for memory in site.memory.values():
@@ -134,6 +140,7 @@ def measure(
             "minutes": minutes,
             "rate": rate,
             "peak": round(peak) if peak is not None else None,
+            "fits": round(fits) if fits is not None else None,
             "faults": done,
             "restarts": dict(sorted(site.restarts.items())),
             "events": sent.events,
@@ -189,6 +196,17 @@ def _peak(site: Site, producer: Producer, say: Say) -> float:
     producer.set_rate(0.0)
     site.await_applied("all of it is applied")
     return best
+
+
+def _fitting(free: int, left: int, events: int, seconds: float) -> float:
+    """The rate, events a second, at which what a soak comes to hold takes but a share of the memory that is left.
+
+    Parameters
+    ----------
+    free, left : int
+        Bytes that were free before so many events, and after them.
+    """
+    return _SHARE * left / max(1.0, (free - left) / max(1, events)) / seconds
 
 
 def _disturbed(
@@ -253,6 +271,7 @@ def show(result: dict[str, Any]) -> None:
     """The figures for a reader."""
     of = result["results"]
     peak = f", {100 * of['rate'] / of['peak']:.0f} % of a peak of {of['peak']:,}" if of["peak"] else ""
+    peak += ", for more does not fit into memory for so long" if of["fits"] is not None and of["rate"] == of["fits"] else ""
     print(f"soak: {of['minutes']:g} minutes at {of['rate']:,} events a second{peak}; {len(of['faults'])} faults; seed {result['seed']}")
     for fault in of["faults"]:
         print(f"  {fault['at']:7.1f} s  {fault['kind']}: all applied again after {fault['well_after']:.1f} s")
@@ -287,7 +306,13 @@ def _progress(quiet: bool) -> Iterator[Say]:
 @click.command()
 @click.option("--minutes", type=click.FloatRange(0.1), help="Of load. Default 30, with --quick 1.")
 @click.option("--rate", type=click.IntRange(1), help=f"Events a second. Default: a share of the peak; with --quick {_QUICK_RATE}.")
-@click.option("--share", type=click.FloatRange(0.01, 1), default=0.5, show_default=True, help="Of the peak, which is measured first.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0.01, 1),
+    default=0.5,
+    show_default=True,
+    help="Of the peak, which is measured first; less where memory is too small for it.",
+)
 @click.option("--faults", type=click.IntRange(0), help="Default 20, with --quick 4.")
 @click.option("--visits", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Ranked requests a second.")
 @click.option(

@@ -17,7 +17,7 @@ from benchmarks._soak_faults import KINDS, drawn
 from benchmarks._soak_load import Asked, Producer
 from benchmarks._soak_memory import Memory, slope
 from benchmarks._soak_stack import DEDUP_MS, LATENESS_MS
-from benchmarks.soak import _latencies
+from benchmarks.soak import _fitting, _latencies
 from flows.errors import LogError
 from flows.log import LocalLog
 from flows.outputs import ACTIONS as ACTIONS_LOG
@@ -27,6 +27,12 @@ from tests.serving.http import Running, running
 
 NOW = 1_700_000_000_000
 L_AND_H = {"allowed_lateness_ms": LATENESS_MS, "dedup_horizon_ms": DEDUP_MS}
+
+
+def test_a_rate_that_fits_leaves_half_of_what_is_free() -> None:
+    # A million events took 2 KB each, and 8 GB are left: 2 million more in 100 s take the half.
+    assert _fitting(10 * 10**9, 8 * 10**9, 10**6, 100) == pytest.approx(20_000)
+    assert _fitting(10**9, 2 * 10**9, 10**6, 100) > 10**6, "where nothing is held, memory is no bound"
 
 
 def test_clicks_are_about_what_was_saved() -> None:
