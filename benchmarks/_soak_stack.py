@@ -18,7 +18,7 @@ from benchmarks._chaos_kafka import KafkaBroker
 from benchmarks._learner_live import publish
 from benchmarks._measure import CheckFailedError
 from benchmarks._soak_load import get
-from benchmarks._soak_memory import Memory, held_by
+from benchmarks._soak_memory import Memory, held_by, rows_in
 from flows.open_log import open_log
 from flows.outputs import ACTIONS, REVISITS
 from flows.settings import Settings, load_settings
@@ -234,8 +234,7 @@ class Site:
             self.memory[name].add(now - self.began, held_by([process.pid]), working_sets)
         if self.redis._process is not None:
             with suppress(RedisError), Redis.from_url(self.redis.url) as client:
-                rows = int(client.info("memory")["used_memory_dataset"])
-                self.memory["redis"].add(now - self.began, held_by([self.redis._process.pid]), rows)
+                self.memory["redis"].add(now - self.began, held_by([self.redis._process.pid]), rows_in(client.info("memory")))
 
     # How far it is ----------------------------------------------------------------------------------------------------------------
 

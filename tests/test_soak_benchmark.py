@@ -15,7 +15,7 @@ from benchmarks._soak_checks import Verdict, check_counts, check_served
 from benchmarks._soak_events import ACTIONS, SAVE, SURFACES, Events, stream
 from benchmarks._soak_faults import KINDS, drawn
 from benchmarks._soak_load import Asked, Producer
-from benchmarks._soak_memory import Memory, slope
+from benchmarks._soak_memory import Memory, rows_in, slope
 from benchmarks._soak_stack import DEDUP_MS, LATENESS_MS
 from benchmarks.soak import _fitting, _latencies
 from flows.errors import LogError
@@ -33,6 +33,13 @@ def test_a_rate_that_fits_leaves_half_of_what_is_free() -> None:
     # A million events took 2 KB each, and 8 GB are left: 2 million more in 100 s take the half.
     assert _fitting(10 * 10**9, 8 * 10**9, 10**6, 100) == pytest.approx(20_000)
     assert _fitting(10**9, 2 * 10**9, 10**6, 100) > 10**6, "where nothing is held, memory is no bound"
+
+
+def test_of_redis_what_lies_free_between_rows_is_theirs() -> None:
+    assert rows_in({"used_memory_dataset": 1_000, "allocator_active": 3_000, "allocator_allocated": 2_000}) == 1_500
+    assert rows_in({"used_memory_dataset": 1_000, "allocator_active": 0, "allocator_allocated": 0}) == 1_000, (
+        "another allocator tells nothing"
+    )
 
 
 def test_clicks_are_about_what_was_saved() -> None:
