@@ -49,8 +49,9 @@ _NOTES = {
     "peak": "greatest steady rate, events a second, at which what was appended was in features, joined and in Redis within 5 s, with visitors",
     "ranking": "from when a request was due to its answer, of those answered with 200; undisturbed: due when no fault was there or had just been",
     "freshness": "from when an event came into being to when it was seen in what is served over HTTP: producer, Kafka, flows, Redis, server, look",
-    "memory": "anonymous and shared pages of a service with its children, less its working sets (working_sets_mib, at the end; of Redis, its rows and "
-    "what lies free between them), which grow by each open save for a week; the slope is of the least in each 150 s, one for all lives, without each first minute and what H spans",
+    "memory": "anonymous and shared pages of a service with its children, less its working sets (working_sets_mib, at the end; of Redis, its rows "
+    "and what lies free between them), which grow by each open save for a week; the slope is of the least in each 150 s, one for all lives, without "
+    "each first minute and what H spans",
     "unkept": "answers of a server that was killed before it had kept them: in no log, so in no example (docs/serving.md); no events are lost",
 }
 Say = Callable[[str], None]
