@@ -101,7 +101,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    echo "setup: making $(VENV) with $$found ($$version)"; \
 	    "$$found" -m venv $(VENV) || { rm -rf $(VENV); echo "setup: $$found could not make $(VENV); see above" >&2; exit 1; }; \
 	fi; \
-	echo "setup: installing what constraints.txt pins; about a minute"; \
+	echo "setup: installing what constraints.txt pins; some minutes the first time"; \
 	pip="$(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt"; \
 	{ $$pip setuptools && $$pip --no-build-isolation --editable '.[dev]'; } || \
 	    { echo "setup: pip failed, see above; make setup goes on where it stopped" >&2; exit 1; }; \
