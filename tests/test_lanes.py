@@ -440,6 +440,25 @@ def test_where_a_task_is_is_told_though_nothing_comes_after_its_last_commit(tmp_
             lifecycle.close(task, unexpected)
 
 
+def test_a_task_that_is_let_go_of_is_told_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has asked for it may tell where it begins anew."""
+    monkeypatch.setattr("flows.dataflow.lifecycle._TELL_SECONDS", 0.02)
+    with LocalLog.open(tmp_path, ACTIONS, 2, create=True) as log:
+        lifecycle, let = Lifecycle(lambda: log, ACTIONS, None), threading.Event()
+        tasks: list[Any] = [lifecycle.open(lambda t=t: t).result() for t in (_Closing(0), _Closing(1))]  # type: ignore[misc]
+        reopened = lifecycle.reopen(lambda: let.wait(10))  # type: ignore[arg-type,return-value]
+        for task in tasks:
+            lifecycle.reached(task)
+        await_true(lambda: lifecycle._telling is not None, "it is about to be told")
+        lifecycle.let_go(1, lambda: None).result()
+        log.commit_group(ACTIONS, {1: 0})
+        let.set()
+        reopened.result()
+        await_true(lambda: log.group_positions(ACTIONS) == {0: 10, 1: 0}, "the other one is told")
+        lifecycle.leave_out(1, 11)
+        lifecycle.close(tasks[0], unexpected)
+
+
 def test_a_position_that_cannot_be_told_ends_the_task_at_its_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.dataflow.lifecycle._TELL_SECONDS", 0.02)
     with LocalLog.open(tmp_path, ACTIONS, 1, create=True) as log:

@@ -103,9 +103,16 @@ class Lifecycle:
                 # Of a process that is about to end otherwise nothing is told.
                 with suppress(RuntimeError):
                     # Beside the work: it waits for whoever appends to the log, and for the disk.
-                    self._telling = self._opener.submit(lambda: self._log().commit_group(self._group, new))
+                    self._telling = self._opener.submit(self._commit_group, new)
             if (new and not free) or any(task.position < task.reached for task in self._moved.values()):
                 self._tell_later()
+
+    def _commit_group(self, positions: dict[int, int]) -> None:
+        with self._lock:
+            # Not of those that were let go of meanwhile: whoever asked for them may tell where they begin anew.
+            positions = {partition: position for partition, position in positions.items() if partition in self._moved}
+        if positions:
+            self._log().commit_group(self._group, positions)
 
     def reopen(self, make: Callable[[], Keeper]) -> Future[Keeper]:
         """Open once more a task that was let go of."""

@@ -21,6 +21,7 @@ ANCHOR = b"anchor"
 """The key in the database. Its value is the seal of the file; in a copy of a state, and in states that are older, the seal and then the bytes."""
 SEAL_BYTES = 16
 _PREFIX = "anchor-"
+_DRAFT = f"{_PREFIX}draft"
 Parts = Sequence[bytes | memoryview]
 
 
@@ -49,16 +50,25 @@ def save(path: Path, mark: bytes, parts: Parts) -> None:
     ------
     OSError
     """
-    draft = path / f"{_PREFIX}draft"
-    with open(draft, "wb", buffering=0) as file:
-        for part in parts:
-            left = memoryview(part).cast("B")
-            # The system takes some 2 GiB at once.
-            while left:
-                left = left[file.write(left) :]
-        os.fsync(file.fileno())
-    draft.replace(_file(path, mark))
+    draft = path / _DRAFT
+    try:
+        with open(draft, "wb", buffering=0) as file:
+            for part in parts:
+                left = memoryview(part).cast("B")
+                # The system takes some 2 GiB at once.
+                while left:
+                    left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        draft.replace(_file(path, mark))
+    except BaseException:
+        delete_draft(path)
+        raise
     sync(path)
+
+
+def delete_draft(path: Path) -> None:
+    """Delete what was not written to its end: where the disk is full, the database itself may need the room to be opened."""
+    (path / _DRAFT).unlink(missing_ok=True)
 
 
 class Saved:

@@ -40,8 +40,7 @@ def write_state(path: Path, pairs: Iterable[tuple[bytes, bytes]]) -> None:
             for key, value in pairs:
                 if key == ANCHOR:
                     mark = value[:SEAL_BYTES]
-                    with translated(f"can't make {path}"):
-                        anchor.save(path, mark, [memoryview(value)[SEAL_BYTES:]])
+                    anchor.save(path, mark, [memoryview(value)[SEAL_BYTES:]])
                     batch.put(ANCHOR, mark)
                     continue
                 if tables.take(key, value):

@@ -120,7 +120,7 @@ class state_errors:
         # Not just "lock": a block's checksum is another matter.
         if re.search(r"While lock file|lock hold by", text):
             raise LockedError(f"state {self._path} is in use by another process; stop that run first, or use another --data") from error
-        if re.search(r"No space left|File too large|disk full", text, re.IGNORECASE):
+        if re.search(r"No space left|File too large|disk full|quota", text, re.IGNORECASE):
             raise StorageFullError(
                 f"state {self._path}: the disk is full ({text}); free space and run again, nothing committed is lost"
             ) from error

@@ -31,6 +31,13 @@ class TaskStore:
     fingerprint : str
     tables : sequence of Table
 
+    Attributes
+    ----------
+    meta : Meta
+        As of the commit that is being made.
+    committed : int
+        Position of the last one that is durable.
+
     Raises
     ------
     LockedError
@@ -52,9 +59,11 @@ class TaskStore:
             check_current(path)
             with state_errors(path):
                 check_options(path)
+                anchor.delete_draft(path)
                 self._db = Rdict(str(path), task_options())
             data = self.get(META)
             self.meta = Meta.from_json(data, path) if data is not None else Meta(flow, partition, fingerprint)
+            self._written = self.committed = self.meta.position
             if self.meta.fingerprint != fingerprint:
                 raise DataDirectoryError(
                     f"state {path} was made under other features or settings (fingerprint {self.meta.fingerprint}, now {fingerprint}); "
@@ -62,7 +71,7 @@ class TaskStore:
                 )
             self.runs = Runs(self._db, tables, self.meta.manifest, self.meta.next_run)
             # What a kill has left.
-            with translated(f"state {path}"):
+            with state_errors(path):
                 anchor.delete_except(path, [self._mark()])
         except BaseException:
             self.close()
@@ -86,13 +95,13 @@ class TaskStore:
     def saved(self) -> memoryview | None:
         """The working set that was saved last; None if it is not what was written, or there is none."""
         value = self.get(ANCHOR)
-        with translated(f"state {self.path}"):
+        with state_errors(self.path):
             return anchor.checked(self.meta, value, anchor.Saved.opened(self.path, value))
 
     def save(self, batch: WriteBatch, parts: Parts) -> None:
         """Save a working set, durably, for the commit of a write batch: `meta` says already of which position it is."""
         mark = anchor.seal(self.meta, parts)
-        with translated(f"state {self.path}"):
+        with state_errors(self.path):
             anchor.save(self.path, mark, parts)
             # Those before the last one are needed until what names the last one is durable.
             self.sync()
@@ -115,11 +124,14 @@ class TaskStore:
         batch.put(META, self.meta.to_json())
         with state_errors(self.path):
             self._db.write(batch)
+        self._written = self.meta.position
 
     def sync(self) -> None:
         """Make all that has been written durable; in any thread. Here Python's lock is let go of while the disk works."""
+        written = self._written
         with state_errors(self.path):
             self._db.flush_wal(True)
+        self.committed = written
 
     def _mark(self) -> bytes:
         return (self.get(ANCHOR) or b"")[:SEAL_BYTES]

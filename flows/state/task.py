@@ -134,8 +134,8 @@ class Task:
 
     @property
     def position(self) -> int:
-        """Next offset to read, of what is committed."""
-        return self.store.meta.position
+        """Next offset to read, of what is committed and durable."""
+        return self.store.committed
 
     @property
     def watermark(self) -> int | None:
@@ -262,7 +262,7 @@ class Task:
         """A commit among those of other tasks: once one has met damage, this task has no more."""
         if self._damage is not None:
             raise self._damage
-        committed = self.position
+        committed = self.store.meta.position
         try:
             self._commit(judged, end, since)
         except StateError as error:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rocksdict import AccessType, Rdict
 
-from flows.directories import translated
 from flows.errors import CorruptionError, DataDirectoryError, StateError
 from flows.state import anchor, scratch
 from flows.state.anchor import ANCHOR, SEAL_BYTES
@@ -95,6 +94,8 @@ class TaskView:
     def _open(self) -> None:
         self.__dict__.pop("runs", None)
         self.__dict__.pop("_db", None)
+        # Another database may lie there now, and have a file of the same name.
+        self._mark = self._anchor = None
         # The bindings would make the directory of a task that is being replaced this moment, and be in the way of what takes its place.
         if not (self.path / "CURRENT").exists():
             raise StateError(f"state {self.path}: its file CURRENT is gone; put the task back with `tidemark replay restore`")
@@ -122,11 +123,12 @@ class TaskView:
     def saved(self) -> memoryview | None:
         """The working set that was saved last; None if it is not what was written, or there is none."""
         value = self.get(ANCHOR)
-        with translated(f"state {self.path}"):
+        with state_errors(self.path):
             return anchor.checked(self.meta, value, self._anchor) if self.meta is not None else None
 
     def close(self) -> None:
         """Release the files of this view; one that could not be opened anew has none."""
+        self._anchor = None
         if (db := self.__dict__.pop("_db", None)) is not None:
             db.close()
         self._remove_scratch()
@@ -138,11 +140,16 @@ class TaskView:
         return b"".join((value[:SEAL_BYTES], data))
 
     def _load(self) -> None:
-        while not self._anchor_opened() and _sizes(self.path) != self._seen:
-            # The writer went on meanwhile, by two saved working sets, and deleted this one.
-            self._catch_up()
-        data = self.get(META)
-        self.meta = Meta.from_json(data, self.path) if data is not None else None
+        try:
+            while not self._anchor_opened() and _sizes(self.path) != self._seen:
+                # The writer went on meanwhile, by two saved working sets, and deleted this one.
+                self._catch_up()
+            data = self.get(META)
+            self.meta = Meta.from_json(data, self.path) if data is not None else None
+        except BaseException:
+            # What it stands on now is no commit: the next refresh must not take it for one.
+            self._seen = []
+            raise
         self.runs.forget_except({run.id for runs in (self.meta.manifest if self.meta else {}).values() for run in runs})
 
     def _anchor_opened(self) -> bool:
@@ -150,7 +157,7 @@ class TaskView:
         value = self.get(ANCHOR)
         mark = value if value is not None and len(value) == SEAL_BYTES else None
         if self._anchor is None or mark != self._mark:
-            with translated(f"state {self.path}"):
+            with state_errors(self.path):
                 self._mark, self._anchor = mark, anchor.Saved.opened(self.path, mark)
         return mark is None or self._anchor is not None
 
@@ -176,12 +183,12 @@ def check_files(path: Path, advance: Callable[[int], None]) -> None:
         try:
             with state_errors(path):
                 check_options(path)
-                found = dict[bytes, bytes]()
-                for key, value in pairs_from(Rdict(str(path), task_options(create=False), access_type=AccessType.read_only())):
+                db = Rdict(str(path), task_options(create=False), access_type=AccessType.read_only())
+                # Open before all else is read: meanwhile a writer may save others, and delete this one.
+                saved = anchor.Saved.opened(path, db.get(ANCHOR))
+                for _, value in pairs_from(db):
                     advance(len(value))
-                    if key in (META, ANCHOR):
-                        found[key] = value
-                _check_anchor(path, found, advance)
+                _check_anchor(path, db.get(META), db.get(ANCHOR), saved, advance)
             return
         except (CorruptionError, DataDirectoryError):
             # A writer takes files away under us.
@@ -189,13 +196,10 @@ def check_files(path: Path, advance: Callable[[int], None]) -> None:
                 raise
 
 
-def _check_anchor(path: Path, found: dict[bytes, bytes], advance: Callable[[int], None]) -> None:
-    if (value := found.get(ANCHOR)) is None:
+def _check_anchor(path: Path, meta: bytes | None, value: bytes | None, saved: anchor.Saved | None, advance: Callable[[int], None]) -> None:
+    if value is None:
         return
-    if META not in found:
-        raise _altered(path)
-    with translated(f"state {path}"):
-        data = anchor.checked(Meta.from_json(found[META], path), value, anchor.Saved.opened(path, value))
+    data = anchor.checked(Meta.from_json(meta, path), value, saved) if meta is not None else None
     if data is None:
         raise _altered(path)
     advance(len(data))

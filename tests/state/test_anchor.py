@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from flows.errors import CorruptionError, StorageFullError
+from flows.errors import CorruptionError, DataDirectoryError, StateError, StorageFullError
 from flows.outputs import ACTIONS
 from flows.state import anchor, tables
 from flows.state.actions_task import state_fingerprint
@@ -22,6 +22,8 @@ from flows.state.task import task_path
 from flows.state.view import TaskView, check_files
 from tests.state.house import House
 from tests.strategies import adversarial
+
+TaskStore_sync = TaskStore.sync
 
 
 def opened(path: Path) -> TaskStore:
@@ -128,6 +130,71 @@ def test_readers_beside_a_writer_always_find_what_their_commit_names(tmp_path: P
     assert len(seen) > 3
 
 
+def test_a_check_of_all_files_beside_a_writer_that_saves_meanwhile(tmp_path: Path) -> None:
+    """Of however long a pass: none is made again."""
+    store = opened(tmp_path / "state")
+    saved(store, 1)
+    left = iter(range(2, 9))
+
+    def advance(size: int) -> None:
+        if (k := next(left, None)) is not None:
+            saved(store, k)
+
+    with mock.patch("flows.state.view._PATIENCE_S", 0):
+        check_files(tmp_path / "state", advance)
+    assert next(left) > 3, "it has saved meanwhile"
+    store.close()
+
+
+def test_a_reader_finds_the_file_of_a_state_that_was_put_in_the_place_of_its_own(tmp_path: Path) -> None:
+    """One of the same position has one of the same name."""
+    path, moved = tmp_path / "state", tmp_path / "moved"
+    store = opened(path)
+    saved(store, 6)
+    store.close()
+    reader = TaskView(path)
+    write_state(tmp_path / "copy", reader.items())
+    [file] = files(path)
+    altered(0)(file, store)
+    assert reader.saved() is None
+    path.rename(moved)
+    (tmp_path / "copy").rename(path)
+    reader.refresh()
+    assert reader.saved() == content(6)
+    reader.close()
+
+
+def test_a_file_that_can_not_be_opened_for_a_moment(tmp_path: Path) -> None:
+    """A reader never says one commit's position with another one's values."""
+    store = opened(tmp_path / "state")
+    saved(store, 1)
+    reader = TaskView(tmp_path / "state")
+    saved(store, 2)
+    none = mock.patch("flows.state.anchor.os.open", side_effect=OSError(24, "Too many open files"))
+    with none, pytest.raises(DataDirectoryError, match="Too many open files") as caught:
+        reader.refresh()
+    assert not isinstance(caught.value, StateError), "no state is damaged"
+    reader.refresh()
+    assert reader.meta is not None
+    assert (reader.meta.position, reader.saved()) == (2, content(2))
+    reader.close()
+    store.close()
+
+
+def test_a_reader_that_is_closed_holds_no_file(tmp_path: Path) -> None:
+    store = opened(tmp_path / "state")
+    saved(store, 1)
+    reader = TaskView(tmp_path / "state")
+
+    def held() -> int:
+        return sum("/anchor-" in os.readlink(link) for link in Path("/proc/self/fd").iterdir() if os.path.exists(link))
+
+    assert held() == 1
+    reader.close()
+    assert held() == 0
+    store.close()
+
+
 def test_the_file_is_durable_before_the_commit_that_names_it_and_goes_after_the_one_that_does_not(tmp_path: Path) -> None:
     path, done = tmp_path / "state", list[str]()
     store = opened(path)
@@ -175,10 +242,40 @@ def test_a_full_disk_is_said_and_the_state_is_as_it_was(tmp_path: Path) -> None:
     saved(store, 1)
     with mock.patch("flows.state.anchor.os.fsync", side_effect=OSError(28, "No space left on device")), pytest.raises(StorageFullError):
         saved(store, 2)
+    assert [file.name for file in files(path)] == [f"anchor-{store._mark().hex()}"], "what could not be written takes no room"
     store.close()
     again = opened(path)
     assert (again.meta.position, again.saved()) == (1, content(1))
     again.close()
+
+
+def test_what_a_kill_left_is_deleted_before_the_database_needs_room(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    store = opened(path)
+    saved(store, 1)
+    store.close()
+    (path / "anchor-draft").write_bytes(bytes(1_000))
+    full = Exception("IO error: No space left on device: While appending to file")
+    with mock.patch("flows.state.store.Rdict", side_effect=full), pytest.raises(StorageFullError):
+        opened(path)
+    assert not (path / "anchor-draft").exists()
+
+
+def test_a_position_counts_when_its_commit_is_durable(tmp_path: Path) -> None:
+    """What tells it to others, as for lag, may look at any moment: a working set takes a while to be written."""
+    house = House(tmp_path / "house", adversarial(3, 40, partitions=1), anchor_records=10)
+    task, told = house.open(), list[int]()
+    save = anchor.save
+    with (
+        mock.patch("flows.state.anchor.save", lambda *given: (told.append(task.position), save(*given))),
+        mock.patch.object(TaskStore, "sync", lambda store: (told.append(task.position), TaskStore_sync(store))),
+    ):
+        task.apply(house.logs[ACTIONS].read(0, 0, 15))
+    assert task.position == 15
+    assert len(told) >= 3
+    assert set(told) == {0}
+    task.close()
+    house.close()
 
 
 def test_the_same_once_more(tmp_path: Path) -> None:
@@ -274,3 +371,15 @@ def test_what_was_altered_is_found(harm: Callable[[Path, TaskStore], None], tmp_
     with pytest.raises(CorruptionError, match=r"working set saved at position \d+ is not what was written; put the task back"):
         house.open()
     house.close()
+
+
+def test_a_file_that_the_disk_does_not_give_is_damage_of_its_task_alone(tmp_path: Path) -> None:
+    store = opened(tmp_path / "state")
+    saved(store, 1)
+    view = TaskView(tmp_path / "state")
+    with mock.patch("flows.state.anchor.os.pread", side_effect=OSError(5, "Input/output error")):
+        for read in (store.saved, view.saved, lambda: list(view.items()), lambda: check_files(tmp_path / "state", lambda size: None)):
+            with pytest.raises(StateError, match=r"Input/output error.*put the task back"):
+                read()
+    view.close()
+    store.close()
