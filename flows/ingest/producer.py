@@ -21,7 +21,7 @@ from flows.ingest.frames import Chunk, Source
 from flows.ingest.jsonl import JsonLinesSource
 from flows.ingest.normalise import Normalised, RawRecord, normalise
 from flows.ingest.options import IngestOptions, format_of
-from flows.kernels.layout import DAY_MS
+from flows.kernels.layout import DAY_MS, NEVER
 from flows.log import LedgerEntry, Log
 from flows.partition import partition_of
 
@@ -144,8 +144,10 @@ def ingest_file(
 
 def _refuse_older(batches: Sequence[tuple[int, pa.RecordBatch]], path: Path, retention_ms: int) -> None:
     """Refuse what brokers would delete the next time that they look, read or not."""
-    oldest = min((int(batch.column("timestamp").to_numpy().min()) for _, batch in batches if batch.num_rows), default=None)
-    if oldest is not None and oldest < time.time_ns() // 1_000_000 - retention_ms:
+    stamps = np.concatenate([batch.column("timestamp").to_numpy() for _, batch in batches]) if batches else np.empty(0, np.int64)
+    # A record of which no time is known has 0; a broker keeps it as long as what lies beside it.
+    oldest = int(stamps[stamps != 0].min(initial=NEVER))
+    if oldest < time.time_ns() // 1_000_000 - retention_ms:
         raise InputError(
             f"{path}: has records that arrived {datetime.fromtimestamp(oldest / 1000, UTC):%Y-%m-%d}, and the topic keeps records for "
             f"{retention_ms / DAY_MS:,.3g} days: brokers would delete them, read or not; have it keep history (retention.ms=-1, as `tidemark topics "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,3 +121,8 @@ def test_history_that_a_topic_would_not_keep_is_refused(on_kafka: Settings, admi
     with KafkaLog.open(on_kafka, "actions") as log:
         assert sum(log.end_positions()) == 0
     assert "1 rows added" in tidemark("ingest", history, "--arrival", "now", data=on_kafka.data, **options(on_kafka)).out
+    # What says no time is no history.
+    recent = tmp_path / "recent.jsonl"
+    event = {"user_id": 1, "pin_id": 2, "action": "save", "event_time": time.time_ns() // 1_000_000 - 5_000}
+    recent.write_text(f"{json.dumps(event)}\nno event\n")
+    assert "2 rows added" in tidemark("ingest", recent, data=on_kafka.data, **options(on_kafka)).out
