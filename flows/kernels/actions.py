@@ -369,7 +369,8 @@ def _queue_with_room(queue: np.ndarray, n: int) -> np.ndarray:
     length = int(queue[0, 1])
     if len(queue) - 1 >= length + n:
         return queue
-    grown = np.zeros((1 + max(2 * length, 1024) + n, queue.shape[1]), np.int64)
+    # Filled, not only taken: it goes round, so all of it is written by and by, and memory would grow until it has gone round once.
+    grown = np.full((1 + max(length + length // 2, 1024) + n, queue.shape[1]), 0, np.int64)
     grown[1 : 1 + length] = _queued(queue)
     grown[0, 1] = length
     return grown

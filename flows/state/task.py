@@ -355,7 +355,7 @@ class Task:
 
     def _place(self) -> object:
         """The position, in a form that is the same for every history."""
-        return self.position
+        return self.store.meta.position
 
     def _digested_rows(self, table: Table) -> Iterable[np.ndarray]:
         """Folded rows of a table, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import shutil
@@ -189,6 +190,7 @@ class Broker:
 
 def main() -> None:
     """Run a broker until Ctrl-C, to try things with."""
+    argparse.ArgumentParser(prog="python -m tests.kafka.broker", description=main.__doc__).parse_args()
     with tempfile.TemporaryDirectory(prefix="tidemark-kafka-") as directory:
         broker = Broker(Path(directory))
         try:
