@@ -18,6 +18,7 @@ import numpy as np
 
 import flows.directories
 import flows.log_file
+import flows.state.anchor
 import flows.state.database
 import flows.state.store
 from flows.log import LedgerEntry, LocalLog
@@ -106,6 +107,12 @@ def _append(log: LocalLog, seed: int, done: int, promise: Callable[[dict[str, ob
         promise({STREAM: i + 1})
 
 
+def _written(store: flows.state.store.TaskStore) -> None:
+    """What `sync` does, but for the disk."""
+    store._db.flush_wal(False)
+    store.committed = store._written
+
+
 @contextmanager
 def unsynced(what: str) -> Iterator[None]:
     """Leave out a sync that the promises need: the checks must then find something."""
@@ -116,7 +123,9 @@ def unsynced(what: str) -> Iterator[None]:
                 mock.patch.object(flows.log_file, "_prepare", lambda c: (prepare(c), c.execute("PRAGMA synchronous = NORMAL")))
             )
         elif what == "state":
-            stack.enter_context(mock.patch.object(flows.state.store.TaskStore, "sync", lambda store: store._db.flush_wal(False)))
+            stack.enter_context(mock.patch.object(flows.state.store.TaskStore, "sync", _written))
+        elif what == "saved":
+            stack.enter_context(mock.patch.object(flows.state.anchor, "sync"))
         elif what == "names":
             stack.enter_context(mock.patch.object(flows.directories, "sync"))
         yield
@@ -124,7 +133,7 @@ def unsynced(what: str) -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--unsynced", choices=("nothing", "logs", "state", "names"), default="nothing")
+    parser.add_argument("--unsynced", choices=("nothing", "logs", "state", "saved", "names"), default="nothing")
     parser.add_argument("seed", type=int)
     parser.add_argument("directories", nargs="+", type=Path)
     arguments = parser.parse_args()

@@ -369,7 +369,9 @@ def test_drafts_of_the_killed_are_cleared(house: House, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["nosuch://bucket/path", "s3://bucket/path"])
 def test_a_place_that_cannot_be_is_said(url: str) -> None:
-    with mock.patch.dict("sys.modules", {"s3fs": None}), pytest.raises(SettingsError, match="checkpoints in"):
+    # What another test of the process has loaded is known there.
+    forgotten = mock.patch.dict("fsspec.registry._registry", clear=True)
+    with forgotten, mock.patch.dict("sys.modules", {"s3fs": None}), pytest.raises(SettingsError, match="checkpoints in"):
         Place(url)
 
 
