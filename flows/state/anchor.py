@@ -80,6 +80,7 @@ class Saved:
     """
 
     def __init__(self, path: Path, mark: bytes) -> None:
+        self.mark = mark
         self._descriptor = os.open(_file(path, mark), os.O_RDONLY)
         self._close = weakref.finalize(self, os.close, self._descriptor)
 

@@ -42,7 +42,6 @@ class TaskView:
         # At the latest when the process ends: a reader that serves is never closed.
         self._remove_scratch = weakref.finalize(self, shutil.rmtree, self._scratch, True)
         self._opened: _Sizes | None = None
-        self._mark: bytes | None = None
         self._anchor: anchor.Saved | None = None
         try:
             self._catch_up()
@@ -95,7 +94,7 @@ class TaskView:
         self.__dict__.pop("runs", None)
         self.__dict__.pop("_db", None)
         # Another database may lie there now, and have a file of the same name.
-        self._mark = self._anchor = None
+        self._anchor = None
         # The bindings would make the directory of a task that is being replaced this moment, and be in the way of what takes its place.
         if not (self.path / "CURRENT").exists():
             raise StateError(f"state {self.path}: its file CURRENT is gone; put the task back with `tidemark replay restore`")
@@ -156,9 +155,9 @@ class TaskView:
         """Have the file of the saved working set open; False if it isn't there."""
         value = self.get(ANCHOR)
         mark = value if value is not None and len(value) == SEAL_BYTES else None
-        if self._anchor is None or mark != self._mark:
+        if self._anchor is None or mark != self._anchor.mark:
             with state_errors(self.path):
-                self._mark, self._anchor = mark, anchor.Saved.opened(self.path, mark)
+                self._anchor = anchor.Saved.opened(self.path, mark)
         return mark is None or self._anchor is not None
 
 
