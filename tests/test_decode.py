@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -12,60 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.decode import Columns, Decoder
+from flows.decode import Decoder
 from flows.decode_values import REASONS
-from flows.events import EVENT_SCHEMA, MAX_EVENT_TIME, MAX_RAW_BYTES, RAW_SCHEMA, hash_id
-from flows.vocabulary import Vocabulary
+from flows.events import EVENT_SCHEMA, MAX_EVENT_TIME, MAX_RAW_BYTES, hash_id
+from tests.decoding import EVENTS, FAULTS, GOOD, VOCABULARY, WHOLE, decode, one, raw, reasons, rows, typed
 from tests.oracles.partition import partition_of
 
-VOCABULARY = Vocabulary()
-GOOD = {"event_id": 1, "user_id": 2, "pin_id": 3, "action": "save", "event_time": 5}
-NUMBERS = ("event_id", "user_id", "pin_id", "action", "surface", "event_time", "duration_ms", "topic", "timestamp", "bad")
-
-
-def raw(*values: bytes | dict[str, Any] | None) -> pa.RecordBatch:
-    """A batch of the JSON lane."""
-    written = [orjson.dumps(v) if isinstance(v, dict) else v for v in values]
-    return pa.RecordBatch.from_arrays([pa.array(written, pa.binary()), pa.array(range(len(values)), pa.int64())], schema=RAW_SCHEMA)
-
-
-def typed(*records: dict[str, Any], **types: pa.DataType) -> pa.RecordBatch:
-    """A batch of the typed lane; a column has the contract's type unless another is named."""
-    arrays = []
-    for field in EVENT_SCHEMA:
-        values = [i if field.name == "timestamp" else r.get(field.name) for i, r in enumerate(records)]
-        kind = types.get(field.name, field.type)
-        if pa.types.is_dictionary(kind):
-            arrays.append(pa.array(values, kind.value_type).dictionary_encode().cast(kind))
-        else:
-            arrays.append(pa.array(values, kind))
-    return pa.RecordBatch.from_arrays(arrays, names=EVENT_SCHEMA.names)
-
-
-def one(name: str, column: pa.Array) -> pa.RecordBatch:
-    """One good record, with another column in one place."""
-    batch = typed(GOOD)
-    at = batch.schema.get_field_index(name)
-    return pa.RecordBatch.from_arrays([column if i == at else c for i, c in enumerate(batch.columns)], names=batch.schema.names)
-
-
-def decode(*batches: pa.RecordBatch) -> Columns:
-    return Decoder(VOCABULARY).decode(*batches)
-
-
-def reasons(columns: Columns) -> dict[int, str]:
-    assert columns.bad.tolist() == [i in columns.faults for i in range(len(columns))]
-    return {i: reason for i, (reason, _) in sorted(columns.faults.items())}
-
-
-def rows(columns: Columns, chosen: list[int] | None = None) -> list[tuple[int, ...]]:
-    picked = range(len(columns)) if chosen is None else chosen
-    return [tuple(int(getattr(columns, name)[i]) for name in NUMBERS if name != "timestamp") for i in picked]
-
-
 # What is well-formed ---------------------------------------------------------------------------------------------------------------------
-
-WHOLE = GOOD | {"surface": "search", "duration_ms": 7, "topic": "travel", "request_id": "r", "producer": "p", "schema_version": 1}
 
 
 @pytest.mark.parametrize("lane", [raw, typed])
@@ -211,16 +163,6 @@ def test_true_is_not_1() -> None:
 
 # Of several reasons the first ------------------------------------------------------------------------------------------------------------
 
-FAULTS: dict[str, dict[str, Any]] = {
-    "missing_field": {"pin_id": None},
-    "wrong_type": {"topic": 7},
-    "unknown_action": {"action": "flub"},
-    "unknown_surface": {"surface": "moon"},
-    "impossible_time": {"event_time": -1},
-    "negative_duration": {"duration_ms": -1},
-    "unknown_schema_version": {"schema_version": 2},
-}
-
 
 def test_the_reasons_are_those_of_the_contract() -> None:
     assert [r for r in REASONS if r in FAULTS] == list(FAULTS)
@@ -321,24 +263,6 @@ def test_a_batch_of_something_else() -> None:
 
 
 # One bad record changes nothing else -----------------------------------------------------------------------------------------------------
-
-EVENTS = st.fixed_dictionaries(
-    {
-        "event_id": st.integers(-(2**63), 2**63 - 1),
-        "user_id": st.integers(-(2**63), 2**63 - 1),
-        "pin_id": st.integers(-(2**63), 2**63 - 1),
-        "action": st.sampled_from(list(VOCABULARY.actions)),
-        "event_time": st.integers(0, MAX_EVENT_TIME),
-    },
-    optional={
-        "surface": st.none() | st.sampled_from(list(VOCABULARY.surfaces)),
-        "duration_ms": st.none() | st.integers(0, 2**63 - 1),
-        "topic": st.none() | st.text(max_size=5),
-        "request_id": st.none() | st.text(max_size=5),
-        "producer": st.none() | st.text(max_size=5),
-        "schema_version": st.none() | st.just(1),
-    },
-)
 
 
 @given(st.lists(EVENTS, min_size=1, max_size=8))
@@ -482,75 +406,3 @@ def test_a_bad_record_of_another_partition_keeps_its_reason() -> None:
     for home in ((0, 2), (1, 2)):
         columns = Decoder(VOCABULARY, home).decode(raw(b"x", *(GOOD | changed for changed in FAULTS.values())))
         assert list(reasons(columns).values()) == ["not_json", *FAULTS]
-
-
-# Several batches -------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["action", "surface", "topic", "request_id", "producer"])
-def test_small_batches_with_null_in_a_dictionary(name: str) -> None:
-    """Which Arrow can't join: each is then looked at by itself."""
-    batch = typed(WHOLE, WHOLE)
-    nulls = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array([None, WHOLE.get(name) or "x"]))
-    at = batch.schema.get_field_index(name)
-    batch = batch.set_column(at, batch.schema.field(at), nulls.cast(batch.schema.field(at).type))
-    together, alone = decode(batch, batch), decode(batch)
-    assert reasons(together) == {**reasons(alone), **{2 + i: reason for i, reason in reasons(alone).items()}}
-    assert together.user_id.tolist() == alone.user_id.tolist() * 2
-
-
-def test_batches_in_one() -> None:
-    batches = [raw(GOOD, b"x"), typed(WHOLE, GOOD | {"action": "flub"}, GOOD), typed(WHOLE), raw(), typed(), raw(b"y")]
-    parts = [decode(b) for b in batches]
-    columns = decode(*batches)
-    assert reasons(columns) == {1: "not_json", 3: "unknown_action", 6: "not_json"}
-    assert rows(columns) == [row for part in parts for row in rows(part)]
-    assert columns.role.tolist() == [role for part in parts for role in part.role.tolist()]
-    assert [value for value, _ in columns.raw([0, 1, 6])] == [orjson.dumps(GOOD), b"x", b"y"]
-    assert orjson.loads(columns.raw([3])[0][0]) == GOOD | {"action": "flub"}
-    assert len(decode()) == 0
-
-
-@given(
-    st.lists(EVENTS | st.sampled_from([GOOD | fault for name, fault in FAULTS.items() if name != "wrong_type"]), min_size=1, max_size=8),
-    st.data(),
-)
-def test_small_batches_that_are_joined_give_the_same(events: list[dict[str, Any]], data: st.DataObject) -> None:
-    cuts = sorted(data.draw(st.sets(st.integers(1, len(events)))) | {0, len(events)})
-    parts = [typed(*events[a:b]) for a, b in itertools.pairwise(cuts)]
-    joined, alone = Decoder(VOCABULARY), Decoder(VOCABULARY)
-    columns, ones = joined.decode(*parts), [alone.decode(part) for part in parts]
-    assert columns.faults == {cut + i: fault for cut, one in zip(cuts, ones, strict=False) for i, fault in one.faults.items()}
-    assert rows(columns) == [row for one in ones for row in rows(one)]
-    assert columns.raw(range(len(events))) == [value for one in ones for value in one.raw(range(len(one)))]
-    assert joined.topics == alone.topics
-
-
-def test_a_dead_letter_shows_the_record() -> None:
-    columns = decode(typed(WHOLE | {"duration_ms": -4}))
-    assert orjson.loads(columns.raw([0])[0][0]) == WHOLE | {"duration_ms": -4}
-    assert columns.faults == {0: ("negative_duration", "-4")}
-
-
-def test_of_a_large_record_the_start_is_kept() -> None:
-    """Whatever made it large: a letter must have room in its log."""
-    huge, bad = "x" * 5_000_000, GOOD | {"action": "flub"}
-    for batch, whole in (
-        (raw(bad | {"unknown": huge}), orjson.dumps(bad | {"unknown": huge})),
-        (raw(b"[" + b"1" * 5_000_000), b"[" + b"1" * 5_000_000),
-        (typed(GOOD | {"producer": huge}), None),
-        (one("producer", pa.array([huge], pa.large_string())), None),
-        (one("topic", pa.array([[huge]])), None),
-    ):
-        [(kept, size)] = decode(batch).raw([0])
-        assert len(kept) == MAX_RAW_BYTES
-        assert (kept, size) == (whole[:MAX_RAW_BYTES], len(whole)) if whole is not None else size > 5_000_000
-        assert kept.startswith(b"{" if whole is None else whole[:1])
-
-
-@pytest.mark.parametrize(("values", "kind"), [(128, pa.int8()), (256, pa.uint8()), (32_768, pa.int16())])
-def test_a_dead_letter_beside_a_dictionary_as_large_as_its_codes_allow(values: int, kind: pa.DataType) -> None:
-    topics = pa.DictionaryArray.from_arrays(pa.array([1, None], kind), pa.array([f"t{i}" for i in range(values)]))
-    columns = decode(typed(GOOD, GOOD).set_column(typed(GOOD).schema.get_field_index("topic"), "topic", topics).drop_columns(["pin_id"]))
-    assert reasons(columns) == {0: "missing_field", 1: "missing_field"}
-    assert [orjson.loads(value).get("topic") for value, _ in columns.raw([0, 1])] == ["t1", None]
