@@ -2,8 +2,8 @@
 
 `python -m benchmarks.soak [--minutes M] [--rate N | --share S] [--faults N] [--seed N] [--json] [--quick]`. Kafka, Redis and every command of
 docker-compose.yml run as processes on this machine. Events are appended at the rate, visitors have pins ranked and act on them, probes look for
-single events in what is served. Without --rate, it is a share of the greatest at which the stack keeps up, looked for first. Exit status 1 if
-anything is lost, doubled or differs, or if a process has ended by itself.
+single events in what is served. Without --rate, it is a share of the greatest at which the stack keeps up and of which so many minutes fit into
+memory, looked for first. Exit status 1 if anything is lost, doubled or differs, or if a process has ended by itself.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from flows.run.warm_up import warm_up
 # The peak is looked for from the least rate on, by doubling, then in between: for so long each, and then all must be applied so soon.
 _LEAST, _BETWEEN = 1_000.0, (2**0.5, 2**0.25)
 _STEP_S, _BEHIND_S, _ABOUT = 20.0, 5.0, 0.9
-# Longer than freed memory stays with a process; and how much of what is left a soak may come to hold: its checks need some, too.
-_GIVEN_BACK_S, _SHARE = 40.0, 0.5
+# Longer than freed memory stays with a process.
+_GIVEN_BACK_S = 40.0
 _PROBE_EACH_S, _QUICK_RATE = 0.5, 1_000
 # After a fault and its end, for so long requests still count as disturbed.
 _AFTER_S = 5.0
@@ -45,7 +45,8 @@ _FLAT, _JUDGED_MINUTES = 0.1, 10
 _LOAD = "load"
 _ENTITIES = 500
 _NOTES = {
-    "fits": "greatest rate of which as many minutes leave half of the memory free that is free now: what is held grows by each open save for a week",
+    "fits": "greatest rate, events a second, of which as many minutes fit into memory: what is held grows by each open save for a week. Looked for "
+    "where no --rate is given, which is then --share of the lesser of peak and this",
     "peak": "greatest steady rate, events a second, at which what was appended was in features, joined and in Redis within 5 s, with visitors",
     "ranking": "from when a request was due to its answer, of those answered with 200; undisturbed: due when no fault was there or had just been",
     "freshness": "from when an event came into being to when it was seen in what is served over HTTP: producer, Kafka, flows, Redis, server, look",
@@ -100,7 +101,7 @@ def measure(
             say("waiting until what that needed is given back")
             time.sleep(_GIVEN_BACK_S)
             fits = _fitting(free, _measure.available(), producer.sent.events, seconds)
-            rate = max(1, round(min(share * peak, fits)))
+            rate = max(1, round(share * min(peak, fits)))
         producer.set_rate(rate)
         site.began = loaded = time.monotonic()
         for memory in site.memory.values():
@@ -200,14 +201,14 @@ def _peak(site: Site, producer: Producer, say: Say) -> float:
 
 
 def _fitting(free: int, left: int, events: int, seconds: float) -> float:
-    """The rate, events a second, at which what a soak comes to hold takes but a share of the memory that is left.
+    """The rate, events a second, at which what a soak comes to hold takes all of the memory that is left.
 
     Parameters
     ----------
     free, left : int
         Bytes that were free before so many events, and after them.
     """
-    return _SHARE * left / max(1.0, (free - left) / max(1, events)) / seconds
+    return left / max(1.0, (free - left) / max(1, events)) / seconds
 
 
 def _disturbed(
@@ -271,8 +272,10 @@ def _memory(site: Site, seconds: float) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """The figures for a reader."""
     of = result["results"]
-    peak = f", {100 * of['rate'] / of['peak']:.0f} % of a peak of {of['peak']:,}" if of["peak"] else ""
-    peak += ", for more does not fit into memory for so long" if of["fits"] is not None and of["rate"] == of["fits"] else ""
+    peak = ""
+    if of["peak"]:
+        most = min(of["peak"], of["fits"])
+        peak = f", {100 * of['rate'] / most:.0f} % of the most that cores ({of['peak']:,}) and memory for so long ({of['fits']:,}) take"
     print(f"soak: {of['minutes']:g} minutes at {of['rate']:,} events a second{peak}; {len(of['faults'])} faults; seed {result['seed']}")
     for fault in of["faults"]:
         print(f"  {fault['at']:7.1f} s  {fault['kind']}: all applied again after {fault['well_after']:.1f} s")
@@ -312,7 +315,7 @@ def _progress(quiet: bool) -> Iterator[Say]:
     type=click.FloatRange(0.01, 1),
     default=0.5,
     show_default=True,
-    help="Of the peak, which is measured first; less where memory is too small for it.",
+    help="Of the peak, which is measured first, or of what fits into memory for so long, if that is less.",
 )
 @click.option("--faults", type=click.IntRange(0), help="Default 20, with --quick 4.")
 @click.option("--visits", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Ranked requests a second.")
