@@ -20,6 +20,7 @@ from flows.outputs import ACTIONS, REVISITS
 from flows.partition import partition_of
 from flows.reading import FeatureReader
 from flows.run.display import console_for_tables, moment, nothing_accepted
+from flows.run.standing import aside
 from flows.settings import Settings
 from flows.time_option import Time
 
@@ -56,6 +57,7 @@ def user(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     from feature_repo.reading import user_features
 
     row = _read(settings, user_features, _number(id), as_of)
+    _say_if_aside(settings, ACTIONS, id)
     if as_json:
         click.echo(json.dumps(row))
         return
@@ -87,6 +89,7 @@ def pin(settings: Settings, id: str, as_of: int | None, as_json: bool) -> None:
     from feature_repo.reading import pin_features
 
     row = _read(settings, pin_features, _number(id), as_of)
+    _say_if_aside(settings, REVISITS, id)
     if as_json:
         click.echo(json.dumps(row))
         return
@@ -232,7 +235,17 @@ def _read(settings: Settings, function: Callable[..., dict[str, Any]], key: int 
 
 def _task(settings: Settings, flow: str, id: str) -> str:
     """The task that has an ID: what an operator names to others."""
-    return f"{flow}/{partition_of(np.array([_number(id)], np.int64), settings.partitions)[0]}"
+    return f"{flow}/{_partition(settings, id)}"
+
+
+def _partition(settings: Settings, id: str) -> int:
+    return int(partition_of(np.array([_number(id)], np.int64), settings.partitions)[0])
+
+
+def _say_if_aside(settings: Settings, flow: str, id: str) -> None:
+    """These features are whole, and get older."""
+    if (why := aside(settings, flow, _partition(settings, id))) is not None:
+        click.echo(f"tidemark: these features get no newer: {why}", err=True)
 
 
 def _number(text: str) -> int:

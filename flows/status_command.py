@@ -61,6 +61,8 @@ def _look(settings: Settings, problems: dict[str, str]) -> tuple[list[dict[str, 
     standing = Standing(settings, flows, lambda what, error: problems.update({what: str(error)}))
     try:
         metas = standing.look()
+        for (flow, partition), why in standing.aside.items():
+            problems.setdefault(f"{flow}/{partition}", why)
         for (flow, partition), reached in told_positions(settings, {flow: inputs(flow)[0] for flow in flows}).items():
             if reached and (flow, partition) not in metas:
                 problems.setdefault(f"{flow}/{partition}", gone(settings, flow, partition, reached))
@@ -74,7 +76,7 @@ def _look(settings: Settings, problems: dict[str, str]) -> tuple[list[dict[str, 
             ends = standing.ends.get(inputs(flow)[0])
             for partition in range(settings.partitions):
                 meta = metas.get((flow, partition))
-                known = f"{flow}/{partition}" not in problems
+                known = meta is not None or f"{flow}/{partition}" not in problems
                 position = (meta.position if meta is not None else 0) if known else None
                 end = ends[partition] if ends is not None else None if inputs(flow)[0] in problems else 0
                 rows.append(

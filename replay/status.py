@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flows.errors import TidemarkError
 from flows.log import Log
+from flows.run.standing import aside
 from flows.settings import Settings
 from flows.state.task import task_path
 from flows.state.view import TaskView
@@ -29,7 +30,7 @@ class Standing:
     made_at : int or None
         When that was made, ms.
     problem : str or None
-        Why its state can't be read.
+        Why its state can't be read, or why the run that is on does without it.
     to_replay : int
         Offsets from the newest checkpoint, or from the beginning, to the log's end.
     """
@@ -68,6 +69,7 @@ def standing(settings: Settings, place: Place, task: TaskName, log: Log) -> Stan
             view.close()
         except TidemarkError as error:
             problem = str(error)
+    problem = problem or aside(settings, task.flow, task.partition)
     return Standing(
         str(task),
         position,

@@ -19,6 +19,7 @@ from flows import stopping
 from flows.dataflow.lifecycle import Keeper, Lifecycle
 from flows.dataflow.progress import tell
 from flows.errors import LockedError, StateError
+from flows.state import set_aside
 from flows.state.task import putting_back
 from flows.state.task_lock import is_wanted, last_held
 
@@ -59,10 +60,13 @@ class LeftOut:
     def add(self, name: str, why: StateError) -> None:
         """A task is set aside."""
         with self._lock:
+            before = self._why.get(name)
             # The words alone: frames of an error hold the task's database, and with it the lock that whoever restores the task needs.
             self._why[name] = StateError(str(why))
-        line = f"{name} is set aside, its state is damaged, and all other tasks go on; `{putting_back(name)}` puts it back ({why})"
-        self.say(line, aside=name, why=str(why))
+        # It is opened again and again.
+        if before is None or str(before) != str(why):
+            line = f"{name} is set aside, its state is damaged, and all other tasks go on; `{putting_back(name)}` puts it back ({why})"
+            self.say(line, aside=name, why=str(why))
 
     def remove(self, name: str) -> None:
         """A task is there again."""
@@ -120,6 +124,9 @@ class Holding:
         self._path = path
         self._follow = follow
         left_out.begin()
+        if path is not None:
+            # Of a run before this.
+            set_aside.forget(path)
         self._opening: Future[Keeper] | None = lifecycle.open(make)
         self._leaving: Future[None] | None = None
         self._look_at = 0.0
@@ -172,6 +179,8 @@ class Holding:
         if not self._said_back:
             self._said_back = True
             self._left_out.remove(self._name)
+            if self._path is not None:
+                set_aside.forget(self._path)
             self._left_out.say(f"{self._name} is back, at position {task.position:,}", back=self._name)
         return task
 
@@ -232,6 +241,8 @@ class Holding:
         self._leave(time.monotonic() + self._pause if self._follow else math.inf)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._left_out.add(self._name, error)
+        if self._path is not None:
+            set_aside.note(self._path, str(error))
         _let_go(error)
 
     def _await_holder(self, error: LockedError) -> None:

@@ -103,6 +103,8 @@ def stands(settings: Settings) -> list[Stands]:
     for name in inputs(EXAMPLES):
         if name in problems:
             raise LogError(problems[name])
+    for (_, partition), why in standing.aside.items():
+        problems.setdefault(f"{EXAMPLES}/{partition}", why)
     for (_, partition), reached in told_positions(settings, {EXAMPLES: ACTIONS}).items():
         if reached and (EXAMPLES, partition) not in metas:
             problems.setdefault(f"{EXAMPLES}/{partition}", gone(settings, EXAMPLES, partition, reached))

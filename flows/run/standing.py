@@ -17,8 +17,10 @@ from flows.open_log import log_exists, open_live_log
 from flows.outputs import ACTIONS, SERVED
 from flows.settings import Settings
 from flows.state.database import check_current
+from flows.state.lock import run_is_on
 from flows.state.meta import Meta
-from flows.state.task import task_path
+from flows.state.set_aside import noted
+from flows.state.task import putting_back, task_path
 from flows.state.view import TaskView
 
 Task = tuple[str, int]
@@ -47,12 +49,16 @@ class Standing:
         self._logs: dict[str, Log] = {}
         self.ends: dict[str, list[int]] = {}
         """Of each log that a flow reads, the next offset of every partition, as last known."""
+        self.aside: dict[Task, str] = {}
+        """Tasks that the run that is on does without, each with what to do and why."""
 
     def look(self) -> dict[Task, Meta]:
         """Look again: what each task's state says of itself, of those that have committed anything; and `ends` anew."""
         metas = {(flow, p): self._meta(flow, p) for flow in self._flows for p in range(self._settings.partitions)}
         for name in dict.fromkeys(name for flow in self._flows for name in inputs(flow)):
             self._look_at_end(name)
+        tasks = [(flow, p) for flow in self._flows for p in range(self._settings.partitions)]
+        self.aside = {task: why for task in tasks if (why := aside(self._settings, *task)) is not None}
         return {task: meta for task, meta in metas.items() if meta is not None}
 
     def lag(self, flow: str, partition: int, meta: Meta) -> int | None:
@@ -120,6 +126,21 @@ class Standing:
 def inputs(flow: str) -> tuple[str, ...]:
     """The logs that a flow reads; the first is the one that its position is of."""
     return (ACTIONS, SERVED) if flow == EXAMPLES else (flow,)
+
+
+def aside(settings: Settings, flow: str, partition: int) -> str | None:
+    """That whoever runs a flow now does without a task, with what to do and why; None where that isn't so, or nobody runs it."""
+    why = noted(task_path(settings, flow, partition))
+    # A run that was killed has left what it said.
+    if why is None or not run_is_on(run_place(settings, flow)):
+        return None
+    name = f"{flow}/{partition}"
+    return f"{name} is set aside by the run that is on, and goes no further; `{putting_back(name)}` puts it back ({why})"
+
+
+def run_place(settings: Settings, flow: str) -> Path:
+    """Where the lock lies of whoever runs a flow."""
+    return settings.state / EXAMPLES if flow == EXAMPLES else settings.state
 
 
 def bytes_in(path: Path) -> int:

@@ -14,7 +14,7 @@ from flows.errors import TidemarkError
 from flows.examples.record import EXAMPLES
 from flows.log_file import NO_TIME
 from flows.outputs import ACTIONS, REVISITS
-from flows.run.standing import Standing, Task, bytes_in
+from flows.run.standing import Standing, Task, bytes_in, run_place
 from flows.settings import Settings
 from flows.state.lock import run_is_on
 from flows.state.meta import Meta
@@ -44,7 +44,7 @@ class TaskStands:
     bytes : int
         Of its state.
     problem : str or None
-        Why its state can't be read.
+        Why its state can't be read, or why whoever runs it does without it.
     handed_over : bool
         Somebody is replacing its state.
     """
@@ -145,6 +145,8 @@ class StandsSection:
         self._problems.clear()
         now = time.time_ns() // 1_000_000
         metas, source = self._metas()
+        for (flow, partition), why in self._standing.aside.items():
+            self._problems.setdefault(f"{flow}/{partition}", why)
         self._rates.add({task: meta.position for task, meta in metas.items()})
         flows = [self._flow(flow, metas, source, now) for flow in (ACTIONS, REVISITS, EXAMPLES) if self._is_there(flow, metas)]
         self._standing.let_go()
@@ -190,7 +192,7 @@ class StandsSection:
         history.append(Point(now, rate, lag))
         while now - history[0].at > _HISTORY_MS:
             history.popleft()
-        running = None if source == REDIS else run_is_on(self._settings.state / EXAMPLES if flow == EXAMPLES else self._settings.state)
+        running = None if source == REDIS else run_is_on(run_place(self._settings, flow))
         return FlowStands(
             flow=flow,
             running=running,

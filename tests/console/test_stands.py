@@ -17,8 +17,10 @@ from flows import deadletters
 from flows.log import Log, LogBatch
 from flows.outputs import ACTIONS, DEADLETTER_SCHEMA, DEADLETTERS, LATE, REVISITS
 from flows.settings import Settings
+from flows.state import set_aside
 from flows.state.handover import task_taken
 from flows.state.lock import run_lock
+from flows.state.task import task_path
 from replay.console.letters import SHOWN, LettersSection, newest
 from replay.console.rates import Rates
 from replay.console.stands import NOTHING, REDIS, STATE, StandsSection
@@ -100,6 +102,22 @@ def test_a_damaged_task_is_told_and_the_others_all_the_same(site: Site) -> None:
     assert damaged.problem
     assert damaged.position is None
     assert any(damaged.problem in problem for problem in said.problems)
+
+
+def test_a_task_that_a_run_has_set_aside_is_told_while_it_is_on(site: Site) -> None:
+    set_aside.note(task_path(site.settings, REVISITS, 1), "a table is gone")
+    section = StandsSection(site.settings)
+    assert section.look().problems == []
+    with run_lock(site.settings.state):
+        said = section.look()
+        [task] = [task for flow in said.flows for task in flow.tasks if task.problem is not None]
+        assert task.position is not None
+        [problem] = said.problems
+        assert problem.startswith("revisits/1 is set aside by the run that is on")
+        assert problem.endswith("puts it back (a table is gone)")
+        set_aside.forget(task_path(site.settings, REVISITS, 1))
+        assert section.look().problems == []
+    section.close()
 
 
 def test_nothing_is_there_and_nothing_is_made(tmp_path: Path) -> None:
