@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ import pytest
 from flows.events import hash_id
 from flows.log import LocalLog
 from flows.outputs import ACTIONS, LATE, take_next
+from flows.run.command import summary
+from flows.run.main_job import Done
 from flows.settings import Settings
 from tests import agreement, driving
 from tests.oracles.decide import decide
@@ -360,6 +363,15 @@ def test_a_run_that_follows_takes_what_comes_until_it_is_stopped(simulated: Simu
     process.send_signal(signal.SIGTERM)
     done = ended(process)
     assert (done.code, done.json()["stopped"], done.json()["events"]) == (0, True, simulated.records + 1)
+
+
+def test_who_followed_a_log_is_told_no_rate_of_the_time_that_it_waited() -> None:
+    done = Done(events=12_000, changes=30, refused=0, seconds=600.0, total_seconds=602.0, workers=2, stopped=True)
+    assert summary(done, follow=True) == "12,000 events and 30 revisit changes applied in 600.0 s"
+    assert summary(done).endswith("in 600.0 s (20/s on 2 workers); stopped before the end, run again to continue")
+    none = replace(done, events=0, changes=0)
+    assert summary(none, follow=True) == "nothing was applied meanwhile"
+    assert summary(none) == "stopped before anything was applied; run again to continue"
 
 
 def test_a_directory_named_flows_where_it_is_called_is_not_taken_for_ours(simulated: Simulated, tmp_path: Path) -> None:

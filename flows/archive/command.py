@@ -78,13 +78,15 @@ def run(
 def _summary(done: Archived, follow: bool) -> str:
     total = sum(done.records.values())
     if not total:
+        if follow:
+            return "nothing was archived meanwhile"
         return (
             "stopped before anything was archived; run again to continue"
             if done.stopped
             else "nothing new to archive; the archive is up to date"
         )
     each = ", ".join(f"{name} {number:,}" for name, number in done.records.items() if number)
-    rate = f" ({total / done.seconds:,.0f}/s)" if done.seconds > 0 else ""
+    rate = f" ({total / done.seconds:,.0f}/s)" if done.seconds > 0 and not follow else ""
     stopped = "; stopped before the end, run again to continue" if done.stopped and not follow else ""
     return f"{total:,} records archived in {done.seconds:.1f} s{rate}: {each}{stopped}"
 

@@ -120,10 +120,13 @@ def _raise_damage(tasks: list[Stands]) -> None:
 def _summary(made: Made, follow: bool) -> str:
     waits = f"; {made.waiting:,} records wait for the other log (`tidemark examples status`)" if made.waiting and not made.stopped else ""
     if not made.records:
+        if follow:
+            return "nothing was joined meanwhile"
         if made.stopped:
             return "stopped before anything was joined; run again to continue"
         return "nothing new to join" + (waits or "; examples are up to date")
-    rate = f" ({made.records / made.seconds:,.0f}/s on {made.workers} worker{'s' * (made.workers > 1)})" if made.seconds > 0 else ""
+    timed = made.seconds > 0 and not follow
+    rate = f" ({made.records / made.seconds:,.0f}/s on {made.workers} worker{'s' * (made.workers > 1)})" if timed else ""
     stopped = "; stopped before the end, run again to continue" if made.stopped and not follow else ""
     return (
         f"{made.examples:,} examples, {made.positives:,} positives and {made.finals:,} final labels from {made.records:,} records in "

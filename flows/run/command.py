@@ -48,7 +48,11 @@ def run(
 def summary(done: Done, follow: bool = False) -> str:
     """One line for people."""
     if not done.events and not done.changes:
+        if follow:
+            return "nothing was applied meanwhile"
         return "stopped before anything was applied; run again to continue" if done.stopped else "nothing new to apply; state is up to date"
-    rate = f" ({done.events / done.seconds:,.0f}/s on {done.workers} worker{'s' * (done.workers > 1)})" if done.seconds > 0 else ""
+    # Whoever follows mostly waits: a rate would tell how much came.
+    timed = done.seconds > 0 and not follow
+    rate = f" ({done.events / done.seconds:,.0f}/s on {done.workers} worker{'s' * (done.workers > 1)})" if timed else ""
     stopped = "; stopped before the end, run again to continue" if done.stopped and not follow else ""
     return f"{done.events:,} events and {done.changes:,} revisit changes applied in {done.seconds:.1f} s{rate}{stopped}"
