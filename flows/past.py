@@ -29,6 +29,8 @@ from flows.vocabulary import Vocabulary
 _PIN_COLUMNS = ("pin_id", "user_id", "kind", "time", "weight")
 # Rows gathered before they are folded together.
 _GATHER = 1 << 19
+# Of saves that are open, which may be millions.
+_PART = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,20 @@ class Past:
         Parameters
         ----------
         user_ids : int64[n], optional
-            Only rows of these users are kept (labels and tiles of all, always).
+            Only rows of these users are kept; tiles are of all saves, always.
         corrected_to : int, optional
             The newest correction that counts; all, without it.
         """
         judge = Judge(self._settings, self._vocabulary, partition, corrected_to=corrected_to)
-        sequences, revisits, labels = _Gathered(tables.SEQUENCES), _Gathered(tables.REVISITS), _Gathered(tables.LABELS)
+        sequences, revisits, labels, tiles = map(_Gathered, (tables.SEQUENCES, tables.REVISITS, tables.LABELS, tables.TILES))
         watermark: int | None = None
+
+        def save(rows: np.ndarray) -> None:
+            # Of each save there is one row, ever: so tiles are added up as they come, and not of all saves together.
+            known = labels_at(rows, as_of)
+            tiles.add(tiles_of(known))
+            labels.add(known if user_ids is None else known[np.isin(known[:, 0], user_ids)])
+
         for done in self._judged(judge, partition, position):
             rows = done.sequence_rows(judge.impression)
             rows = rows[rows[:, SEQUENCE_COLUMNS.index("event_time")] <= as_of]
@@ -97,14 +106,14 @@ class Past:
                 rows, changes = rows[np.isin(rows[:, 0], user_ids)], changes[np.isin(changes[:, 0], user_ids)]
             sequences.add(rows)
             revisits.add(changes)
-            labels.add(done.judged.labels)
+            save(done.judged.labels)
             times = done.columns.event_time[done.judged.status == ACCEPTED]
             times = times[times <= as_of]
             if len(times):
                 watermark = max(int(times.max()), watermark if watermark is not None else -(2**62))
-        labels.add(judge.working_set.open_labels())
-        known = labels_at(labels.rows(), as_of)
-        return PastUsers(sequences.rows(), revisits.rows(), known, tiles_of(known), watermark, judge.decoder.topics)
+        for rows in judge.working_set.open_labels_in_parts(_PART):
+            save(rows)
+        return PastUsers(sequences.rows(), revisits.rows(), labels.rows(), tiles.rows(), watermark, judge.decoder.topics)
 
     def pins(self, positions: list[int], applied: list[dict[int, int]], as_of: int, pin_ids: np.ndarray | None = None) -> list[np.ndarray]:
         """Revisit rows of pins at `as_of`, one array per partition of REVISITS.

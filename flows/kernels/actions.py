@@ -11,6 +11,7 @@ The working set is a handful of int64 arrays so that it is saved and restored as
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -224,14 +225,19 @@ class WorkingSet:
             out |= holds[group[: len(wanted)]]
         return out
 
-    def open_labels(self) -> np.ndarray:
-        """Saves still in the working set, int64[n, 8] with columns LABEL_COLUMNS."""
-        ids = _queued(self.open)[:, 1]
+    def open_labels(self, some: slice = slice(None)) -> np.ndarray:
+        """Saves still in the working set, or some of them by their place, int64[n, 8] with columns LABEL_COLUMNS."""
+        ids = _queued(self.open)[some, 1]
         saves = self.saves[ids]
         bucket = self.buckets[saves[:, S_BUCKET]]
         return np.column_stack(
             [bucket[:, B_USER], bucket[:, B_PIN], saves[:, [S_TIME, S_ID, S_SURFACE, S_TOPIC, S_IMPRESSION, S_CLICK]]]
         ).reshape(-1, len(LABEL_COLUMNS))
+
+    def open_labels_in_parts(self, rows: int) -> Iterator[np.ndarray]:
+        """The same, so many rows at a time."""
+        for at in range(0, len(_queued(self.open)), rows):
+            yield self.open_labels(slice(at, at + rows))
 
     def to_bytes(self) -> bytes:
         """The working set as bytes, which `restore` takes back."""

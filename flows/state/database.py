@@ -15,11 +15,11 @@ from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdic
 from flows.errors import DataDirectoryError, LockedError, StateError, StorageFullError, TidemarkError
 
 # What a database holds in memory before it writes a file, and whoever follows it as a secondary holds too. There are many tasks in a process: with
-# four times as much, a flow and each of its readers grew for a quarter of an hour by 256 MiB, and none was faster.
-WRITE_BUFFER_BYTES = 4 << 20
+# four times as much, a flow and each of its readers grew by 64 MiB for minutes after each start, and none was faster.
+WRITE_BUFFER_BYTES = 1 << 20
 # Of all databases of a process together; by default each would have 32 MiB of its own. A merge reads what it merges once, and readers that are asked
-# again keep rows (held_blocks.py): a larger one only fills, for a quarter of an hour.
-_CACHE_BYTES = 16 << 20
+# again keep rows (held_blocks.py): a larger one only fills, for minutes.
+_CACHE_BYTES = 4 << 20
 _TABLE_OPTIONS = b'[TableOptions/BlockBasedTable "default"]'
 
 

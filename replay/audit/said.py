@@ -30,6 +30,8 @@ ENTITIES: dict[str, dict[Table, str]] = {
 }
 # Blocks that are looked at together; their rows, up to 8 MiB, are what is held.
 _BLOCKS = 128
+# Of saves that may still change, so many.
+_OPEN = 1 << 16
 _TOPIC = b"T"
 
 Step = Callable[[int], None]
@@ -85,12 +87,6 @@ def said(settings: Settings, vocabulary: Vocabulary, task: TaskName, log: Log, s
                 f"state {path} was made under other features or settings (fingerprint {meta.fingerprint}, now {fingerprint}); "
                 "audit it with the settings that it was made with"
             )
-        waiting = np.empty((0, tables.LABELS.columns), np.int64)
-        if task.flow == ACTIONS:
-            judge = Judge(settings, vocabulary, task.partition, corrected_to=meta.corrected_to)
-            for _ in resume(judge, view, meta, log, settings.batch_records):
-                step(0)
-            waiting = judge.working_set.open_labels()
         entities = ENTITIES[task.flow]
         samples = {kind: Sample(seed, size) for kind in entities.values()}
         for table, kind in entities.items():
@@ -98,18 +94,29 @@ def said(settings: Settings, vocabulary: Vocabulary, task: TaskName, log: Log, s
                 for ids in _entities(view.runs, table, run):
                     samples[kind].offer(ids)
                     step(0)
+        users = samples[USER].ids if USER in samples else np.empty(0, np.int64)
+        waiting = _waiting(settings, vocabulary, task.partition, view, meta, log, users, step) if task.flow == ACTIONS else []
         rows = {}
         for table, kind in entities.items():
             wanted = samples[kind].ids
             found = view.runs.rows_of(table, meta.manifest.get(table.name, []), wanted)
             if table is tables.LABELS:
-                open_ones = waiting[np.isin(waiting[:, 0], wanted)]
-                found = sort_rows(np.concatenate([found, open_ones]), table.keys)
+                found = sort_rows(np.concatenate([found, *waiting]), table.keys)
             rows[table.name] = table.fold(found) if table.fold is not None else found
         named = {int.from_bytes(key[len(_TOPIC) :], "big", signed=True): name.decode() for key, name in view.prefixed(_TOPIC)}
         return Said(meta, samples, rows, named)
     finally:
         view.close()
+
+
+def _waiting(
+    settings: Settings, vocabulary: Vocabulary, partition: int, view: TaskView, meta: Meta, log: Log, users: np.ndarray, step: Step
+) -> list[np.ndarray]:
+    """Label rows of some users' saves that may still change, which no table has."""
+    judge = Judge(settings, vocabulary, partition, corrected_to=meta.corrected_to)
+    for _ in resume(judge, view, meta, log, settings.batch_records):
+        step(0)
+    return [rows[np.isin(rows[:, 0], users)] for rows in judge.working_set.open_labels_in_parts(_OPEN)]
 
 
 def _entities(runs: RunReader, table: Table, run: Run) -> Iterator[np.ndarray]:

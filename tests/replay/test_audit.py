@@ -16,6 +16,7 @@ from flows.kernels.layout import TILE_COLUMNS
 from flows.log import Log
 from flows.outputs import ACTIONS, OUTPUTS, REVISITS
 from flows.partition import partition_of
+from flows.past import Past, tiles_of
 from flows.settings import HOUR_MS, Settings
 from flows.state import tables
 from flows.state.runs import Table
@@ -305,3 +306,21 @@ def test_state_that_cannot_be_audited_is_said(settings: Settings) -> None:
     assert found["actions/1"].problem
     other = Settings(**{**settings.__dict__, "allowed_lateness_ms": 1})
     assert all("other features or settings" in str(audited(other)[f"revisits/{p}"].problem) for p in range(PARTITIONS))
+
+
+def test_of_the_users_that_are_asked_for_the_log_says_what_it_says_of_all(settings: Settings) -> None:
+    """And of all saves only what they add up to is held: of a log of a year they would not fit."""
+    with driving.open_log(settings, ACTIONS) as log:
+        past = Past(settings, settings.load_vocabulary(), lambda: log)
+        for partition in range(PARTITIONS):
+            end = log.end_positions()[partition]
+            for as_of in (2**62, int(np.median(past.users(partition, end, 2**62).labels[:, 2]))):
+                every_one = past.users(partition, end, as_of)
+                some = np.unique(every_one.labels[:, 0])[::3]
+                few = past.users(partition, end, as_of, some)
+                assert 0 < len(few.labels) < len(every_one.labels)
+                for name in ("sequences", "revisits", "labels"):
+                    rows = getattr(every_one, name)
+                    assert np.array_equal(getattr(few, name), rows[np.isin(rows[:, 0], some)]), name
+                assert np.array_equal(few.tiles, every_one.tiles)
+                assert np.array_equal(every_one.tiles, tiles_of(every_one.labels))
