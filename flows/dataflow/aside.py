@@ -219,6 +219,9 @@ class Holding:
                 return
         if self._leaving is not None:
             self._settle_leaving()
+        if self._path is not None:
+            # Another run, of other tasks, may be on after this.
+            set_aside.forget(self._path)
         self._lifecycle.leave_out(self._partition, position)
         self._left_out.end()
 

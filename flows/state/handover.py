@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flows.errors import LockedError
 from flows.settings import Settings
+from flows.state import set_aside
 from flows.state.task import task_path
 from flows.state.task_lock import LOCK, WANTED, TaskLock, beside, holder, holding
 
@@ -51,6 +52,8 @@ def task_taken(settings: Settings, flow: str, partition: int, patience_s: float 
         try:
             yield path
         finally:
+            # Whoever runs it says anew whether it can be opened.
+            set_aside.forget(path)
             lock.release()
 
 

@@ -294,6 +294,8 @@ def test_whoever_asks_where_tasks_stand_is_told_what_only_the_run_knows(data: Pa
             assert ("these features get no newer" in old.err) == (partition == DAMAGED)
         live.process.kill()
         await_true(lambda: not run_is_on(live.settings.state), "its workers are gone, too")
+    left = live.settings.state / ACTIONS / f"{DAMAGED:04}.aside"
+    left.write_text("what a worker leaves that is killed")
     assert tidemark("status", data=data, **SMALL).code == 0, "nobody runs it: nobody has set anything aside"
     with living(data, "--follow") as live:
         live.says(f"{ACTIONS}/{DAMAGED} is set aside")
@@ -301,6 +303,7 @@ def test_whoever_asks_where_tasks_stand_is_told_what_only_the_run_knows(data: Pa
         live.says(f"{ACTIONS}/{DAMAGED} has caught up")
         assert tidemark("status", data=data, **SMALL).code == 0
         live.stop()
+    assert not left.exists()
 
 
 def test_a_run_that_is_stopped_while_a_task_is_aside_says_so(data: Path) -> None:
@@ -309,6 +312,7 @@ def test_a_run_that_is_stopped_while_a_task_is_aside_says_so(data: Path) -> None
         live.says("is set aside")
         live.stop(code=1)
         assert live.said(f"{ACTIONS}/{DAMAGED} was left out") == 1
+    assert not list(live.settings.state.glob("*/*.aside")), "a run of other tasks, after it, has set nothing aside"
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
