@@ -85,3 +85,17 @@ def test_what_working_sets_take_is_told_as_long_as_they_live():
     assert remembered_bytes() == before + sets[0].size
     sets.clear()
     assert remembered_bytes() == before
+
+
+@pytest.mark.parametrize("first", ["import pyarrow", ""], ids=["imported before", "imported after"])
+def test_arrow_frees_to_where_it_is_given_back_from(first: str):
+    process = f"""
+{first}
+from flows.freed_memory import return_freed_memory
+return_freed_memory(1_000)
+import pyarrow, subprocess, sys
+print(pyarrow.default_memory_pool().backend_name)
+print(subprocess.check_output([sys.executable, "-c", "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"], text=True))
+"""
+    done = subprocess.run([sys.executable, "-c", process], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["system", "system"], "here, and in what it starts"
