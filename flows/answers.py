@@ -217,9 +217,9 @@ class EntityReader:
         default = self.default_as_of()
         return default if default is not None else 0
 
-    def _past_users(self, partition: int, as_of: int, user_ids: np.ndarray | None) -> PastUsers:
+    def _past_users(self, partition: int, as_of: int, user_ids: np.ndarray | None, every_label: bool = False) -> PastUsers:
         meta = self.meta(ACTIONS, partition)
-        return self._past.users(partition, meta.position if meta else 0, as_of, user_ids, meta.corrected_to if meta else None)
+        return self._past.users(partition, meta.position if meta else 0, as_of, user_ids, meta.corrected_to if meta else None, every_label)
 
     def _topics(self, as_of: int, topics: list[str] | None) -> tuple[list[str], np.ndarray]:
         """Topics with a save at or before `as_of`, by name, at least those that are named, and their statistics float64[n, 15]."""

@@ -76,7 +76,13 @@ class Past:
         self._progress = progress
 
     def users(
-        self, partition: int, position: int, as_of: int, user_ids: np.ndarray | None = None, corrected_to: int | None = None
+        self,
+        partition: int,
+        position: int,
+        as_of: int,
+        user_ids: np.ndarray | None = None,
+        corrected_to: int | None = None,
+        every_label: bool = False,
     ) -> PastUsers:
         """State of a partition's users and topics at `as_of`, from its first `position` records.
 
@@ -86,6 +92,8 @@ class Past:
             Only rows of these users are kept; tiles are of all saves, always.
         corrected_to : int, optional
             The newest correction that counts; all, without it.
+        every_label : bool
+            Labels of all saves, whichever users are asked for.
         """
         judge = Judge(self._settings, self._vocabulary, partition, corrected_to=corrected_to)
         sequences, revisits, labels, tiles = map(_Gathered, (tables.SEQUENCES, tables.REVISITS, tables.LABELS, tables.TILES))
@@ -95,7 +103,7 @@ class Past:
             # Of each save there is one row, ever: so tiles are added up as they come, and not of all saves together.
             known = labels_at(rows, as_of)
             tiles.add(tiles_of(known))
-            labels.add(known if user_ids is None else known[np.isin(known[:, 0], user_ids)])
+            labels.add(known if user_ids is None or every_label else known[np.isin(known[:, 0], user_ids)])
 
         for done in self._judged(judge, partition, position):
             rows = done.sequence_rows(judge.impression)

@@ -312,7 +312,7 @@ class FeatureReader(EntityReader):
         if view is None or meta is None or meta.watermark is None:
             return np.empty((0, tables.LABELS.columns), np.int64), None
         if as_of < meta.watermark:
-            past = self._past_users(partition, as_of, np.empty(0, np.int64))
+            past = self._past_users(partition, as_of, np.empty(0, np.int64), every_label=True)
             return past.labels, past.watermark
         judge = resumed(self.settings, self.vocabulary, view, meta, self._actions())
         saved = view.runs.scan(tables.LABELS, meta.manifest.get(tables.LABELS.name, []))
