@@ -29,8 +29,6 @@ from flows.vocabulary import Vocabulary
 _PIN_COLUMNS = ("pin_id", "user_id", "kind", "time", "weight")
 # Rows gathered before they are folded together.
 _GATHER = 1 << 19
-# Of saves that are open, which may be millions.
-_PART = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class Past:
             times = times[times <= as_of]
             if len(times):
                 watermark = max(int(times.max()), watermark if watermark is not None else -(2**62))
-        for rows in judge.working_set.open_labels_in_parts(_PART):
+        for rows in judge.working_set.open_labels_in_parts():
             save(rows)
         return PastUsers(sequences.rows(), revisits.rows(), labels.rows(), tiles.rows(), watermark, judge.decoder.topics)
 

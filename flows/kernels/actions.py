@@ -234,8 +234,8 @@ class WorkingSet:
             [bucket[:, B_USER], bucket[:, B_PIN], saves[:, [S_TIME, S_ID, S_SURFACE, S_TOPIC, S_IMPRESSION, S_CLICK]]]
         ).reshape(-1, len(LABEL_COLUMNS))
 
-    def open_labels_in_parts(self, rows: int) -> Iterator[np.ndarray]:
-        """The same, so many rows at a time."""
+    def open_labels_in_parts(self, rows: int = 1 << 16) -> Iterator[np.ndarray]:
+        """The same, so many rows at a time: there may be millions."""
         for at in range(0, len(_queued(self.open)), rows):
             yield self.open_labels(slice(at, at + rows))
 

@@ -30,8 +30,6 @@ ENTITIES: dict[str, dict[Table, str]] = {
 }
 # Blocks that are looked at together; their rows, up to 8 MiB, are what is held.
 _BLOCKS = 128
-# Of saves that may still change, so many.
-_OPEN = 1 << 16
 _TOPIC = b"T"
 
 Step = Callable[[int], None]
@@ -94,8 +92,7 @@ def said(settings: Settings, vocabulary: Vocabulary, task: TaskName, log: Log, s
                 for ids in _entities(view.runs, table, run):
                     samples[kind].offer(ids)
                     step(0)
-        users = samples[USER].ids if USER in samples else np.empty(0, np.int64)
-        waiting = _waiting(settings, vocabulary, task.partition, view, meta, log, users, step) if task.flow == ACTIONS else []
+        waiting = _waiting(settings, vocabulary, view, meta, log, samples[USER].ids, step) if task.flow == ACTIONS else []
         rows = {}
         for table, kind in entities.items():
             wanted = samples[kind].ids
@@ -110,13 +107,13 @@ def said(settings: Settings, vocabulary: Vocabulary, task: TaskName, log: Log, s
 
 
 def _waiting(
-    settings: Settings, vocabulary: Vocabulary, partition: int, view: TaskView, meta: Meta, log: Log, users: np.ndarray, step: Step
+    settings: Settings, vocabulary: Vocabulary, view: TaskView, meta: Meta, log: Log, users: np.ndarray, step: Step
 ) -> list[np.ndarray]:
     """Label rows of some users' saves that may still change, which no table has."""
-    judge = Judge(settings, vocabulary, partition, corrected_to=meta.corrected_to)
+    judge = Judge(settings, vocabulary, meta.partition, corrected_to=meta.corrected_to)
     for _ in resume(judge, view, meta, log, settings.batch_records):
         step(0)
-    return [rows[np.isin(rows[:, 0], users)] for rows in judge.working_set.open_labels_in_parts(_OPEN)]
+    return [rows[np.isin(rows[:, 0], users)] for rows in judge.working_set.open_labels_in_parts()]
 
 
 def _entities(runs: RunReader, table: Table, run: Run) -> Iterator[np.ndarray]:
